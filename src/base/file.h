@@ -1,0 +1,56 @@
+// Files: whole reads, memory maps, and writes that are either complete or absent.
+#ifndef MINKE_BASE_FILE_H
+#define MINKE_BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct mapped_file {
+    const uint8_t *data;   // NULL for an empty file
+    int64_t size;
+    char *path;            // owned, for messages
+};
+// Maps a regular file read-only. The mapping outlives the descriptor.
+int file_map(struct mapped_file *file, const char *path, struct error *error);
+void file_unmap(struct mapped_file *file);
+
+// Reads a whole file (limit in bytes, ERROR_LIMIT beyond) and adds a terminating zero that is not counted. "-" = stdin.
+int file_read(char **text, int64_t *size, const char *path, int64_t limit, struct error *error);
+
+// Buffered writer to "<path>.tmp-<pid>"; file_writer_commit flushes, fsyncs, renames over <path> and fsyncs the folder.
+// Until then nothing is visible under <path>; file_writer_abort (also on every error) removes the temporary file.
+struct file_writer {
+    int descriptor;
+    char *path, *temporary;
+    uint8_t *buffer;
+    size_t used, capacity;
+    int64_t written;       // bytes accepted so far
+    uint64_t checksum;     // XXH3-64 of the bytes accepted so far; final after commit
+    void *checksum_state;
+};
+int file_writer_open(struct file_writer *writer, const char *path, struct error *error);
+int file_writer_append(struct file_writer *writer, const void *data, size_t size, struct error *error);
+int file_writer_commit(struct file_writer *writer, struct error *error);
+void file_writer_abort(struct file_writer *writer);
+
+int file_write_text(const char *path, const char *text, struct error *error);   // writer open, append, commit
+int file_checksum(const char *path, uint64_t *checksum, struct error *error);   // XXH3-64 of a file's bytes
+
+bool file_exists(const char *path);
+bool file_is_directory(const char *path);
+int file_make_directory(const char *path, struct error *error);      // like mkdir -p
+int file_sync_directory(const char *path, struct error *error);
+int file_rename(const char *from, const char *to, struct error *error);   // and fsync of the parent
+int file_remove_tree(const char *path, struct error *error);         // refuses "", "/", "." and ".."
+char *file_join(const char *directory, const char *name, struct error *error);   // owned by the caller
+// Names in a directory, sorted by byte, without "." and ".."; free each and the array with file_list_free.
+int file_list(char ***names, int64_t *count, const char *directory, struct error *error);
+void file_list_free(char **names, int64_t count);
+
+// Test hook: the n-th read/write/fsync/rename/map from now (1 = the next) and all later ones fail with `errno_value`.
+void file_fail_at(int64_t n, int errno_value);
+
+#endif
