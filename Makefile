@@ -3,7 +3,9 @@
 # Sources are found by wildcard: a new file needs no line here. Objects of op/cpu/avx2 and op/cpu/avx512 get their own
 # instruction-set flags; everything else runs on any x86-64 with FMA (x86-64-v3 without vector code of ours).
 
-CC       ?= gcc
+ifeq ($(origin CC),default)
+  CC     := gcc
+endif
 BUILD    ?= build
 SAN      ?=
 OPT      ?= -O2

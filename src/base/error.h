@@ -33,7 +33,7 @@ int error_set_errno(struct error *error, const char *format, ...) __attribute__(
 int error_prefix(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void error_clear(struct error *error);
 
-// States an invariant. Always on (also in optimised builds): a wrong shape must stop, not corrupt.
+// States an invariant, always with a message: CHECK(rows > 0, "%d rows", rows). Always on (also in optimised builds): a wrong shape must stop, not corrupt.
 #define CHECK(condition, ...)                                                    \
     do {                                                                         \
         if (__builtin_expect(!(condition), 0)) {                                 \

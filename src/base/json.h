@@ -1,5 +1,5 @@
 // jansson with error messages that name file, key, what was found and what was expected.
-// Allocation goes through base/memory.h (json_setup, called once by the first json_read/json_parse).
+// jansson's own allocation goes through base/memory.h, from before main on.
 #ifndef MINKE_BASE_JSON_H
 #define MINKE_BASE_JSON_H
 

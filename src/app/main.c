@@ -1,0 +1,130 @@
+// The program `minke`: picks a subcommand. argv in -> exit status out.
+#include <stdio.h>
+#include <string.h>
+
+#include "app/app.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/memory.h"
+
+#define VERSION "0.1.0"
+
+static int run_help(int argc, char **argv);
+static int run_version(int argc, char **argv);
+
+static const struct command commands[] = {
+#define COMMAND(name, summary) {#name, summary, command_##name},
+#include "app/commands.h"
+#undef COMMAND
+    // Always there, after the others.
+    {"help", "explain a command", run_help},
+    {"version", "print the version", run_version},
+};
+#define COMMANDS (sizeof commands / sizeof commands[0])
+
+static const struct command *command_find(const char *name) {
+    for (size_t i = 0; i < COMMANDS; i++) {
+        if (strcmp(commands[i].name, name) == 0) {
+            return &commands[i];
+        }
+    }
+    return NULL;
+}
+
+// Letters to insert, delete or replace to turn one word into the other (Levenshtein), for words up to 31 letters.
+static int edit_distance(const char *left, const char *right) {
+    enum { LONGEST = 31 };
+    size_t rows = strlen(left), columns = strlen(right);
+    if (rows > LONGEST || columns > LONGEST) {
+        return LONGEST;
+    }
+    int previous[LONGEST + 1], current[LONGEST + 1];
+    for (size_t j = 0; j <= columns; j++) {
+        previous[j] = (int)j;
+    }
+    for (size_t i = 1; i <= rows; i++) {
+        current[0] = (int)i;
+        for (size_t j = 1; j <= columns; j++) {
+            int replace = previous[j - 1] + (left[i - 1] != right[j - 1]);
+            int insert = current[j - 1] + 1, delete = previous[j] + 1;
+            int best = replace < insert ? replace : insert;
+            current[j] = best < delete ? best : delete;
+        }
+        memcpy(previous, current, sizeof previous);
+    }
+    return previous[columns];
+}
+
+static int unknown_command(const char *name) {
+    const struct command *nearest = NULL;
+    int best = 3;   // further away it is no misspelling
+    for (size_t i = 0; i < COMMANDS; i++) {
+        int distance = edit_distance(name, commands[i].name);
+        if (distance < best) {
+            best = distance;
+            nearest = &commands[i];
+        }
+    }
+    if (nearest != NULL) {
+        log_error("unknown command \"%s\"; did you mean \"%s\"?", name, nearest->name);
+    } else {
+        log_error("unknown command \"%s\"; `minke --help` lists them", name);
+    }
+    return 2;
+}
+
+static void print_overview(void) {
+    printf("minke %s: trains and runs models of the DeepSeek-V3 architecture\n\n", VERSION);
+    printf("usage: minke COMMAND [ARGUMENTS]\n\n");
+    for (size_t i = 0; i < COMMANDS; i++) {
+        printf("  %-12s %s\n", commands[i].name, commands[i].summary);
+    }
+    printf("\n`minke help COMMAND` or `minke COMMAND --help` explains a command.\n");
+}
+
+static int run_help(int argc, char **argv) {
+    if (argc < 2 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0) {
+        print_overview();
+        return 0;
+    }
+    const struct command *command = command_find(argv[1]);
+    if (command == NULL) {
+        return unknown_command(argv[1]);
+    }
+    char help[] = "--help";
+    char *arguments[] = {argv[1], help, NULL};
+    return command->run(2, arguments);
+}
+
+static int run_version(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--help") == 0) {
+        printf("usage: minke version\n\nPrints the version.\n");
+        return 0;
+    }
+    printf("minke %s\n", VERSION);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        print_overview();
+        return 2;
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+        name = "help";
+    } else if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
+        name = "version";
+    }
+    const struct command *command = command_find(name);
+    if (command == NULL) {
+        return unknown_command(name);
+    }
+    int status = command->run(argc - 1, argv + 1);
+    // A result that could not be written is a failure: a full disk behind a pipe or a redirection.
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        log_error("standard output: cannot write");
+        status = status != 0 ? status : 1;
+    }
+    return status;
+}
