@@ -3,9 +3,8 @@
 #include <string.h>
 
 #include "app/app.h"
-#include "base/error.h"
+#include "app/options.h"
 #include "base/log.h"
-#include "base/memory.h"
 
 #define VERSION "0.1.0"
 
@@ -31,35 +30,11 @@ static const struct command *command_find(const char *name) {
     return NULL;
 }
 
-// Letters to insert, delete or replace to turn one word into the other (Levenshtein), for words up to 31 letters.
-static int edit_distance(const char *left, const char *right) {
-    enum { LONGEST = 31 };
-    size_t rows = strlen(left), columns = strlen(right);
-    if (rows > LONGEST || columns > LONGEST) {
-        return LONGEST;
-    }
-    int previous[LONGEST + 1], current[LONGEST + 1];
-    for (size_t j = 0; j <= columns; j++) {
-        previous[j] = (int)j;
-    }
-    for (size_t i = 1; i <= rows; i++) {
-        current[0] = (int)i;
-        for (size_t j = 1; j <= columns; j++) {
-            int replace = previous[j - 1] + (left[i - 1] != right[j - 1]);
-            int insert = current[j - 1] + 1, delete = previous[j] + 1;
-            int best = replace < insert ? replace : insert;
-            current[j] = best < delete ? best : delete;
-        }
-        memcpy(previous, current, sizeof previous);
-    }
-    return previous[columns];
-}
-
 static int unknown_command(const char *name) {
     const struct command *nearest = NULL;
     int best = 3;   // further away it is no misspelling
     for (size_t i = 0; i < COMMANDS; i++) {
-        int distance = edit_distance(name, commands[i].name);
+        int distance = options_edit_distance(name, commands[i].name);
         if (distance < best) {
             best = distance;
             nearest = &commands[i];
