@@ -310,7 +310,7 @@ void json_text_append(struct json_text *text, const char *format, ...) {
         va_start(arguments, format);
         int needed = vsnprintf(room > 0 ? text->text + text->size : NULL, (size_t)room, format, arguments);
         va_end(arguments);
-        CHECK(needed >= 0);
+        CHECK(needed >= 0, "format %s", format);
         if (needed < room) {
             text->size += needed;
             return;

@@ -193,6 +193,7 @@ static int header_parse_tensor(struct header_scan *scan, char *name, struct erro
                          scan->json.name, name, (long long)bytes, (long long)(entry->end - entry->begin));
     }
     enum format format = format_by_safetensors_name(entry->dtype);
+    format = format == FORMAT_E4M3_BLOCK && rank != 2 ? FORMAT_NONE : format;   // blocks are defined for matrices alone
     entry->tensor = tensor_make(format, (void *)(uintptr_t)(scan->data + entry->begin), rank, shape);
     file->count++;
     return 0;
@@ -352,11 +353,9 @@ int safetensors_parse(struct safetensors *file, struct error *error) {
     if (file->names == NULL) {
         return ERROR_MEMORY;
     }
-    if ((code = header_parse(&scan, error)) != 0 || (code = header_check_unique(file, path, error)) != 0
-        || (code = header_check_layout(file, path, scan.data_bytes, error)) != 0) {
-        goto out;
+    if ((code = header_parse(&scan, error)) == 0 && (code = header_check_unique(file, path, error)) == 0) {
+        code = header_check_layout(file, path, scan.data_bytes, error);
     }
-out:
     if (code != 0) {
         memory_free(file->names);
         memory_free(file->metadata);
@@ -413,10 +412,10 @@ int safetensors_writer_create(struct safetensors_writer **writer, struct error *
 
 int safetensors_writer_declare(struct safetensors_writer *writer, const char *name, const char *dtype, int rank,
                                const int64_t *shape, struct error *error) {
-    CHECK(!writer->open);
-    CHECK(rank >= 0 && rank <= TENSOR_MAX_RANK);
+    CHECK(!writer->open, "the header of %s is written already", writer->file.path);
+    CHECK(rank >= 0 && rank <= TENSOR_MAX_RANK, "%s: rank %d", name, rank);
     struct declared declared = {.dtype = dtype_find(dtype), .rank = rank};
-    CHECK(declared.dtype != NULL, "dtype %s", dtype);
+    CHECK(declared.dtype != NULL, "%s: dtype %s", name, dtype);
     for (int i = 0; i < rank; i++) {
         declared.shape[i] = shape[i];
     }
@@ -437,7 +436,7 @@ int safetensors_writer_declare(struct safetensors_writer *writer, const char *na
 }
 
 int safetensors_writer_metadata(struct safetensors_writer *writer, const char *key, const char *value, struct error *error) {
-    CHECK(!writer->open);
+    CHECK(!writer->open, "the header of %s is written already", writer->file.path);
     json_text_append(&writer->metadata, "%s", writer->metadata.size > 0 ? "," : "");
     json_text_string(&writer->metadata, key);
     json_text_append(&writer->metadata, ":");
@@ -489,7 +488,7 @@ static int writer_check_unique(const struct safetensors_writer *writer, const ch
 }
 
 int safetensors_writer_begin(struct safetensors_writer *writer, const char *path, struct error *error) {
-    CHECK(!writer->open);
+    CHECK(!writer->open, "the header of %s is written already", writer->file.path);
     struct json_text text = {0};
     uint8_t length[LENGTH_BYTES];
     int code;
@@ -510,7 +509,7 @@ out:
 }
 
 int safetensors_writer_append(struct safetensors_writer *writer, const void *data, int64_t bytes, struct error *error) {
-    CHECK(writer->open && bytes >= 0 && bytes <= writer->data_bytes - writer->appended);
+    CHECK(writer->open && bytes >= 0 && bytes <= writer->data_bytes - writer->appended, "%lld bytes", (long long)bytes);
     writer->appended += bytes;
     return bytes > 0 ? file_writer_append(&writer->file, data, (size_t)bytes, error) : 0;
 }
@@ -525,7 +524,8 @@ static void writer_free(struct safetensors_writer *writer) {
 }
 
 int safetensors_writer_commit(struct safetensors_writer *writer, uint64_t *checksum, struct error *error) {
-    CHECK(writer->open && writer->appended == writer->data_bytes);
+    CHECK(writer->open && writer->appended == writer->data_bytes, "%lld of %lld bytes", (long long)writer->appended,
+          (long long)writer->data_bytes);
     int code = file_writer_commit(&writer->file, error);
     if (code == 0 && checksum != NULL) {
         *checksum = writer->file.checksum;

@@ -13,7 +13,7 @@
 struct safetensors_entry {
     char *name;
     struct tensor tensor;        // data points into the mapping; E4M3 tensors have scale == NULL here (checkpoint.h joins them);
-                                 // format is FORMAT_NONE for dtypes that no op takes (F16, F64, ...)
+                                 // format is FORMAT_NONE for what no op takes (F16, F64, an FP8 tensor that is no matrix, ...)
     int64_t begin, end;          // byte range in the file
     char dtype[12];              // as written in the file
 };
