@@ -1,12 +1,12 @@
-// AdamW on packed tensors (spec 6.1): F32 master weights, moments BF16 or F32, decoupled weight decay. Per element, with
-// g = gradient * gradient_scale and the moments widened to F32:
+// AdamW on packed tensors (spec 6.1): F32 master weights, moments BF16 or F32, decoupled weight decay. Per element,
+// with g = gradient * gradient_scale and the moments widened to F32:
 //
 //   m' = beta1*m + ((1 - beta1) * g)          v' = beta2*v + (((1 - beta2) * g) * g)
 //   r  = (m' / correction1) / (sqrt(v' / correction2) + epsilon)
 //   w' = -learning_rate*(weight_decay*w + r) + w
 //
-// ("a*b + c" is one fused multiply-add, every other operation rounds.) m' and v' are stored rounded to nearest even, but this step
-// uses them unrounded. The weight tensor, if there is one, receives w' rounded to its format.
+// ("a*b + c" is one fused multiply-add, every other operation rounds.) m' and v' are stored rounded to nearest even,
+// but this step uses them unrounded. The weight tensor, if there is one, receives w' rounded to its format.
 #include <math.h>
 
 #include "op/cpu/cpu_ops.h"
@@ -15,7 +15,7 @@
 #define ADAMW_CHUNK 8192   // elements per task
 
 static void adamw_scalar(float *master, struct row m, struct row v, struct row weight, const float *gradient,
-                  const struct adamw_step *step, int64_t n) {
+                         const struct adamw_step *step, int64_t n) {
     float rest1 = 1.0f - step->beta1, rest2 = 1.0f - step->beta2;
     for (int64_t i = 0; i < n; i++) {
         float g = gradient[i] * step->gradient_scale;
@@ -67,13 +67,19 @@ static struct row packed_row(const struct tensor *tensor) {
 }
 
 static struct row_split element_split(int64_t elements) {
-    return (struct row_split){.rows = elements, .chunk = ADAMW_CHUNK, .tasks = (elements + ADAMW_CHUNK - 1) / ADAMW_CHUNK};
+    return (struct row_split){
+        .rows = elements, .chunk = ADAMW_CHUNK, .tasks = (elements + ADAMW_CHUNK - 1) / ADAMW_CHUNK};
 }
 
 void cpu_adamw(struct op_context *op, struct tensor *master, struct tensor *m, struct tensor *v, struct tensor *weight,
                const struct tensor *gradient, const struct adamw_step *step) {
-    struct adamw_job job = {.kernels = &op->kernels->row, .split = element_split(tensor_elements(master)), .master = master->data,
-                            .m = packed_row(m), .v = packed_row(v), .weight = packed_row(weight), .gradient = gradient->data,
+    struct adamw_job job = {.kernels = &op->kernels->row,
+                            .split = element_split(tensor_elements(master)),
+                            .master = master->data,
+                            .m = packed_row(m),
+                            .v = packed_row(v),
+                            .weight = packed_row(weight),
+                            .gradient = gradient->data,
                             .step = step};
     split_run(op, job.split.tasks, adamw_task, &job);
 }
@@ -86,7 +92,10 @@ static void ema_task(void *argument, int64_t task, int worker) {
 }
 
 void cpu_ema(struct op_context *op, struct tensor *average, const struct tensor *master, float decay) {
-    struct adamw_job job = {.kernels = &op->kernels->row, .split = element_split(tensor_elements(master)),
-                            .master = average->data, .gradient = master->data, .decay = decay};
+    struct adamw_job job = {.kernels = &op->kernels->row,
+                            .split = element_split(tensor_elements(master)),
+                            .master = average->data,
+                            .gradient = master->data,
+                            .decay = decay};
     split_run(op, job.split.tasks, ema_task, &job);
 }

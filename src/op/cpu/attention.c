@@ -1,9 +1,10 @@
-// Causal attention over spans (op/ops.h has the definition), never T x T: a task holds up to 64 query rows of one span and walks the keys
-// that they see in blocks of 64, keeping a running maximum, sum and weighted sum of values per row.
+// Causal attention over spans (op/ops.h has the definition), never T x T: a task holds up to 64 query rows of one span
+// and walks the keys that they see in blocks of 64, keeping a running maximum, sum and weighted sum of values per row.
 //
-// Heads that share keys and values (head stride 0: the absorbed form) are further query rows of the same task, so that a block
-// of the latent is packed once for all of them: row r of such a span is (token r / heads, head r % heads).
-// A row meets the same key blocks and the same order whatever task it is in; keys beyond its own position never enter a product.
+// Heads that share keys and values (head stride 0: the absorbed form) are further query rows of the same task, so that
+// a block of the latent is packed once for all of them: row r of such a span is (token r / heads, head r % heads). A
+// row meets the same key blocks and the same order whatever task it is in; keys beyond its own position never enter a
+// product.
 #include <math.h>
 
 #include "base/arena.h"
@@ -29,9 +30,9 @@ struct attention_job {
     const struct tensor *out, *q, *k_nope, *k_rope, *v;
     float *lse;
     const struct attention_span *spans;
-    int64_t *first_task;              // [span_count + 1]
+    int64_t *first_task;   // [span_count + 1]
     int64_t span_count;
-    int64_t group_heads, groups;      // heads that share keys; heads / group_heads
+    int64_t group_heads, groups;   // heads that share keys; heads / group_heads
     int64_t rows_per_task;
     int64_t nope, rope, nope_words, q_words, columns;
     float scale;
@@ -40,7 +41,8 @@ struct attention_job {
 // The query rows of one task.
 struct attention_piece {
     const struct attention_span *span;
-    int64_t head, first, rows;   // rows first .. first + rows - 1 of the span, counted over tokens and the heads of the group
+    int64_t head, first,
+        rows;   // rows first .. first + rows - 1 of the span, counted over tokens and the heads of the group
 };
 
 static struct row element_row(const struct tensor *tensor, int64_t row, int64_t head) {
@@ -56,8 +58,8 @@ static int64_t piece_head(const struct attention_job *job, const struct attentio
     return piece->head + (piece->first + row) % job->group_heads;
 }
 
-static struct row piece_row(const struct attention_job *job, const struct attention_piece *piece, const struct tensor *tensor,
-                            int64_t row) {
+static struct row piece_row(const struct attention_job *job, const struct attention_piece *piece,
+                            const struct tensor *tensor, int64_t row) {
     return element_row(tensor, piece->span->query_row + piece_token(job, piece, row), piece_head(job, piece, row));
 }
 
@@ -81,26 +83,28 @@ static struct attention_piece piece_of_task(const struct attention_job *job, int
     return piece;
 }
 
-static void pack_block(const struct attention_job *job, struct attention_area *area, const struct attention_piece *piece,
-                       int64_t block, int64_t keys) {
+static void pack_block(const struct attention_job *job, struct attention_area *area,
+                       const struct attention_piece *piece, int64_t block, int64_t keys) {
     const struct attention_kernels *kernels = job->kernels;
     const struct attention_span *span = piece->span;
     int64_t first = span->pages != NULL ? (int64_t)span->pages[block] * KEYS : span->key_row + block * KEYS;
-    kernels->pack_lanes(area->lanes, element_row(job->k_nope, first, piece->head), job->k_nope->stride[0], job->nope, keys);
+    kernels->pack_lanes(area->lanes, element_row(job->k_nope, first, piece->head), job->k_nope->stride[0], job->nope,
+                        keys);
     if (job->rope > 0) {
-        kernels->pack_lanes(area->lanes + job->nope_words * KEYS, element_row(job->k_rope, first, 0), job->k_rope->stride[0],
-                            job->rope, keys);
+        kernels->pack_lanes(area->lanes + job->nope_words * KEYS, element_row(job->k_rope, first, 0),
+                            job->k_rope->stride[0], job->rope, keys);
     }
-    kernels->pack_rows(area->values, job->columns, element_row(job->v, first, piece->head), job->v->stride[0], job->v->shape[2],
-                       keys);
+    kernels->pack_rows(area->values, job->columns, element_row(job->v, first, piece->head), job->v->stride[0],
+                       job->v->shape[2], keys);
 }
 
 // One block of keys for rows begin.. of the piece: scores, running softmax, values.
-static void attend_block(const struct attention_job *job, struct attention_area *area, const struct attention_piece *piece,
-                         int64_t block, int64_t keys) {
+static void attend_block(const struct attention_job *job, struct attention_area *area,
+                         const struct attention_piece *piece, int64_t block, int64_t keys) {
     const struct attention_kernels *kernels = job->kernels;
     int64_t factor_words = KEYS / kernels->step;
-    int64_t unseen = (block * KEYS - piece->span->position) * job->group_heads - piece->first;   // rows before this block
+    int64_t unseen =
+        (block * KEYS - piece->span->position) * job->group_heads - piece->first;   // rows before this block
     int64_t begin = unseen > 0 ? unseen : 0;
     kernels->scores(area->score + begin * KEYS, area->queries + begin * job->q_words, area->lanes, piece->rows - begin,
                     job->q_words, keys);
@@ -113,14 +117,14 @@ static void attend_block(const struct attention_job *job, struct attention_area 
                 break;
             }
             run_visible = visible;
-            float correction = kernels->softmax(area->factor + end * factor_words, &area->maximum[end], &area->denominator[end],
-                                                area->score + end * KEYS, visible, job->scale);
+            float correction = kernels->softmax(area->factor + end * factor_words, &area->maximum[end],
+                                                &area->denominator[end], area->score + end * KEYS, visible, job->scale);
             if (correction != 1.0f) {
                 kernels->scale(area->sum + end * job->columns, correction, job->columns);
             }
         }
-        kernels->accumulate(area->sum + begin * job->columns, area->factor + begin * factor_words, factor_words, 1, area->values,
-                            job->columns, end - begin, run_visible);
+        kernels->accumulate(area->sum + begin * job->columns, area->factor + begin * factor_words, factor_words, 1,
+                            area->values, job->columns, end - begin, run_visible);
         begin = end;
     }
 }
@@ -165,7 +169,8 @@ static void attention_areas(struct attention_job *job, struct op_context *op) {
         struct attention_area *area = &job->area[i];
         area->queries = arena_allocate(op->scratch, QUERY_ROWS * words, sizeof(uint32_t));
         area->lanes = arena_allocate(op->scratch, words * KEYS, sizeof(uint32_t));
-        area->values = arena_allocate_zero(op->scratch, KEYS / step * columns, sizeof(uint32_t));   // padding columns stay zero
+        area->values =
+            arena_allocate_zero(op->scratch, KEYS / step * columns, sizeof(uint32_t));   // padding columns stay zero
         area->factor = arena_allocate(op->scratch, QUERY_ROWS * KEYS / step, sizeof(uint32_t));
         area->score = arena_allocate(op->scratch, QUERY_ROWS * KEYS, sizeof(float));
         area->sum = arena_allocate(op->scratch, QUERY_ROWS * columns, sizeof(float));
@@ -184,13 +189,20 @@ static int64_t count_tasks(struct attention_job *job) {
     return tasks;
 }
 
-void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const struct tensor *q, const struct tensor *k_nope,
-                   const struct tensor *k_rope, const struct tensor *v, const struct attention_span *spans, int64_t span_count,
-                   float scale) {
+void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const struct tensor *q,
+                   const struct tensor *k_nope, const struct tensor *k_rope, const struct tensor *v,
+                   const struct attention_span *spans, int64_t span_count, float scale) {
     struct arena_mark mark = arena_mark(op->scratch);
     bool bf16 = q->format == FORMAT_BF16, shared = k_nope->stride[1] == 0 && v->stride[1] == 0;
-    struct attention_job job = {.kernels = bf16 ? &op->kernels->attention_bf16 : &op->kernels->attention_f32, .out = out, .q = q,
-                                .k_nope = k_nope, .k_rope = k_rope, .v = v, .lse = lse, .spans = spans, .span_count = span_count,
+    struct attention_job job = {.kernels = bf16 ? &op->kernels->attention_bf16 : &op->kernels->attention_f32,
+                                .out = out,
+                                .q = q,
+                                .k_nope = k_nope,
+                                .k_rope = k_rope,
+                                .v = v,
+                                .lse = lse,
+                                .spans = spans,
+                                .span_count = span_count,
                                 .scale = scale};
     job.group_heads = shared ? q->shape[1] : 1;
     job.groups = q->shape[1] / job.group_heads;

@@ -1,12 +1,14 @@
-// Gradient of causal attention over whole sequences (op/ops.h has the definition). A task is one (span, head): key blocks ascending, for each of
-// them the query blocks that see it, ascending. With the packed operands of attention.h, for a pair of blocks:
+// Gradient of causal attention over whole sequences (op/ops.h has the definition). A task is one (span, head): key
+// blocks ascending, for each of them the query blocks that see it, ascending. With the packed operands of attention.h,
+// for a pair of blocks:
 //
 //   S = Q K^T, dP = dO V^T                        as in the forward pass, by scores
 //   P = exp(S scale - lse), dS = P (dP - D) scale     D = rowsum(dout * out)
 //   dV += P^T dO, dK += dS^T Q                    chains over queries ascending
 //   dQ += dS K                                    chain over keys ascending; dQ of the whole span stays in scratch
 //
-// Sums are F32 until they are stored. The rotary key is shared by heads: each head's part goes to scratch and a second pass adds the heads, ascending.
+// Sums are F32 until they are stored. The rotary key is shared by heads: each head's part goes to scratch and a second
+// pass adds the heads, ascending.
 #include <math.h>
 
 #include "base/arena.h"
@@ -17,15 +19,15 @@
 #define ROPE_ROWS_PER_TASK 64
 
 struct gradient_area {
-    uint32_t *queries, *outputs;               // [T][q_words], [T][v_words]: rows of q and dout
-    uint32_t *query_columns, *output_columns;  // [ceil(T / step)][q_columns], [..][v_columns]: the same, words of rows
-    uint32_t *key_lanes, *value_lanes;         // [q_words][KEYS], [v_words][KEYS]
-    uint32_t *key_rows;                        // [KEYS / step][q_columns]
+    uint32_t *queries, *outputs;                // [T][q_words], [T][v_words]: rows of q and dout
+    uint32_t *query_columns, *output_columns;   // [ceil(T / step)][q_columns], [..][v_columns]: the same, words of rows
+    uint32_t *key_lanes, *value_lanes;          // [q_words][KEYS], [v_words][KEYS]
+    uint32_t *key_rows;                         // [KEYS / step][q_columns]
     uint32_t *p_columns, *ds_columns, *ds_rows;   // [QUERY_ROWS][KEYS] terms
-    float *score, *dp;                         // [QUERY_ROWS][KEYS]
-    float *dq;                                 // [T][q_columns]
-    float *dk, *dv;                            // [KEYS][q_columns], [KEYS][v_columns]
-    float *delta, *lse;                        // [T]
+    float *score, *dp;                            // [QUERY_ROWS][KEYS]
+    float *dq;                                    // [T][q_columns]
+    float *dk, *dv;                               // [KEYS][q_columns], [KEYS][v_columns]
+    float *delta, *lse;                           // [T]
 };
 
 struct gradient_job {
@@ -35,9 +37,9 @@ struct gradient_job {
     const struct tensor *dq, *dk_nope, *dk_rope, *dv, *dout, *out, *q, *k_nope, *k_rope, *v;
     const float *lse;
     const struct attention_span *spans;
-    float *rope_parts;      // [rows of all spans][heads][rope]
-    int64_t *first_row;     // [span_count]: a span's first row in rope_parts
-    int64_t longest;        // span
+    float *rope_parts;    // [rows of all spans][heads][rope]
+    int64_t *first_row;   // [span_count]: a span's first row in rope_parts
+    int64_t longest;      // span
     int64_t heads, nope, rope, width_v, nope_words, q_words, v_words, q_columns, v_columns;
     float scale;
 };
@@ -48,7 +50,8 @@ static struct row element_row(const struct tensor *tensor, int64_t row, int64_t 
 }
 
 // Packs what all key blocks share: q and dout in both layouts, D and lse.
-static void pack_span(const struct gradient_job *job, struct gradient_area *area, const struct attention_span *span, int64_t head) {
+static void pack_span(const struct gradient_job *job, struct gradient_area *area, const struct attention_span *span,
+                      int64_t head) {
     const struct attention_kernels *kernels = job->kernels;
     int64_t count = span->count;
     struct row q = element_row(job->q, span->query_row, head), dout = element_row(job->dout, span->query_row, head);
@@ -69,8 +72,8 @@ static void pack_span(const struct gradient_job *job, struct gradient_area *area
     }
 }
 
-static void pack_keys(const struct gradient_job *job, struct gradient_area *area, const struct attention_span *span, int64_t head,
-                      int64_t first, int64_t keys) {
+static void pack_keys(const struct gradient_job *job, struct gradient_area *area, const struct attention_span *span,
+                      int64_t head, int64_t first, int64_t keys) {
     const struct attention_kernels *kernels = job->kernels;
     struct row k = element_row(job->k_nope, span->key_row + first, head);
     kernels->pack_lanes(area->key_lanes, k, job->k_nope->stride[0], job->nope, keys);
@@ -80,8 +83,8 @@ static void pack_keys(const struct gradient_job *job, struct gradient_area *area
         kernels->pack_lanes(area->key_lanes + job->nope_words * KEYS, rope, job->k_rope->stride[0], job->rope, keys);
         kernels->pack_rows(area->key_rows + job->nope, job->q_columns, rope, job->k_rope->stride[0], job->rope, keys);
     }
-    kernels->pack_lanes(area->value_lanes, element_row(job->v, span->key_row + first, head), job->v->stride[0], job->width_v,
-                        keys);
+    kernels->pack_lanes(area->value_lanes, element_row(job->v, span->key_row + first, head), job->v->stride[0],
+                        job->width_v, keys);
     for (int64_t i = 0; i < KEYS * job->q_columns; i++) {
         area->dk[i] = 0.0f;
     }
@@ -91,19 +94,20 @@ static void pack_keys(const struct gradient_job *job, struct gradient_area *area
 }
 
 // One query block against the packed key block.
-static void gradient_block(const struct gradient_job *job, struct gradient_area *area, int64_t query, int64_t rows, int64_t keys,
-                           bool diagonal) {
+static void gradient_block(const struct gradient_job *job, struct gradient_area *area, int64_t query, int64_t rows,
+                           int64_t keys, bool diagonal) {
     const struct attention_kernels *kernels = job->kernels;
     int64_t step = kernels->step, words = KEYS / step;
     kernels->scores(area->score, area->queries + query * job->q_words, area->key_lanes, rows, job->q_words, keys);
     kernels->scores(area->dp, area->outputs + query * job->v_words, area->value_lanes, rows, job->v_words, keys);
     kernels->gradient(area->p_columns, area->ds_columns, area->ds_rows, area->score, area->dp, area->lse + query,
                       area->delta + query, rows, diagonal, job->scale);
-    kernels->accumulate(area->dv, area->p_columns, 1, KEYS, area->output_columns + query / step * job->v_columns, job->v_columns,
-                        keys, rows);
-    kernels->accumulate(area->dk, area->ds_columns, 1, KEYS, area->query_columns + query / step * job->q_columns, job->q_columns,
-                        keys, rows);
-    kernels->accumulate(area->dq + query * job->q_columns, area->ds_rows, words, 1, area->key_rows, job->q_columns, rows, keys);
+    kernels->accumulate(area->dv, area->p_columns, 1, KEYS, area->output_columns + query / step * job->v_columns,
+                        job->v_columns, keys, rows);
+    kernels->accumulate(area->dk, area->ds_columns, 1, KEYS, area->query_columns + query / step * job->q_columns,
+                        job->q_columns, keys, rows);
+    kernels->accumulate(area->dq + query * job->q_columns, area->ds_rows, words, 1, area->key_rows, job->q_columns,
+                        rows, keys);
 }
 
 static void gradient_task(void *argument, int64_t task, int worker) {
@@ -126,8 +130,8 @@ static void gradient_task(void *argument, int64_t task, int worker) {
             kernels->finish(element_row(job->dv, row, head), area->dv + j * job->v_columns, 1.0f, job->width_v);
             if (job->rope > 0) {
                 int64_t part = (job->first_row[task / job->heads] + first + j) * job->heads + head;
-                kernels->finish(row_of_floats(job->rope_parts + part * job->rope), area->dk + j * job->q_columns + job->nope, 1.0f,
-                                job->rope);
+                kernels->finish(row_of_floats(job->rope_parts + part * job->rope),
+                                area->dk + j * job->q_columns + job->nope, 1.0f, job->rope);
             }
         }
     }
@@ -164,7 +168,8 @@ static void gradient_areas(struct gradient_job *job, struct op_context *op) {
         struct gradient_area *area = &job->area[i];
         area->queries = arena_allocate(scratch, longest * q_words, sizeof(uint32_t));
         area->outputs = arena_allocate(scratch, longest * v_words, sizeof(uint32_t));
-        area->query_columns = arena_allocate_zero(scratch, pairs * q_columns, sizeof(uint32_t));   // padding columns stay zero
+        area->query_columns =
+            arena_allocate_zero(scratch, pairs * q_columns, sizeof(uint32_t));   // padding columns stay zero
         area->output_columns = arena_allocate_zero(scratch, pairs * v_columns, sizeof(uint32_t));
         area->key_lanes = arena_allocate(scratch, q_words * KEYS, sizeof(uint32_t));
         area->value_lanes = arena_allocate(scratch, v_words * KEYS, sizeof(uint32_t));
@@ -189,11 +194,25 @@ static int64_t round_up(int64_t n, int64_t multiple) {
 void cpu_attention_backward(struct op_context *op, struct tensor *dq, struct tensor *dk_nope, struct tensor *dk_rope,
                             struct tensor *dv, const struct tensor *dout, const struct tensor *out, const float *lse,
                             const struct tensor *q, const struct tensor *k_nope, const struct tensor *k_rope,
-                            const struct tensor *v, const struct attention_span *spans, int64_t span_count, float scale) {
+                            const struct tensor *v, const struct attention_span *spans, int64_t span_count,
+                            float scale) {
     struct arena_mark mark = arena_mark(op->scratch);
-    struct gradient_job job = {.dq = dq, .dk_nope = dk_nope, .dk_rope = dk_rope, .dv = dv, .dout = dout, .out = out, .q = q,
-                               .k_nope = k_nope, .k_rope = k_rope, .v = v, .lse = lse, .spans = spans, .heads = q->shape[1],
-                               .nope = k_nope->shape[2], .width_v = v->shape[2], .scale = scale};
+    struct gradient_job job = {.dq = dq,
+                               .dk_nope = dk_nope,
+                               .dk_rope = dk_rope,
+                               .dv = dv,
+                               .dout = dout,
+                               .out = out,
+                               .q = q,
+                               .k_nope = k_nope,
+                               .k_rope = k_rope,
+                               .v = v,
+                               .lse = lse,
+                               .spans = spans,
+                               .heads = q->shape[1],
+                               .nope = k_nope->shape[2],
+                               .width_v = v->shape[2],
+                               .scale = scale};
     job.kernels = q->format == FORMAT_BF16 ? &op->kernels->attention_bf16 : &op->kernels->attention_f32;
     job.row_kernels = &op->kernels->row;
     int64_t step = job.kernels->step, rows = 0;

@@ -1,9 +1,10 @@
 // Sequence-wise balance loss (spec 4.4, eq. 17-20) of score [sequences * T, E]:
 //
-//   f_e = E / (K * T) * (tokens whose plain top-K holds e)      P_e = (1/T) * sum over t of s'_e,t      loss = sum over e of f_e * P_e
-//   s' = s / sum(s) for sigmoid scores, s itself for softmax ones
+//   f_e = E / (K * T) * (tokens whose plain top-K holds e)      P_e = (1/T) * sum over t of s'_e,t      loss = sum over
+//   e of f_e * P_e s' = s / sum(s) for sigmoid scores, s itself for softmax ones
 //
-// The top-K is by score alone (no bias, no groups; ties to the lowest index, NaN as -inf). P sums tokens ascending, the loss sums experts by lanes.
+// The top-K is by score alone (no bias, no groups; ties to the lowest index, NaN as -inf). P sums tokens ascending, the
+// loss sums experts by lanes.
 #include <math.h>
 #include <string.h>
 
@@ -17,9 +18,9 @@
 struct balance_job {
     const struct router_rule *rule;
     const float *score;
-    float *divisor;            // [tokens] sum of a token's scores
-    uint8_t *top;              // [tokens, E] 1 where the expert is in the token's top-K
-    float *f, *share;          // [sequences, E]
+    float *divisor;     // [tokens] sum of a token's scores
+    uint8_t *top;       // [tokens, E] 1 where the expert is in the token's top-K
+    float *f, *share;   // [sequences, E]
     struct row_split split;
     int64_t sequence_length, blocks;   // blocks of experts per sequence
 };
@@ -81,8 +82,8 @@ void cpu_balance_loss(struct op_context *op, float *loss, float *f, const float 
     job.divisor = arena_allocate(op->scratch, (size_t)tokens, sizeof(float));
     job.top = arena_allocate(op->scratch, (size_t)(tokens * experts), 1);
     job.share = arena_allocate(op->scratch, (size_t)(sequences * experts), sizeof(float));
-    job.split = (struct row_split){.rows = tokens, .chunk = TOKENS_PER_TASK,
-                                   .tasks = (tokens + TOKENS_PER_TASK - 1) / TOKENS_PER_TASK};
+    job.split = (struct row_split){
+        .rows = tokens, .chunk = TOKENS_PER_TASK, .tasks = (tokens + TOKENS_PER_TASK - 1) / TOKENS_PER_TASK};
     split_run(op, job.split.tasks, balance_token_task, &job);
     job.blocks = (experts + EXPERTS_PER_TASK - 1) / EXPERTS_PER_TASK;
     split_run(op, sequences * job.blocks, balance_expert_task, &job);

@@ -2,7 +2,8 @@
 //
 //   m = largest logit;  sum = blocks of SUM_BLOCK elements ascending, each the lanes of exp(x - m)
 //   loss[t]    = ln(sum) + (m - x[target])
-//   dlogits[t] = scale * (exp(x - m) * (1 / sum) - onehot)      F32 (may be the logits themselves) or BF16; zeros for an ignored row
+//   dlogits[t] = scale * (exp(x - m) * (1 / sum) - onehot)      F32 (may be the logits themselves) or BF16; zeros for
+//   an ignored row
 #include <math.h>
 #include <string.h>
 
@@ -32,7 +33,8 @@ static float exp_sum_scalar(float *y, const float *x, float maximum, int64_t n) 
     return lane_tree(lane);
 }
 
-static void softmax_gradient_scalar(struct row y, const float *x, float maximum, float inverse, float scale, int64_t n) {
+static void softmax_gradient_scalar(struct row y, const float *x, float maximum, float inverse, float scale,
+                                    int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         row_store(y, i, scale * (math_exp(x[i] - maximum) * inverse));
     }
@@ -90,7 +92,12 @@ static void cross_entropy_task(void *argument, int64_t task, int worker) {
 
 void cpu_cross_entropy(struct op_context *op, float *loss, struct tensor *dlogits, const struct tensor *logits,
                        const int32_t *targets, float scale) {
-    struct cross_entropy_job job = {.kernels = &op->kernels->row, .split = row_split_make(logits->shape[0], logits->shape[1]),
-                                    .dlogits = dlogits, .logits = logits, .targets = targets, .loss = loss, .scale = scale};
+    struct cross_entropy_job job = {.kernels = &op->kernels->row,
+                                    .split = row_split_make(logits->shape[0], logits->shape[1]),
+                                    .dlogits = dlogits,
+                                    .logits = logits,
+                                    .targets = targets,
+                                    .loss = loss,
+                                    .scale = scale};
     split_run(op, job.split.tasks, cross_entropy_task, &job);
 }

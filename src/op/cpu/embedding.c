@@ -34,8 +34,11 @@ static void embedding_task(void *argument, int64_t task, int worker) {
 }
 
 void cpu_embedding(struct op_context *op, struct tensor *y, const int32_t *ids, const struct tensor *table) {
-    struct embedding_job job = {.kernels = &op->kernels->row, .split = row_split_make(y->shape[0], y->shape[1]), .y = y,
-                                .table = table, .ids = ids};
+    struct embedding_job job = {.kernels = &op->kernels->row,
+                                .split = row_split_make(y->shape[0], y->shape[1]),
+                                .y = y,
+                                .table = table,
+                                .ids = ids};
     split_run(op, job.split.tasks, embedding_task, &job);
 }
 
@@ -52,7 +55,7 @@ static void embedding_backward_task(void *argument, int64_t task, int worker) {
 void cpu_embedding_backward(struct op_context *op, struct tensor *dtable, const struct tensor *dy, const int32_t *ids) {
     int64_t columns = dy->shape[1];
     struct embedding_job job = {.kernels = &op->kernels->row, .y = dy, .table = dtable, .ids = ids};
-    job.split = (struct row_split){.rows = columns, .chunk = GRADIENT_COLUMNS,
-                                   .tasks = (columns + GRADIENT_COLUMNS - 1) / GRADIENT_COLUMNS};
+    job.split = (struct row_split){
+        .rows = columns, .chunk = GRADIENT_COLUMNS, .tasks = (columns + GRADIENT_COLUMNS - 1) / GRADIENT_COLUMNS};
     split_run(op, job.split.tasks, embedding_backward_task, &job);
 }

@@ -1,13 +1,36 @@
-// Sum of squares and the test for finite values of packed F32 tensors.
+// Sums over one tensor: sum of squares and the test for finite values of packed F32 tensors; also the dot product of
+// two rows.
 //   sum of squares: blocks of SUM_BLOCK elements, each by lanes (row_kernels.h), the blocks added in double, ascending.
+#include <math.h>
 #include <string.h>
 
 #include "base/arena.h"
 #include "op/cpu/cpu_ops.h"
 #include "op/cpu/kernels.h"
 
-#define SUM_BLOCK 4096      // part of the definition of the bits
+#define SUM_BLOCK 4096   // part of the definition of the bits
 #define BLOCKS_PER_TASK 4
+
+static float sum_squares_scalar(struct row x, int64_t n) {
+    float lane[LANES] = {0};
+    for (int64_t i = 0; i < n; i++) {
+        float value = row_load(x, i);
+        lane[i % LANES] = fmaf(value, value, lane[i % LANES]);
+    }
+    return lane_tree(lane);
+}
+
+// Padding with zeros matters: it turns a lane of -0 into +0.
+static float dot_scalar(struct row a, struct row b, int64_t n) {
+    float lane[LANES] = {0};
+    for (int64_t base = 0; base < n; base += LANES) {
+        for (int l = 0; l < LANES; l++) {
+            int64_t i = base + l;
+            lane[l] = i < n ? fmaf(row_load(a, i), row_load(b, i), lane[l]) : fmaf(0.0f, 0.0f, lane[l]);
+        }
+    }
+    return lane_tree(lane);
+}
 
 static bool all_finite_scalar(const float *x, int64_t n) {
     bool finite = true;
@@ -20,6 +43,8 @@ static bool all_finite_scalar(const float *x, int64_t n) {
 }
 
 void kernels_scalar_reduce(struct cpu_kernels *kernels) {
+    kernels->row.sum_squares = sum_squares_scalar;
+    kernels->row.dot = dot_scalar;
     kernels->row.all_finite = all_finite_scalar;
 }
 
@@ -27,7 +52,7 @@ struct reduce_job {
     const struct row_kernels *kernels;
     struct row_split split;   // of blocks
     float *x;
-    float *results;           // per block
+    float *results;   // per block
     int64_t elements;
 };
 
@@ -53,12 +78,13 @@ static void all_finite_task(void *argument, int64_t task, int worker) {
 }
 
 // Runs `task` over the blocks and adds their results in double, ascending.
-static double reduce_blocks(struct op_context *op, const struct tensor *x, void (*task)(void *argument, int64_t task, int worker)) {
+static double reduce_blocks(struct op_context *op, const struct tensor *x,
+                            void (*task)(void *argument, int64_t task, int worker)) {
     int64_t elements = tensor_elements(x), blocks = (elements + SUM_BLOCK - 1) / SUM_BLOCK;
     struct arena_mark mark = arena_mark(op->scratch);
     struct reduce_job job = {.kernels = &op->kernels->row, .x = x->data, .elements = elements};
-    job.split = (struct row_split){.rows = blocks, .chunk = BLOCKS_PER_TASK,
-                                   .tasks = (blocks + BLOCKS_PER_TASK - 1) / BLOCKS_PER_TASK};
+    job.split = (struct row_split){
+        .rows = blocks, .chunk = BLOCKS_PER_TASK, .tasks = (blocks + BLOCKS_PER_TASK - 1) / BLOCKS_PER_TASK};
     job.results = arena_allocate(op->scratch, (size_t)blocks, sizeof *job.results);
     split_run(op, job.split.tasks, task, &job);
     double sum = 0.0;

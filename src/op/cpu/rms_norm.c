@@ -4,22 +4,14 @@
 //   dx   = rstd * (w*dy - x * k),  k = rstd^2 * mean(w*dy*x)
 //   dw   = dw + sum over rows of dy * (x * rstd)
 //
-// x, y, dy, dx [T, d] F32 or BF16; w [d]; statistics FP32. Rows go to tasks; dw sums over rows, so its tasks own columns.
+// x, y, dy, dx [T, d] F32 or BF16; w [d]; statistics FP32. Rows go to tasks; dw sums over rows, so its tasks own
+// columns.
 #include <math.h>
 
 #include "op/cpu/cpu_ops.h"
 #include "op/cpu/kernels.h"
 
 #define WEIGHT_COLUMNS 128   // columns of dw per task
-
-static float sum_squares_scalar(struct row x, int64_t n) {
-    float lane[LANES] = {0};
-    for (int64_t i = 0; i < n; i++) {
-        float value = row_load(x, i);
-        lane[i % LANES] = fmaf(value, value, lane[i % LANES]);
-    }
-    return lane_tree(lane);
-}
 
 static void rms_norm_scalar(struct row y, struct row x, struct row w, float rstd, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
@@ -40,8 +32,8 @@ static float rms_norm_dot_scalar(struct row dy, struct row x, struct row w, int6
     return lane_tree(lane);
 }
 
-static void rms_norm_backward_scalar(struct row dx, enum op_mode mode, struct row dy, struct row x, struct row w, float rstd, float k,
-                              int64_t n) {
+static void rms_norm_backward_scalar(struct row dx, enum op_mode mode, struct row dy, struct row x, struct row w,
+                                     float rstd, float k, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         float g = row_load(w, i) * row_load(dy, i);
         float value = rstd * fmaf(-k, row_load(x, i), g);
@@ -56,7 +48,6 @@ static void rms_norm_weight_scalar(float *dw, struct row dy, struct row x, float
 }
 
 void kernels_scalar_rms_norm(struct cpu_kernels *kernels) {
-    kernels->row.sum_squares = sum_squares_scalar;
     kernels->row.rms_norm = rms_norm_scalar;
     kernels->row.rms_norm_dot = rms_norm_dot_scalar;
     kernels->row.rms_norm_backward = rms_norm_backward_scalar;
@@ -90,8 +81,13 @@ static void rms_norm_task(void *argument, int64_t task, int worker) {
 
 void cpu_rms_norm(struct op_context *op, struct tensor *y, float *rstd, const struct tensor *x, const struct tensor *w,
                   float epsilon) {
-    struct rms_norm_job job = {.kernels = &op->kernels->row, .split = row_split_make(x->shape[0], x->shape[1]), .y = y, .x = x,
-                               .w = w, .rstd = rstd, .epsilon = epsilon};
+    struct rms_norm_job job = {.kernels = &op->kernels->row,
+                               .split = row_split_make(x->shape[0], x->shape[1]),
+                               .y = y,
+                               .x = x,
+                               .w = w,
+                               .rstd = rstd,
+                               .epsilon = epsilon};
     split_run(op, job.split.tasks, rms_norm_task, &job);
 }
 
@@ -118,14 +114,14 @@ static void rms_norm_weight_task(void *argument, int64_t task, int worker) {
     }
 }
 
-void cpu_rms_norm_backward(struct op_context *op, struct tensor *dx, enum op_mode mode, struct tensor *dw, const struct tensor *dy,
-                           const struct tensor *x, const struct tensor *w, const float *rstd) {
-    struct rms_norm_job job = {.kernels = &op->kernels->row, .x = x, .w = w, .dx = dx, .dw = dw, .dy = dy, .rstd_saved = rstd,
-                               .mode = mode};
+void cpu_rms_norm_backward(struct op_context *op, struct tensor *dx, enum op_mode mode, struct tensor *dw,
+                           const struct tensor *dy, const struct tensor *x, const struct tensor *w, const float *rstd) {
+    struct rms_norm_job job = {
+        .kernels = &op->kernels->row, .x = x, .w = w, .dx = dx, .dw = dw, .dy = dy, .rstd_saved = rstd, .mode = mode};
     if (dw != NULL) {   // first, because dx may alias dy or x
         int64_t columns = x->shape[1];
-        job.split = (struct row_split){.rows = columns, .chunk = WEIGHT_COLUMNS,
-                                       .tasks = (columns + WEIGHT_COLUMNS - 1) / WEIGHT_COLUMNS};
+        job.split = (struct row_split){
+            .rows = columns, .chunk = WEIGHT_COLUMNS, .tasks = (columns + WEIGHT_COLUMNS - 1) / WEIGHT_COLUMNS};
         split_run(op, job.split.tasks, rms_norm_weight_task, &job);
     }
     job.split = row_split_make(x->shape[0], x->shape[1]);

@@ -1,9 +1,9 @@
-// The router of DeepSeekMoE (spec 4.2), its gradient, and the sequence-wise balance loss (spec 4.4). One token at a time; a token is
-// scored, its groups and experts are chosen, and its weights are computed by one task.
+// The router of DeepSeekMoE (spec 4.2), its gradient, and the sequence-wise balance loss (spec 4.4). One token at a
+// time; a token is scored, its groups and experts are chosen, and its weights are computed by one task.
 //
-// Order of sums: softmax denominators and sums over all experts by lanes (row_kernels.h); sums over a token's chosen experts ascending by
-// expert id; sums over tokens ascending. A NaN counts as -inf when experts are chosen, so it never picks anything out of range, and an
-// expert of a group that was not kept is never chosen.
+// Order of sums: softmax denominators and sums over all experts by lanes (row_kernels.h); sums over a token's chosen
+// experts ascending by expert id; sums over tokens ascending. A NaN counts as -inf when experts are chosen, so it never
+// picks anything out of range, and an expert of a group that was not kept is never chosen.
 #include <math.h>
 #include <string.h>
 
@@ -36,11 +36,11 @@ static float lane_sum(const float *a, const float *b, int64_t n) {
 
 // Per worker: room for one token.
 struct router_area {
-    float *choice;    // [E] score + bias, NaN as -inf
-    float *group;     // [groups]
-    bool *kept;       // [groups]
-    bool *taken;      // [E]
-    float *gradient;  // [E]
+    float *choice;     // [E] score + bias, NaN as -inf
+    float *group;      // [groups]
+    bool *kept;        // [groups]
+    bool *taken;       // [E]
+    float *gradient;   // [E]
 };
 
 struct router_job {
@@ -71,7 +71,8 @@ static struct router_area *router_areas(struct op_context *op, const struct rout
 }
 
 static struct row_split token_split(int64_t tokens) {
-    return (struct row_split){.rows = tokens, .chunk = TOKENS_PER_TASK, .tasks = (tokens + TOKENS_PER_TASK - 1) / TOKENS_PER_TASK};
+    return (struct row_split){
+        .rows = tokens, .chunk = TOKENS_PER_TASK, .tasks = (tokens + TOKENS_PER_TASK - 1) / TOKENS_PER_TASK};
 }
 
 static float without_nan(float value) {
@@ -109,7 +110,8 @@ static float group_value(const float *choice, int64_t n, enum router_method meth
 // The top_k experts of one token, ascending.
 static void router_choose(int32_t *expert, struct router_area *area, const float *score, const float *bias,
                           const struct router_rule *rule) {
-    int64_t experts = rule->experts, groups = rule->method == ROUTER_GREEDY ? 1 : rule->groups, width = experts / groups;
+    int64_t experts = rule->experts, groups = rule->method == ROUTER_GREEDY ? 1 : rule->groups,
+            width = experts / groups;
     int64_t keep = rule->method == ROUTER_GREEDY ? 1 : rule->top_groups;
     for (int64_t e = 0; e < experts; e++) {
         area->choice[e] = without_nan(bias != NULL ? score[e] + bias[e] : score[e]);
@@ -180,15 +182,22 @@ static void router_task(void *argument, int64_t task, int worker) {
 void cpu_router(struct op_context *op, float *score, int32_t *expert, float *weight, const struct tensor *logits,
                 const float *bias, const struct router_rule *rule) {
     struct arena_mark mark = arena_mark(op->scratch);
-    struct router_job job = {.kernels = &op->kernels->row, .rule = rule, .split = token_split(logits->shape[0]),
-                             .area = router_areas(op, rule), .logits = logits, .bias = bias, .score = score, .weight = weight,
+    struct router_job job = {.kernels = &op->kernels->row,
+                             .rule = rule,
+                             .split = token_split(logits->shape[0]),
+                             .area = router_areas(op, rule),
+                             .logits = logits,
+                             .bias = bias,
+                             .score = score,
+                             .weight = weight,
                              .expert = expert};
     split_run(op, job.split.tasks, router_task, &job);
     arena_release(op->scratch, mark);
 }
 
 // weight_k = scaling * s_k / D with D = sum s + epsilon:  ds_k = scaling * (dweight_k - sum_j dweight_j s_j / D) / D.
-// s'_e = s_e / sum(s):  ds_e += (dshare_e - sum_j dshare_j s'_j) / sum(s); softmax scores are s' already: ds_e += dshare_e.
+// s'_e = s_e / sum(s):  ds_e += (dshare_e - sum_j dshare_j s'_j) / sum(s); softmax scores are s' already: ds_e +=
+// dshare_e.
 static void router_score_gradient(float *ds, const struct router_job *job, int64_t t) {
     const struct router_rule *rule = job->rule;
     int64_t experts = rule->experts;
@@ -226,17 +235,26 @@ static void router_backward_task(void *argument, int64_t task, int worker) {
         router_score_gradient(ds, job, t);
         float mean = job->rule->score == ROUTER_SOFTMAX ? lane_sum(ds, score, experts) : 0.0f;
         for (int64_t e = 0; e < experts; e++) {
-            dlogits[e] = job->rule->score == ROUTER_SOFTMAX ? score[e] * (ds[e] - mean) : ds[e] * (score[e] * (1.0f - score[e]));
+            dlogits[e] =
+                job->rule->score == ROUTER_SOFTMAX ? score[e] * (ds[e] - mean) : ds[e] * (score[e] * (1.0f - score[e]));
         }
     }
 }
 
 void cpu_router_backward(struct op_context *op, struct tensor *dlogits, const float *dweight, const float *score,
-                         const int32_t *expert, const struct router_rule *rule, const float *dshare, int64_t sequence_length) {
+                         const int32_t *expert, const struct router_rule *rule, const float *dshare,
+                         int64_t sequence_length) {
     struct arena_mark mark = arena_mark(op->scratch);
-    struct router_job job = {.kernels = &op->kernels->row, .rule = rule, .split = token_split(dlogits->shape[0]),
-                             .area = router_areas(op, rule), .dlogits = dlogits, .dweight = dweight, .score_in = score,
-                             .expert_in = expert, .dshare = dshare, .sequence_length = sequence_length};
+    struct router_job job = {.kernels = &op->kernels->row,
+                             .rule = rule,
+                             .split = token_split(dlogits->shape[0]),
+                             .area = router_areas(op, rule),
+                             .dlogits = dlogits,
+                             .dweight = dweight,
+                             .score_in = score,
+                             .expert_in = expert,
+                             .dshare = dshare,
+                             .sequence_length = sequence_length};
     split_run(op, job.split.tasks, router_backward_task, &job);
     arena_release(op->scratch, mark);
 }

@@ -1,9 +1,10 @@
-// The innermost loops of every operation but the matrix products and attention: one row (or a run of consecutive elements) each.
-// A table per instruction set; the scalar functions (in the file of their operation) are the specification and the others give the
-// same bits, except that the payload and sign of a NaN are not defined.
+// The innermost loops of every operation but the matrix products and attention: one row (or a run of consecutive
+// elements) each. A table per instruction set; the scalar functions (in the file of their operation) are the
+// specification and the others give the same bits, except that the payload and sign of a NaN are not defined.
 //
-// "Lanes": a sum over i goes into 16 partial sums, element i into lane i mod 16, ascending, the row padded with zeros to a multiple
-// of 16; then lane_tree. Products named a*b + c are one fused multiply-add, everything else rounds after each operation.
+// "Lanes": a sum over i goes into 16 partial sums, element i into lane i mod 16, ascending, the row padded with zeros
+// to a multiple of 16; then lane_tree. Products named a*b + c are one fused multiply-add, everything else rounds after
+// each operation.
 #ifndef MINKE_OP_CPU_ROW_KERNELS_H
 #define MINKE_OP_CPU_ROW_KERNELS_H
 
@@ -23,13 +24,14 @@ struct row {
 };
 
 struct row_kernels {
-    float (*sum_squares)(struct row x, int64_t n);   // lanes of x*x + lane
+    float (*sum_squares)(struct row x, int64_t n);         // lanes of x*x + lane
+    float (*dot)(struct row a, struct row b, int64_t n);   // lanes of a*b + lane
 
     // rms_norm.c
     void (*rms_norm)(struct row y, struct row x, struct row w, float rstd, int64_t n);
     float (*rms_norm_dot)(struct row dy, struct row x, struct row w, int64_t n);
-    void (*rms_norm_backward)(struct row dx, enum op_mode mode, struct row dy, struct row x, struct row w, float rstd, float k,
-                              int64_t n);
+    void (*rms_norm_backward)(struct row dx, enum op_mode mode, struct row dy, struct row x, struct row w, float rstd,
+                              float k, int64_t n);
     void (*rms_norm_weight)(float *dw, struct row dy, struct row x, float rstd, int64_t n);
 
     // rope.c: table[pairs][2] = cos, sin; sign is 1 or -1 (inverse)
@@ -37,19 +39,20 @@ struct row_kernels {
 
     // swiglu.c
     void (*swiglu)(struct row y, struct row gate, struct row up, float weight, int64_t n);
-    float (*swiglu_backward)(struct row dgate, struct row dup, struct row dy, struct row gate, struct row up, float weight,
-                             int64_t n);
+    float (*swiglu_backward)(struct row dgate, struct row dup, struct row dy, struct row gate, struct row up,
+                             float weight, int64_t n);
 
     // cross_entropy.c, also used by the router's softmax
     float (*maximum)(const float *x, int64_t n);   // NaN skipped; -inf if nothing is larger
-    float (*exp_sum)(float *y, const float *x, float maximum, int64_t n);   // lanes of exp(x - maximum); y (may be NULL) keeps them
+    float (*exp_sum)(float *y, const float *x, float maximum,
+                     int64_t n);   // lanes of exp(x - maximum); y (may be NULL) keeps them
     void (*softmax_gradient)(struct row y, const float *x, float maximum, float inverse, float scale, int64_t n);
 
     // router.c
     void (*sigmoid)(float *y, const float *x, int64_t n);
 
     // rows.c
-    void (*copy)(struct row y, struct row x, int64_t n);              // y = x
+    void (*copy)(struct row y, struct row x, int64_t n);                   // y = x
     void (*accumulate)(float *y, struct row x, float weight, int64_t n);   // y = weight*x + y
 
     // adamw.c, reduce.c

@@ -47,8 +47,8 @@ static void gather_task(void *argument, int64_t task, int worker) {
 }
 
 void cpu_gather_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows) {
-    struct rows_job job = {.kernels = &op->kernels->row, .split = row_split_make(y->shape[0], y->shape[1]), .y = y, .x = x,
-                           .rows = rows};
+    struct rows_job job = {
+        .kernels = &op->kernels->row, .split = row_split_make(y->shape[0], y->shape[1]), .y = y, .x = x, .rows = rows};
     split_run(op, job.split.tasks, gather_task, &job);
 }
 
@@ -63,8 +63,8 @@ static void scatter_task(void *argument, int64_t task, int worker) {
 }
 
 void cpu_scatter_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows) {
-    struct rows_job job = {.kernels = &op->kernels->row, .split = row_split_make(x->shape[0], x->shape[1]), .y = y, .x = x,
-                           .rows = rows};
+    struct rows_job job = {
+        .kernels = &op->kernels->row, .split = row_split_make(x->shape[0], x->shape[1]), .y = y, .x = x, .rows = rows};
     split_run(op, job.split.tasks, scatter_task, &job);
 }
 
@@ -87,14 +87,21 @@ static void combine_task(void *argument, int64_t task, int worker) {
     }
 }
 
-void cpu_combine_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *slot, const float *weight,
-                      int64_t top_k, enum op_mode mode) {
-    struct rows_job job = {.kernels = &op->kernels->row, .split = row_split_make(y->shape[0], y->shape[1] * (top_k + 1)), .y = y,
-                           .x = x, .rows = slot, .weight = weight, .top_k = top_k, .mode = mode};
+void cpu_combine_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *slot,
+                      const float *weight, int64_t top_k, enum op_mode mode) {
+    struct rows_job job = {.kernels = &op->kernels->row,
+                           .split = row_split_make(y->shape[0], y->shape[1] * (top_k + 1)),
+                           .y = y,
+                           .x = x,
+                           .rows = slot,
+                           .weight = weight,
+                           .top_k = top_k,
+                           .mode = mode};
     split_run(op, job.split.tasks, combine_task, &job);
 }
 
-// Rows of a tensor of rank 1..3, as (a, b) -> a * stride_a + b * stride_b elements from data, each of `columns` elements.
+// Rows of a tensor of rank 1..3, as (a, b) -> a * stride_a + b * stride_b elements from data, each of `columns`
+// elements.
 struct row_grid {
     char *data;
     int64_t count, inner, columns, stride_outer, stride_inner;
@@ -103,7 +110,9 @@ struct row_grid {
 
 static struct row_grid row_grid_make(const struct tensor *tensor) {
     int rank = tensor->rank;
-    struct row_grid grid = {.data = tensor->data, .inner = 1, .columns = tensor->shape[rank - 1],
+    struct row_grid grid = {.data = tensor->data,
+                            .inner = 1,
+                            .columns = tensor->shape[rank - 1],
                             .bytes = format_info((enum format)tensor->format)->bytes};
     int64_t outer = 1;
     if (rank >= 2) {
@@ -144,7 +153,8 @@ static void copy_task(void *argument, int64_t task, int worker) {
 
 void cpu_copy(struct op_context *op, struct tensor *y, const struct tensor *x) {
     struct row_grid grid = row_grid_make(y);
-    struct rows_job job = {.kernels = &op->kernels->row, .split = row_split_make(grid.count, grid.columns), .y = y, .x = x};
+    struct rows_job job = {
+        .kernels = &op->kernels->row, .split = row_split_make(grid.count, grid.columns), .y = y, .x = x};
     split_run(op, job.split.tasks, copy_task, &job);
 }
 
@@ -159,7 +169,8 @@ static void add_task(void *argument, int64_t task, int worker) {
 
 void cpu_add(struct op_context *op, struct tensor *y, const struct tensor *x) {
     struct row_grid grid = row_grid_make(y);
-    struct rows_job job = {.kernels = &op->kernels->row, .split = row_split_make(grid.count, grid.columns), .y = y, .x = x};
+    struct rows_job job = {
+        .kernels = &op->kernels->row, .split = row_split_make(grid.count, grid.columns), .y = y, .x = x};
     split_run(op, job.split.tasks, add_task, &job);
 }
 

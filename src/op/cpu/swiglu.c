@@ -18,8 +18,8 @@ static void swiglu_scalar(struct row y, struct row gate, struct row up, float we
     }
 }
 
-static float swiglu_backward_scalar(struct row dgate, struct row dup, struct row dy, struct row gate, struct row up, float weight,
-                             int64_t n) {
+static float swiglu_backward_scalar(struct row dgate, struct row dup, struct row dy, struct row gate, struct row up,
+                                    float weight, int64_t n) {
     float lane[LANES] = {0};
     for (int64_t base = 0; base < n; base += LANES) {
         for (int l = 0; l < LANES; l++) {
@@ -60,9 +60,14 @@ static void swiglu_task(void *argument, int64_t task, int worker) {
     }
 }
 
-void cpu_swiglu(struct op_context *op, struct tensor *y, const struct tensor *gate, const struct tensor *up, const float *weight) {
-    struct swiglu_job job = {.kernels = &op->kernels->row, .split = row_split_make(y->shape[0], y->shape[1]), .y = y, .gate = gate,
-                             .up = up, .weight = weight};
+void cpu_swiglu(struct op_context *op, struct tensor *y, const struct tensor *gate, const struct tensor *up,
+                const float *weight) {
+    struct swiglu_job job = {.kernels = &op->kernels->row,
+                             .split = row_split_make(y->shape[0], y->shape[1]),
+                             .y = y,
+                             .gate = gate,
+                             .up = up,
+                             .weight = weight};
     split_run(op, job.split.tasks, swiglu_task, &job);
 }
 
@@ -70,18 +75,26 @@ static void swiglu_backward_task(void *argument, int64_t task, int worker) {
     (void)worker;
     const struct swiglu_job *job = argument;
     for (int64_t t = row_split_begin(&job->split, task); t < row_split_end(&job->split, task); t++) {
-        float dot = job->kernels->swiglu_backward(tensor_row(job->dgate, t), tensor_row(job->dup, t), tensor_row(job->dy, t),
-                                                  tensor_row(job->gate, t), tensor_row(job->up, t),
-                                                  job->weight != NULL ? job->weight[t] : 1.0f, job->dy->shape[1]);
+        float dot = job->kernels->swiglu_backward(
+            tensor_row(job->dgate, t), tensor_row(job->dup, t), tensor_row(job->dy, t), tensor_row(job->gate, t),
+            tensor_row(job->up, t), job->weight != NULL ? job->weight[t] : 1.0f, job->dy->shape[1]);
         if (job->dweight != NULL) {
             job->dweight[t] = dot;
         }
     }
 }
 
-void cpu_swiglu_backward(struct op_context *op, struct tensor *dgate, struct tensor *dup, float *dweight, const struct tensor *dy,
-                         const struct tensor *gate, const struct tensor *up, const float *weight) {
-    struct swiglu_job job = {.kernels = &op->kernels->row, .split = row_split_make(dy->shape[0], dy->shape[1]), .gate = gate,
-                             .up = up, .dgate = dgate, .dup = dup, .dy = dy, .weight = weight, .dweight = dweight};
+void cpu_swiglu_backward(struct op_context *op, struct tensor *dgate, struct tensor *dup, float *dweight,
+                         const struct tensor *dy, const struct tensor *gate, const struct tensor *up,
+                         const float *weight) {
+    struct swiglu_job job = {.kernels = &op->kernels->row,
+                             .split = row_split_make(dy->shape[0], dy->shape[1]),
+                             .gate = gate,
+                             .up = up,
+                             .dgate = dgate,
+                             .dup = dup,
+                             .dy = dy,
+                             .weight = weight,
+                             .dweight = dweight};
     split_run(op, job.split.tasks, swiglu_backward_task, &job);
 }
