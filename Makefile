@@ -80,9 +80,10 @@ $(BUILD)/commands.a: $(filter-out $(BUILD)/src/app/main.o,$(APP_OBJECTS))
 	@rm -f $@
 	$(AR) qcs $@ $^
 
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/commands.a $(BUILD)/libminke.a
+$(filter $(BUILD)/tests/app/%,$(TESTS)): $(BUILD)/commands.a
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/libminke.a
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %/commands.a,$^) $(BUILD)/libminke.a $(LDLIBS) -lcmocka
 
 # ---- Running: these install what is missing (scripts/deps.sh) and then call make again, which looks for it anew ------
 

@@ -91,7 +91,8 @@ int json_write(const json_t *root, const char *path, struct error *error) {
     if (code != 0) {
         return code;
     }
-    size_t flags = JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits_needed(root, 15));
+    size_t digits = (size_t)digits_needed(root, 15);
+    size_t flags = JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits);
     if (json_dump_callback(root, output_append, &output, flags) != 0) {
         // Either the writer has said why, or jansson has run out of memory.
         code = output.error->code != 0 ? output.error->code
