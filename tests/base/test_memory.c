@@ -158,8 +158,8 @@ static void test_resident(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_allocate), cmocka_unit_test(test_resize), cmocka_unit_test(test_overflow),
-        cmocka_unit_test(test_strings),  cmocka_unit_test(test_fail_at), cmocka_unit_test(test_guard),
+        cmocka_unit_test(test_allocate), cmocka_unit_test(test_resize),   cmocka_unit_test(test_overflow),
+        cmocka_unit_test(test_strings),  cmocka_unit_test(test_fail_at),  cmocka_unit_test(test_guard),
         cmocka_unit_test(test_threads),  cmocka_unit_test(test_resident),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
