@@ -1,4 +1,5 @@
-// Causal attention: against the textbook formula in double, and the promise that a query row has the same bits whatever it is computed with.
+// Causal attention: against the textbook formula in double, and the promise that a query row has the same bits whatever
+// it is computed with.
 // clang-format off: cmocka needs these before it
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,8 +24,8 @@ struct problem {
     int64_t span_count;
 };
 
-static struct problem problem_new(enum format format, int64_t tokens, int64_t heads, int64_t nope, int64_t rope, int64_t width_v,
-                                  int edges) {
+static struct problem problem_new(enum format format, int64_t tokens, int64_t heads, int64_t nope, int64_t rope,
+                                  int64_t width_v, int edges) {
     struct problem p = {.tokens = tokens, .heads = heads, .scale = 1.0f / sqrtf((float)(nope + rope))};
     p.q = tensor_new_3d(format, tokens, heads, nope + rope);
     p.k_nope = tensor_new_3d(format, tokens, heads, nope);
@@ -50,7 +51,8 @@ static void problem_free(struct problem *p) {
 
 static void run_problem(struct op_context *op, struct tensor *outputs, void *argument) {
     struct problem *p = argument;
-    op_attention(op, &outputs[0], outputs[1].data, &p->q, &p->k_nope, &p->k_rope, &p->v, p->spans, p->span_count, p->scale);
+    op_attention(op, &outputs[0], outputs[1].data, &p->q, &p->k_nope, &p->k_rope, &p->v, p->spans, p->span_count,
+                 p->scale);
 }
 
 static void naive(double *out, double *lse, const struct problem *p) {
@@ -76,7 +78,8 @@ static void naive(double *out, double *lse, const struct problem *p) {
             for (int64_t c = 0; c < width_v; c++) {
                 double total = 0;
                 for (int64_t j = 0; j <= t; j++) {
-                    total += exp(score[j] - largest) / sum * (double)element_get(&p->v, (j * p->heads + h) * width_v + c);
+                    total +=
+                        exp(score[j] - largest) / sum * (double)element_get(&p->v, (j * p->heads + h) * width_v + c);
                 }
                 out[(t * p->heads + h) * width_v + c] = total;
             }
@@ -85,7 +88,8 @@ static void naive(double *out, double *lse, const struct problem *p) {
     memory_free(score);
 }
 
-static void check_against_naive(enum format format, int64_t tokens, int64_t heads, int64_t nope, int64_t rope, int64_t width_v) {
+static void check_against_naive(enum format format, int64_t tokens, int64_t heads, int64_t nope, int64_t rope,
+                                int64_t width_v) {
     struct problem p = problem_new(format, tokens, heads, nope, rope, width_v, 0);
     struct attention_span span = {.count = tokens};
     p.spans = &span;
@@ -147,7 +151,8 @@ static struct problem problem_paged(const struct problem *p, int32_t *pages, int
         for (int64_t e = 0; e < tensor_elements(&from); e++) {
             int64_t row = e / width, page = (row / ATTENTION_BLOCK * 3 + 1) % page_count;
             pages[row / ATTENTION_BLOCK] = (int32_t)page;
-            element_set(to[i], (page * ATTENTION_BLOCK + row % ATTENTION_BLOCK) * width + e % width, element_get(&from, e));
+            element_set(to[i], (page * ATTENTION_BLOCK + row % ATTENTION_BLOCK) * width + e % width,
+                        element_get(&from, e));
         }
     }
     paged.q = tensor_clone(&p->q);
@@ -169,7 +174,8 @@ static void check_chunking(enum format format, enum isa isa, int64_t heads, bool
     struct attention_span whole = {.count = TOKENS};
     p.spans = &whole;
     p.span_count = 1;
-    struct tensor expected[] = {tensor_new_3d(format, TOKENS, heads, WIDTH_V), tensor_new_2d(FORMAT_F32, TOKENS, heads)};
+    struct tensor expected[] = {tensor_new_3d(format, TOKENS, heads, WIDTH_V),
+                                tensor_new_2d(FORMAT_F32, TOKENS, heads)};
     struct tensor found[] = {tensor_new_3d(format, TOKENS, heads, WIDTH_V), tensor_new_2d(FORMAT_F32, TOKENS, heads)};
     struct op_fixture fixture;
     op_fixture_open(&fixture, isa, 3);
@@ -178,8 +184,8 @@ static void check_chunking(enum format format, enum isa isa, int64_t heads, bool
         struct attention_span spans[TOKENS], paged_spans[TOKENS];
         int64_t count = 0;
         for (int64_t begin = 0; begin < TOKENS; begin += chunk, count++) {
-            spans[count] = (struct attention_span){.query_row = begin, .position = begin,
-                                                   .count = TOKENS - begin < chunk ? TOKENS - begin : chunk};
+            spans[count] = (struct attention_span){
+                .query_row = begin, .position = begin, .count = TOKENS - begin < chunk ? TOKENS - begin : chunk};
             paged_spans[count] = spans[count];
             paged_spans[count].pages = pages;
         }
@@ -213,7 +219,8 @@ static void test_chunks_and_pages(void **state) {
     }
 }
 
-// Keys shared by heads through stride 0 give the bits of keys copied for each head; sequences side by side those of each alone.
+// Keys shared by heads through stride 0 give the bits of keys copied for each head; sequences side by side those of
+// each alone.
 static void test_shared_heads_and_mixed_spans(void **state) {
     (void)state;
     enum { TOKENS = 150, HEADS = 5, NOPE = 32, ROPE = 8, WIDTH_V = 32, FIRST = 71 };
@@ -232,16 +239,18 @@ static void test_shared_heads_and_mixed_spans(void **state) {
             }
         }
         // Two sequences: rows 0..70 and 71..149; the second is computed in two pieces, listed out of order.
-        struct attention_span spans[] = {{.query_row = FIRST + 40, .count = TOKENS - FIRST - 40, .position = 40, .key_row = FIRST},
-                                         {.query_row = 0, .count = FIRST},
-                                         {.query_row = 3, .count = 0},
-                                         {.query_row = FIRST, .count = 40, .key_row = FIRST}};
+        struct attention_span spans[] = {
+            {.query_row = FIRST + 40, .count = TOKENS - FIRST - 40, .position = 40, .key_row = FIRST},
+            {.query_row = 0, .count = FIRST},
+            {.query_row = 3, .count = 0},
+            {.query_row = FIRST, .count = 40, .key_row = FIRST}};
         struct tensor a[] = {tensor_new_3d(format, TOKENS, HEADS, WIDTH_V), tensor_new_2d(FORMAT_F32, TOKENS, HEADS)};
         struct tensor b[] = {tensor_new_3d(format, TOKENS, HEADS, WIDTH_V), tensor_new_2d(FORMAT_F32, TOKENS, HEADS)};
         shared.spans = spans;
         shared.span_count = 4;
         assert_same_everywhere(run_problem, a, 2, &shared);
-        struct attention_span alone[] = {{.count = FIRST}, {.query_row = FIRST, .count = TOKENS - FIRST, .key_row = FIRST}};
+        struct attention_span alone[] = {{.count = FIRST},
+                                         {.query_row = FIRST, .count = TOKENS - FIRST, .key_row = FIRST}};
         copied.spans = alone;
         copied.span_count = 2;
         assert_same_everywhere(run_problem, b, 2, &copied);
@@ -264,11 +273,13 @@ static void test_strides(void **state) {
     for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
         struct problem p = problem_new(format, TOKENS, HEADS, NOPE, ROPE, WIDTH_V, 0);
         struct tensor kv = tensor_new_3d(format, TOKENS, HEADS, KV), latent = tensor_new_2d(format, TOKENS, 30 + ROPE);
-        struct tensor wide = tensor_new_3d(format, TOKENS, HEADS, WIDTH_V + 5), out = tensor_new_3d(format, TOKENS, HEADS, WIDTH_V);
+        struct tensor wide = tensor_new_3d(format, TOKENS, HEADS, WIDTH_V + 5),
+                      out = tensor_new_3d(format, TOKENS, HEADS, WIDTH_V);
         for (int64_t row = 0; row < TOKENS * HEADS; row++) {
             for (int64_t d = 0; d < KV; d++) {
-                element_set(&kv, row * KV + d, d < NOPE ? element_get(&p.k_nope, row * NOPE + d)
-                                                        : element_get(&p.v, row * WIDTH_V + d - NOPE));
+                element_set(&kv, row * KV + d,
+                            d < NOPE ? element_get(&p.k_nope, row * NOPE + d)
+                                     : element_get(&p.v, row * WIDTH_V + d - NOPE));
             }
         }
         for (int64_t i = 0; i < TOKENS * ROPE; i++) {
@@ -287,7 +298,8 @@ static void test_strides(void **state) {
             assert_true(element_get(&out, i) == element_get(&wide, i / WIDTH_V * (WIDTH_V + 5) + 2 + i % WIDTH_V));
         }
         for (int64_t row = 0; row < TOKENS * HEADS; row++) {   // nothing beside the view was written
-            assert_true(element_get(&wide, row * (WIDTH_V + 5)) == 0.0f && element_get(&wide, row * (WIDTH_V + 5) + 14) == 0.0f);
+            assert_true(element_get(&wide, row * (WIDTH_V + 5)) == 0.0f &&
+                        element_get(&wide, row * (WIDTH_V + 5) + 14) == 0.0f);
         }
         tensor_free(&kv);
         tensor_free(&latent);
@@ -299,10 +311,8 @@ static void test_strides(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_formula),
-        cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_chunks_and_pages),
-        cmocka_unit_test(test_shared_heads_and_mixed_spans),
+        cmocka_unit_test(test_formula),          cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_chunks_and_pages), cmocka_unit_test(test_shared_heads_and_mixed_spans),
         cmocka_unit_test(test_strides),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
-// Gradient of attention: against finite differences of the textbook formula in double, against the textbook gradient for longer sequences,
-// and the same bits for every instruction set, thread count and company of other sequences.
+// Gradient of attention: against finite differences of the textbook formula in double, against the textbook gradient
+// for longer sequences, and the same bits for every instruction set, thread count and company of other sequences.
 // clang-format off: cmocka needs these before it
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,9 +25,13 @@ struct problem {
     int64_t span_count;
 };
 
-static struct problem problem_new(enum format format, int64_t tokens, int64_t heads, int64_t nope, int64_t rope, int64_t width_v,
-                                  int edges) {
-    struct problem p = {.tokens = tokens, .heads = heads, .nope = nope, .rope = rope, .width_v = width_v,
+static struct problem problem_new(enum format format, int64_t tokens, int64_t heads, int64_t nope, int64_t rope,
+                                  int64_t width_v, int edges) {
+    struct problem p = {.tokens = tokens,
+                        .heads = heads,
+                        .nope = nope,
+                        .rope = rope,
+                        .width_v = width_v,
                         .scale = 1.0f / sqrtf((float)(nope + rope))};
     p.input[Q] = tensor_new_3d(format, tokens, heads, nope + rope);
     p.input[K_NOPE] = tensor_new_3d(format, tokens, heads, nope);
@@ -74,8 +78,9 @@ static void run_forward(const struct problem *p) {
 
 static void run_backward(struct op_context *op, struct tensor *gradient, void *argument) {
     const struct problem *p = argument;
-    op_attention_backward(op, &gradient[Q], &gradient[K_NOPE], &gradient[K_ROPE], &gradient[V], &p->dout, &p->out, p->lse,
-                          &p->input[Q], &p->input[K_NOPE], &p->input[K_ROPE], &p->input[V], p->spans, p->span_count, p->scale);
+    op_attention_backward(op, &gradient[Q], &gradient[K_NOPE], &gradient[K_ROPE], &gradient[V], &p->dout, &p->out,
+                          p->lse, &p->input[Q], &p->input[K_NOPE], &p->input[K_ROPE], &p->input[V], p->spans,
+                          p->span_count, p->scale);
 }
 
 // The inputs in double, and the loss sum(dout * out).
@@ -87,7 +92,8 @@ struct naive {
 };
 
 static double key(const struct naive *n, int64_t j, int64_t h, int64_t d) {
-    return d < n->nope ? n->input[K_NOPE][(j * n->heads + h) * n->nope + d] : n->input[K_ROPE][j * n->rope + d - n->nope];
+    return d < n->nope ? n->input[K_NOPE][(j * n->heads + h) * n->nope + d]
+                       : n->input[K_ROPE][j * n->rope + d - n->nope];
 }
 
 static void naive_probabilities(const struct naive *n, int64_t t, int64_t h) {
@@ -159,7 +165,11 @@ static void naive_gradient(double *gradient[INPUTS], const struct naive *n, cons
 }
 
 static struct naive naive_new(const struct problem *p) {
-    struct naive n = {.tokens = p->tokens, .heads = p->heads, .nope = p->nope, .rope = p->rope, .width_v = p->width_v,
+    struct naive n = {.tokens = p->tokens,
+                      .heads = p->heads,
+                      .nope = p->nope,
+                      .rope = p->rope,
+                      .width_v = p->width_v,
                       .scale = (double)p->scale};
     for (int i = 0; i < INPUTS; i++) {
         int64_t elements = tensor_elements(&p->input[i]);
@@ -209,7 +219,8 @@ static void test_finite_differences(void **state) {
     problem_free(&p);
 }
 
-static void check_formula(enum format format, int64_t tokens, int64_t heads, int64_t nope, int64_t rope, int64_t width_v) {
+static void check_formula(enum format format, int64_t tokens, int64_t heads, int64_t nope, int64_t rope,
+                          int64_t width_v) {
     struct problem p = problem_new(format, tokens, heads, nope, rope, width_v, 0);
     struct attention_span span = {.count = tokens};
     p.spans = &span;

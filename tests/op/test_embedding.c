@@ -46,7 +46,8 @@ static void test_lookup(void **state) {
         fill_edges(&lookup.table, 1.0f, 1, 9);
         assert_same_everywhere(run_forward, &y, 1, &lookup);
         for (int64_t i = 0; i < TOKENS * WIDTH; i++) {
-            float found = element_get(&y, i), expected = element_get(&lookup.table, lookup.ids[i / WIDTH] * WIDTH + i % WIDTH);
+            float found = element_get(&y, i),
+                  expected = element_get(&lookup.table, lookup.ids[i / WIDTH] * WIDTH + i % WIDTH);
             assert_memory_equal(&found, &expected, sizeof found);
         }
         tensor_free(&y);
@@ -57,7 +58,8 @@ static void test_lookup(void **state) {
 static void test_lookup_blocks(void **state) {
     (void)state;
     struct tensor source = tensor_new_2d(FORMAT_F32, VOCABULARY, WIDTH);
-    struct tensor table = tensor_new_2d(FORMAT_E4M3_BLOCK, VOCABULARY, WIDTH), y = tensor_new_2d(FORMAT_F32, TOKENS, WIDTH);
+    struct tensor table = tensor_new_2d(FORMAT_E4M3_BLOCK, VOCABULARY, WIDTH),
+                  y = tensor_new_2d(FORMAT_F32, TOKENS, WIDTH);
     float scale[(WIDTH + BLOCK_SIZE - 1) / BLOCK_SIZE];
     table.scale = scale;
     table.scale_stride = sizeof scale / sizeof *scale;

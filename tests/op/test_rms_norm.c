@@ -22,8 +22,10 @@ struct norm {
 };
 
 static struct norm norm_new(enum format format, enum format weight_format, int64_t rows, int64_t width, int edges) {
-    struct norm n = {.x = tensor_new_2d(format, rows, width), .w = tensor_new_1d(weight_format, width),
-                     .dy = tensor_new_2d(format, rows, width), .rstd = tensor_new_1d(FORMAT_F32, rows)};
+    struct norm n = {.x = tensor_new_2d(format, rows, width),
+                     .w = tensor_new_1d(weight_format, width),
+                     .dy = tensor_new_2d(format, rows, width),
+                     .rstd = tensor_new_1d(FORMAT_F32, rows)};
     struct tensor *all[] = {&n.x, &n.w, &n.dy};
     for (uint64_t i = 0; i < 3; i++) {
         if (edges > 0) {
@@ -74,7 +76,8 @@ static void test_forward(void **state) {
             struct norm n = norm_new(format, formats & 2 ? FORMAT_BF16 : FORMAT_F32, rows, width, 0);
             struct tensor outputs[] = {tensor_new_2d(FORMAT_F32, rows, width), tensor_new_1d(FORMAT_F32, rows)};
             struct tensor rounded[] = {tensor_new_2d(FORMAT_BF16, rows, width), tensor_new_1d(FORMAT_F32, rows)};
-            double *x = array_new(width, sizeof *x), *y = array_new(rows * width, sizeof *y), *rstd = array_new(rows, sizeof *rstd);
+            double *x = array_new(width, sizeof *x), *y = array_new(rows * width, sizeof *y),
+                   *rstd = array_new(rows, sizeof *rstd);
             for (int64_t t = 0; t < rows; t++) {
                 for (int64_t i = 0; i < width; i++) {
                     x[i] = (double)element_get(&n.x, t * width + i);
@@ -153,7 +156,8 @@ static void test_edges(void **state) {
     for (size_t k = 0; k < sizeof widths / sizeof *widths; k++) {
         for (int formats = 0; formats < 4; formats++) {
             enum format format = formats & 1 ? FORMAT_BF16 : FORMAT_F32;
-            struct norm n = norm_new(format, formats & 2 ? FORMAT_BF16 : FORMAT_F32, 40, widths[k], 5 + 2000 * (k % 2 == 0));
+            struct norm n =
+                norm_new(format, formats & 2 ? FORMAT_BF16 : FORMAT_F32, 40, widths[k], 5 + 2000 * (k % 2 == 0));
             struct tensor outputs[] = {tensor_new_2d(format, 40, widths[k]), tensor_new_1d(FORMAT_F32, 40)};
             struct tensor gradients[] = {tensor_new_2d(format, 40, widths[k]), tensor_new_1d(FORMAT_F32, widths[k])};
             assert_same_everywhere(run_forward, outputs, 2, &n);

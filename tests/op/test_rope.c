@@ -90,7 +90,8 @@ static void test_view(void **state) {
     enum { NOPE = 13, PAIRS = 6, WIDTH = NOPE + 2 * PAIRS };
     for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
         struct rotation r = rotation_new(PAIRS);
-        struct tensor wide = tensor_new_3d(format, TOKENS, HEADS, WIDTH), packed = tensor_new_3d(format, TOKENS, HEADS, 2 * PAIRS);
+        struct tensor wide = tensor_new_3d(format, TOKENS, HEADS, WIDTH),
+                      packed = tensor_new_3d(format, TOKENS, HEADS, 2 * PAIRS);
         fill_uniform(&wide, 1.0f, 5);
         struct tensor before = tensor_clone(&wide), view = tensor_slice(&wide, 2, NOPE, 2 * PAIRS);
         struct op_fixture fixture;

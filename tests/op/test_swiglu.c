@@ -19,7 +19,8 @@ struct swiglu {
 };
 
 static struct swiglu swiglu_new(enum format format, int64_t rows, int64_t width, bool weighted, int edges) {
-    struct swiglu s = {.gate = tensor_new_2d(format, rows, width), .up = tensor_new_2d(format, rows, width),
+    struct swiglu s = {.gate = tensor_new_2d(format, rows, width),
+                       .up = tensor_new_2d(format, rows, width),
                        .dy = tensor_new_2d(format, rows, width)};
     struct tensor *all[] = {&s.gate, &s.up, &s.dy, &s.weight};
     if (weighted) {
@@ -67,7 +68,8 @@ static void test_formula_and_gradient(void **state) {
         static double expected[ELEMENTS], dgate[ELEMENTS], dup[ELEMENTS];
         double dweight[ROWS] = {0}, step = 1e-5;
         for (int64_t i = 0; i < ELEMENTS; i++) {
-            double gate = (double)element_get(&s.gate, i), up = (double)element_get(&s.up, i), dy = (double)element_get(&s.dy, i);
+            double gate = (double)element_get(&s.gate, i), up = (double)element_get(&s.up, i),
+                   dy = (double)element_get(&s.dy, i);
             double weight = weighted ? (double)element_get(&s.weight, i / WIDTH) : 1;
             expected[i] = naive(weight, gate, up);
             dgate[i] = dy * (naive(weight, gate + step, up) - naive(weight, gate - step, up)) / (2 * step);

@@ -73,7 +73,8 @@ void tensor_free(struct tensor *tensor) {
 }
 
 float element_get(const struct tensor *tensor, int64_t i) {
-    return tensor->format == FORMAT_BF16 ? bf16_widen(((const uint16_t *)tensor->data)[i]) : ((const float *)tensor->data)[i];
+    return tensor->format == FORMAT_BF16 ? bf16_widen(((const uint16_t *)tensor->data)[i])
+                                         : ((const float *)tensor->data)[i];
 }
 
 void element_set(struct tensor *tensor, int64_t i, float value) {
@@ -91,8 +92,9 @@ void fill_uniform(struct tensor *tensor, float scale, uint64_t stream) {
 }
 
 void fill_edges(struct tensor *tensor, float scale, uint64_t stream, int rarity) {
-    static const float edges[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 0x1p-126f, -0x1p-126f, 0x1p-140f, -0x1p-130f, 0x1.8p-126f,
-                                  0x1p127f, -0x1p127f, 0x1p-60f, -0x1p-63f, 1.0f, 88.0f, -87.4f};
+    static const float edges[] = {NAN,        INFINITY,  -INFINITY,  0.0f,        -0.0f,    0x1p-126f,
+                                  -0x1p-126f, 0x1p-140f, -0x1p-130f, 0x1.8p-126f, 0x1p127f, -0x1p127f,
+                                  0x1p-60f,   -0x1p-63f, 1.0f,       88.0f,       -87.4f};
     fill_uniform(tensor, scale, stream);
     for (int64_t i = 0; i < tensor_elements(tensor); i++) {
         uint64_t dice = rng_u64(SEED, stream + 1000003, (uint64_t)i);
@@ -137,8 +139,8 @@ double relative_error(const struct tensor *a, const double *b) {
     return difference / largest;
 }
 
-void assert_same_everywhere(void (*run)(struct op_context *op, struct tensor *outputs, void *argument), struct tensor *outputs,
-                            int output_count, void *argument) {
+void assert_same_everywhere(void (*run)(struct op_context *op, struct tensor *outputs, void *argument),
+                            struct tensor *outputs, int output_count, void *argument) {
     static const int threads[] = {1, 2, 3, 7};
     enum { OUTPUTS = 8 };
     struct tensor expected[OUTPUTS], found[OUTPUTS];
@@ -158,7 +160,8 @@ void assert_same_everywhere(void (*run)(struct op_context *op, struct tensor *ou
                     continue;
                 }
                 if (!same_bits(&found[i], &expected[i])) {
-                    fail_msg("output %d: %s with %d threads differs from scalar with one", i, isa_name(isa), threads[t]);
+                    fail_msg("output %d: %s with %d threads differs from scalar with one", i, isa_name(isa),
+                             threads[t]);
                 }
                 tensor_free(&found[i]);
             }

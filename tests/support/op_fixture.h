@@ -1,5 +1,5 @@
-// What the tests of operations share: contexts of every instruction set and thread count, tensors with random or nasty content,
-// and comparison of bits.
+// What the tests of operations share: contexts of every instruction set and thread count, tensors with random or nasty
+// content, and comparison of bits.
 #ifndef MINKE_TESTS_SUPPORT_OP_FIXTURE_H
 #define MINKE_TESTS_SUPPORT_OP_FIXTURE_H
 
@@ -31,7 +31,8 @@ float element_get(const struct tensor *tensor, int64_t i);
 void element_set(struct tensor *tensor, int64_t i, float value);
 // Uniform in [-scale, scale), rounded to the format; a function of (stream, index) alone.
 void fill_uniform(struct tensor *tensor, float scale, uint64_t stream);
-// The same with about one element in `rarity` replaced by NaN, infinities, zeros of both signs, subnormals and extremes.
+// The same with about one element in `rarity` replaced by NaN, infinities, zeros of both signs, subnormals and
+// extremes.
 void fill_edges(struct tensor *tensor, float scale, uint64_t stream, int rarity);
 void *array_new(int64_t count, int64_t size);   // zeroed; free with memory_free
 
@@ -41,9 +42,10 @@ bool same_floats(const float *a, const float *b, int64_t n);
 // Largest |a - b| over the largest |b|; b in double, memory order.
 double relative_error(const struct tensor *a, const double *b);
 
-// Runs `run` on copies of the outputs (which bring their initial content) with scalar kernels and one thread, then with every instruction
-// set of this CPU and 1, 2, 3 and 7 threads, asserts the same bits everywhere, and leaves the result in the outputs.
-void assert_same_everywhere(void (*run)(struct op_context *op, struct tensor *outputs, void *argument), struct tensor *outputs,
-                            int output_count, void *argument);
+// Runs `run` on copies of the outputs (which bring their initial content) with scalar kernels and one thread, then with
+// every instruction set of this CPU and 1, 2, 3 and 7 threads, asserts the same bits everywhere, and leaves the result
+// in the outputs.
+void assert_same_everywhere(void (*run)(struct op_context *op, struct tensor *outputs, void *argument),
+                            struct tensor *outputs, int output_count, void *argument);
 
 #endif
