@@ -49,7 +49,7 @@ CASES = {
     "v2_group_limited": (dict(V2, topk_method="group_limited_greedy", n_group=4, topk_group=2, routed_scaling_factor=4.0,
                               tie_word_embeddings=True), 2, 12),
     "v3_mtp2": (dict(V3, num_nextn_predict_layers=2, num_hidden_layers=2, n_routed_experts=4, n_group=2, topk_group=1,
-                     num_experts_per_tok=2, n_shared_experts=0), 3, 12),
+                     num_experts_per_tok=2, n_shared_experts=0), 4, 12),
 }
 
 
