@@ -12,9 +12,10 @@
 
 struct fixture_options {
     enum format compute;         // of activations
-    enum format weights;         // F32 = as mapped; BF16 or E4M3_BLOCK = cast copies
+    enum format weights;         // NONE = as mapped (F32); F32, BF16, E4M3_BLOCK = copies that may be written
     int threads;                 // 0 = no pool
     enum isa isa;
+    bool through_fp8;            // with weights F32: values are first rounded to E4M3 blocks
 };
 
 struct fixture {
