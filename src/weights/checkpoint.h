@@ -17,7 +17,11 @@ void checkpoint_close(struct checkpoint *checkpoint);
 const char *checkpoint_directory(const struct checkpoint *checkpoint);
 int64_t checkpoint_count(const struct checkpoint *checkpoint);
 int64_t checkpoint_shards(const struct checkpoint *checkpoint);
-const char *checkpoint_name(const struct checkpoint *checkpoint, int64_t index);   // sorted by name
+const char *checkpoint_name(const struct checkpoint *checkpoint, int64_t index);   // sorted by name; scales are listed too
+int64_t checkpoint_shard_of(const struct checkpoint *checkpoint, int64_t index);   // which shard holds it by the index file
+const char *checkpoint_shard_name(const struct checkpoint *checkpoint, int64_t shard);   // file name; shards are sorted by it
+// Opens (once) and checks a shard: its header, and that every tensor which the index puts there is in it.
+int checkpoint_shard_open(struct checkpoint *checkpoint, const struct safetensors **file, int64_t shard, struct error *error);
 bool checkpoint_has(const struct checkpoint *checkpoint, const char *name);
 // The tensor as mapped, with its scales joined. Errors: unknown name, missing or misshapen scale, unreadable shard.
 int checkpoint_find(struct checkpoint *checkpoint, struct tensor *tensor, const char *name, struct error *error);
@@ -25,7 +29,10 @@ int checkpoint_find(struct checkpoint *checkpoint, struct tensor *tensor, const 
 int checkpoint_expect(struct checkpoint *checkpoint, struct tensor *tensor, const char *name, int rank, const int64_t *shape,
                       struct error *error);
 
-// Writing a directory: tensors are announced in order (the plan), cut into shards of at most `shard_bytes` (a tensor and its scales stay
+// Whether `name` is the scale tensor of an FP8 tensor ("<tensor>_scale_inv").
+bool checkpoint_name_is_scale(const char *name);
+
+// Writing a directory (which must hold no weights yet; on failure what was written is removed again): tensors are announced in order (the plan), cut into shards of at most `shard_bytes` (a tensor and its scales stay
 // together), then written. Names model-00001-of-000NNN.safetensors, or model.safetensors if it is a single shard; index JSON with metadata.total_size.
 // E4M3_BLOCK tensors write `<name>` and `<name>_scale_inv`. Data is fetched one tensor at a time, so a model larger than memory can be written.
 struct checkpoint_plan_entry {

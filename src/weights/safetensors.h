@@ -12,7 +12,8 @@
 
 struct safetensors_entry {
     char *name;
-    struct tensor tensor;        // data points into the mapping; E4M3 tensors have scale == NULL here (checkpoint.h joins them)
+    struct tensor tensor;        // data points into the mapping; E4M3 tensors have scale == NULL here (checkpoint.h joins them);
+                                 // format is FORMAT_NONE for what no op takes (F16, F64, an FP8 tensor that is no matrix, ...)
     int64_t begin, end;          // byte range in the file
     char dtype[12];              // as written in the file
 };
@@ -22,8 +23,11 @@ struct safetensors {
     struct safetensors_entry *entries;   // ordered by begin
     int64_t count;
     char *metadata;              // "__metadata__" as JSON text, or NULL
+    char *names;                 // storage of all names
 };
 int safetensors_open(struct safetensors *file, const char *path, struct error *error);
+// The same on bytes that are in memory already (file->file filled, the rest zero); on failure only file->file stays.
+int safetensors_parse(struct safetensors *file, struct error *error);
 void safetensors_close(struct safetensors *file);
 
 // Writing: declare every tensor (name, dtype, shape) in order, then append the data in the same order; the header is written first,

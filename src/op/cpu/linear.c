@@ -1,0 +1,403 @@
+// Driver of the matrix products: cuts groups into pieces, packs, hands tiles to the kernels, stores what comes back.
+//
+//   piece   up to PIECE_ROWS rows of one group. Its rows (side a) are packed once, by the first parallel run, in panels of at most
+//           tile_rows rows that differ by at most one, so that no ragged panel is left over.
+//   task    a piece times `column_step` columns, in the second parallel run. For each block of k it packs its columns (side b) into the
+//           worker's area, then walks the tiles. The chain of an output continues from block to block through F32 memory: c
+//           itself, or the worker's area when c is BF16, strided, or ends inside a half panel.
+//   mapped  a piece of few rows reads b where it lies instead: packing would cost more than it saves.
+//
+// Cutting never changes bits: an output's chain is k ascending in all cases.
+#include "op/cpu/linear.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "op/cpu/kernels.h"
+#include "tensor/formats.h"
+
+#define PIECE_ROWS 512         // bounds the F32 area of a task
+#define PASS_UNITS (1 << 24)   // packed units of side a at a time (64 MiB)
+#define PACK_UNITS (1 << 13)   // least work of a packing task
+#define DEPTH_UNITS 512        // units of a block of k: 16 panels of 32 columns (1 MiB) would still fit the L2 cache of a core
+#define MAX_PANELS 8           // most column panels of a task
+#define TASKS_PER_THREAD 4     // for balance
+#define MAX_SCALES (DEPTH_UNITS / 32)
+
+struct piece {
+    const struct linear_group *group;
+    int64_t row, rows, panels;
+    int64_t packed;              // first unit of its rows in run.packed
+    int64_t pack_task, task;     // first task in each of the two runs
+    int64_t panels_per_task;     // of the packing run
+    int64_t column_step;
+    bool mapped;
+};
+
+// What one linear_run knows; the same for all workers.
+struct run {
+    const struct linear_kernels *kernels;
+    enum linear_unit unit;
+    enum format c_format;
+    bool add, scaled;
+    int64_t depth_block;                 // k per block
+    const struct piece *pieces;
+    int64_t piece_count;
+    uint32_t *packed;
+    char *workspace;
+    int64_t worker_bytes, columns_bytes; // a worker's share, and the first part of it, for packed columns
+};
+
+static int64_t minimum(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int64_t divide_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+static int64_t round_up(int64_t a, int64_t b) {
+    return divide_up(a, b) * b;
+}
+
+static int64_t units_of(enum linear_unit unit, int64_t depth) {
+    return unit == UNIT_PAIR ? (depth + 1) / 2 : depth;
+}
+
+static int64_t panel_row(const struct piece *piece, int64_t panel) {
+    return piece->rows * panel / piece->panels;
+}
+
+static int64_t padded_units(const struct run *run, const struct piece *piece) {
+    return round_up(units_of(run->unit, piece->group->depth), LINEAR_CHUNK);
+}
+
+static uint32_t *packed_panel(const struct run *run, const struct piece *piece, int64_t panel) {
+    return run->packed + piece->packed + panel_row(piece, panel) * padded_units(run, piece);
+}
+
+// The piece that task number `task` belongs to, in the packing run or in the other.
+static const struct piece *find_piece(const struct run *run, int64_t task, bool packing) {
+    int64_t low = 0, high = run->piece_count - 1;
+    while (low < high) {
+        int64_t middle = (low + high + 1) / 2;
+        int64_t first = packing ? run->pieces[middle].pack_task : run->pieces[middle].task;
+        if (first <= task) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return &run->pieces[low];
+}
+
+static void pack_task(void *argument, int64_t task, int worker) {
+    (void)worker;
+    const struct run *run = argument;
+    const struct piece *piece = find_piece(run, task, true);
+    int64_t first = (task - piece->pack_task) * piece->panels_per_task;
+    int64_t last = minimum(first + piece->panels_per_task, piece->panels);
+    for (int64_t panel = first; panel < last; panel++) {
+        int64_t row = panel_row(piece, panel), rows = panel_row(piece, panel + 1) - row;
+        struct linear_strip strip = {.out = packed_panel(run, piece, panel),
+                                     .chunk_stride = rows * LINEAR_CHUNK,
+                                     .source = &piece->group->a,
+                                     .row = piece->row + row,
+                                     .k_end = piece->group->depth,
+                                     .rows = (int)rows,
+                                     .unit = run->unit};
+        run->kernels->pack_rows(&strip);
+    }
+}
+
+// ---- Output ---------------------------------------------------------------------------------------------------------
+
+static char *c_address(const struct run *run, const struct linear_group *group, int64_t row, int64_t column) {
+    int64_t offset = row * group->c_row_stride + column * group->c_column_stride;
+    return group->c + offset * format_info(run->c_format)->bytes;
+}
+
+// F32 area [rows][stride] -> c at (row, column).
+static void store_c(const struct run *run, const struct linear_group *group, int64_t row, int64_t column, const float *area,
+                    int64_t stride, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; i++) {
+        char *c = c_address(run, group, row + i, column);
+        const float *from = area + i * stride;
+        if (run->c_format == FORMAT_BF16 && group->c_column_stride == 1) {
+            run->kernels->narrow((uint16_t *)(void *)c, from, columns);
+        } else if (run->c_format == FORMAT_BF16) {
+            for (int64_t j = 0; j < columns; j++) {
+                ((uint16_t *)(void *)c)[j * group->c_column_stride] = bf16_narrow(from[j]);
+            }
+        } else {
+            for (int64_t j = 0; j < columns; j++) {
+                ((float *)(void *)c)[j * group->c_column_stride] = from[j];
+            }
+        }
+    }
+}
+
+// The way back, for adding: c is F32.
+static void load_c(const struct run *run, const struct linear_group *group, int64_t row, int64_t column, float *area,
+                   int64_t stride, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; i++) {
+        const float *c = (const float *)(void *)c_address(run, group, row + i, column);
+        for (int64_t j = 0; j < columns; j++) {
+            area[i * stride + j] = c[j * group->c_column_stride];
+        }
+    }
+}
+
+// ---- Products -------------------------------------------------------------------------------------------------------
+
+// Scales of the blocks of k in [k_begin, k_end) for columns around `column` (a panel never crosses a block of 128).
+static void load_scales(float *scale, const struct linear_operand *b, int64_t column, int64_t k_begin, int64_t k_end) {
+    for (int64_t k = k_begin; k < k_end; k += BLOCK_SIZE) {
+        *scale++ = linear_scale(b, column, k);
+    }
+}
+
+// One tile through c or, where c cannot be written directly, through the F32 area.
+struct place {
+    float *area;            // of this tile
+    int64_t area_stride;
+    bool first, last;       // block of k
+};
+
+static void run_tile(const struct run *run, const struct linear_group *group, int64_t row, int64_t column,
+                     struct linear_tile *tile, const struct place *place) {
+    int64_t half = run->kernels->tile_columns / 2;
+    bool direct = run->c_format == FORMAT_F32 && group->c_column_stride == 1 && tile->columns % half == 0;
+    tile->add = run->add || !place->first;
+    if (direct) {
+        tile->c = (float *)(void *)c_address(run, group, row, column);
+        tile->c_stride = group->c_row_stride;
+        run->kernels->tile(tile);
+        return;
+    }
+    tile->c = place->area;
+    tile->c_stride = place->area_stride;
+    if (place->first && run->add) {
+        load_c(run, group, row, column, tile->c, tile->c_stride, tile->rows, tile->columns);
+    }
+    run->kernels->tile(tile);
+    if (place->last) {
+        store_c(run, group, row, column, tile->c, tile->c_stride, tile->rows, tile->columns);
+    }
+}
+
+static void multiply_block(const struct run *run, const struct piece *piece, int64_t column_begin, int64_t columns,
+                           int64_t k_begin, uint32_t *packed_b, float *area) {
+    const struct linear_group *group = piece->group;
+    const int64_t width = run->kernels->tile_columns;
+    int64_t k_end = minimum(k_begin + run->depth_block, group->depth);
+    int64_t units = units_of(run->unit, k_end - k_begin);
+    bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
+    float scales[MAX_PANELS][MAX_SCALES];
+    for (int64_t panel = 0; panel * width < columns; panel++) {
+        for (int64_t offset = 0; offset < width && panel * width + offset < columns; offset += 16) {
+            struct linear_strip strip = {.out = packed_b + panel * width * units + offset,
+                                         .unit_stride = width,
+                                         .source = &group->b,
+                                         .row = column_begin + panel * width + offset,
+                                         .k_begin = k_begin,
+                                         .k_end = k_end,
+                                         .rows = (int)minimum(16, columns - panel * width - offset),
+                                         .unit = run->unit};
+            run->kernels->pack_columns(&strip);
+        }
+        if (run->scaled) {
+            load_scales(scales[panel], &group->b, column_begin + panel * width, k_begin, k_end);
+        }
+    }
+    for (int64_t m = 0; m < piece->panels; m++) {
+        int64_t row = panel_row(piece, m), rows = panel_row(piece, m + 1) - row;
+        const uint32_t *a = packed_panel(run, piece, m) + units_of(run->unit, k_begin) * rows;
+        for (int64_t panel = 0; panel * width < columns; panel++) {
+            int64_t stride = single ? width : round_up(columns, width);
+            struct linear_tile tile = {.a = a,
+                                       .b = packed_b + panel * width * units,
+                                       .units = units,
+                                       .scale = run->scaled ? scales[panel] : NULL,
+                                       .rows = (int)rows,
+                                       .columns = (int)minimum(width, columns - panel * width),
+                                       .unit = run->unit};
+            struct place place = {.area = single ? area : area + row * stride + panel * width,
+                                  .area_stride = stride,
+                                  .first = k_begin == 0,
+                                  .last = k_end == group->depth};
+            run_tile(run, group, piece->row + row, column_begin + panel * width, &tile, &place);
+        }
+    }
+}
+
+static void multiply_mapped(const struct run *run, const struct piece *piece, int64_t column_begin, int64_t columns, float *area) {
+    const struct linear_group *group = piece->group;
+    const int64_t width = run->kernels->mapped_columns;
+    float *scales = area + LINEAR_MAX_MAPPED * LINEAR_MAX_COLUMNS;
+    for (int64_t offset = 0; offset < columns; offset += width) {
+        int64_t column = column_begin + offset;
+        if (run->scaled) {
+            load_scales(scales, &group->b, column, 0, group->depth);
+        }
+        struct linear_tile tile = {.c = area,
+                                   .c_stride = width,
+                                   .a = packed_panel(run, piece, 0),
+                                   .mapped = &group->b,
+                                   .column = column,
+                                   .depth = group->depth,
+                                   .units = units_of(run->unit, group->depth),
+                                   .scale = run->scaled ? scales : NULL,
+                                   .rows = (int)piece->rows,
+                                   .columns = (int)minimum(width, columns - offset),
+                                   .unit = run->unit,
+                                   .add = run->add};
+        if (run->add) {
+            load_c(run, group, piece->row, column, area, width, piece->rows, tile.columns);
+        }
+        run->kernels->tile_mapped(&tile);
+        store_c(run, group, piece->row, column, area, width, piece->rows, tile.columns);
+    }
+}
+
+static void multiply_task(void *argument, int64_t task, int worker) {
+    const struct run *run = argument;
+    const struct piece *piece = find_piece(run, task, false);
+    int64_t begin = (task - piece->task) * piece->column_step;
+    int64_t columns = minimum(piece->column_step, piece->group->columns - begin);
+    char *share = run->workspace + worker * run->worker_bytes;
+    float *area = (float *)(void *)(share + run->columns_bytes);
+    if (piece->mapped) {
+        multiply_mapped(run, piece, begin, columns, area);
+        return;
+    }
+    for (int64_t k = 0; k < piece->group->depth; k += run->depth_block) {
+        multiply_block(run, piece, begin, columns, k, (uint32_t *)(void *)share, area);
+    }
+}
+
+// ---- Plan -----------------------------------------------------------------------------------------------------------
+
+// c of a product without terms: zero, or what it was.
+static void clear_c(const struct run *run, const struct linear_group *group) {
+    static const float zero[LINEAR_MAX_COLUMNS];
+    if (run->add) {
+        return;
+    }
+    for (int64_t row = 0; row < group->rows; row++) {
+        for (int64_t column = 0; column < group->columns; column += LINEAR_MAX_COLUMNS) {
+            store_c(run, group, row, column, zero, 0, 1, minimum(LINEAR_MAX_COLUMNS, group->columns - column));
+        }
+    }
+}
+
+static int64_t pieces_of(const struct linear_group *group, int64_t limit) {
+    return group->rows == 0 || group->columns == 0 || group->depth == 0 ? 0 : divide_up(group->rows, limit);
+}
+
+// Column steps and task numbers of pieces [0, count), and their packing tasks. Returns the number of tasks.
+static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t count, int threads, int64_t *pack_tasks) {
+    int64_t panels = 0, tasks = 0;
+    *pack_tasks = 0;
+    for (int64_t i = 0; i < count; i++) {
+        panels += divide_up(pieces[i].group->columns, run->kernels->tile_columns);
+    }
+    int64_t step = threads > 1 ? panels / (threads * TASKS_PER_THREAD) : MAX_PANELS;
+    step = (step < 1 ? 1 : minimum(step, MAX_PANELS)) * run->kernels->tile_columns;
+    for (int64_t i = 0; i < count; i++) {
+        struct piece *piece = &pieces[i];
+        piece->task = tasks;
+        piece->pack_task = *pack_tasks;
+        piece->column_step = step;
+        piece->panels_per_task = divide_up(PACK_UNITS, padded_units(run, piece) * run->kernels->tile_rows);
+        tasks += divide_up(piece->group->columns, step);
+        *pack_tasks += divide_up(piece->panels, piece->panels_per_task);
+    }
+    return tasks;
+}
+
+static void run_pieces(struct op_context *op, struct run *run, struct piece *pieces, int64_t count) {
+    int64_t pack_tasks;
+    int64_t tasks = plan_tasks(run, pieces, count, op->pool != NULL ? pool_threads(op->pool) : 1, &pack_tasks);
+    run->pieces = pieces;
+    run->piece_count = count;
+    pool_run(op->pool, pack_tasks, pack_task, run);
+    pool_run(op->pool, tasks, multiply_task, run);
+}
+
+// Bytes that a worker needs: packed columns of one block, then the F32 area (a task's outputs, or the scales of a mapped piece).
+static void plan_workers(struct run *run, int64_t most_depth) {
+    int64_t columns = MAX_PANELS * run->kernels->tile_columns;
+    int64_t block_units = units_of(run->unit, minimum(run->depth_block, most_depth));
+    run->columns_bytes = round_up(block_units * columns * 4, 64);
+    bool blocked = most_depth > run->depth_block;
+    int64_t area = blocked ? PIECE_ROWS * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
+    int64_t mapped = LINEAR_MAX_MAPPED * LINEAR_MAX_COLUMNS + divide_up(most_depth, BLOCK_SIZE);
+    run->worker_bytes = run->columns_bytes + round_up((area > mapped ? area : mapped) * 4, 64);
+}
+
+void linear_run(struct op_context *op, const struct linear_group *groups, int64_t count, enum format c_format,
+                enum op_mode mode) {
+    if (count == 0) {
+        return;
+    }
+    const struct linear_kernels *kernels = &op->kernels->linear;
+    enum format a = groups[0].a.format, b = groups[0].b.format;
+    bool pairs = kernels->pairs && a == FORMAT_BF16 && (b == FORMAT_BF16 || b == FORMAT_E4M3_BLOCK);
+    struct run run = {.kernels = kernels,
+                      .unit = pairs ? UNIT_PAIR : UNIT_F32,
+                      .c_format = c_format,
+                      .add = mode == OP_ADD,
+                      .scaled = b == FORMAT_E4M3_BLOCK,
+                      .depth_block = pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS};
+    int64_t piece_count = 0, most_depth = 0;
+    for (int64_t g = 0; g < count; g++) {
+        piece_count += pieces_of(&groups[g], PIECE_ROWS);
+        most_depth = groups[g].depth > most_depth ? groups[g].depth : most_depth;
+        if (groups[g].depth == 0) {
+            clear_c(&run, &groups[g]);
+        }
+    }
+    if (piece_count == 0) {
+        return;
+    }
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct piece *pieces = arena_allocate(op->scratch, (size_t)piece_count, sizeof *pieces);
+    int64_t filled = 0, most_units = 0;
+    for (int64_t g = 0; g < count; g++) {
+        int64_t cuts = pieces_of(&groups[g], PIECE_ROWS);
+        for (int64_t cut = 0; cut < cuts; cut++) {
+            int64_t row = groups[g].rows * cut / cuts, rows = groups[g].rows * (cut + 1) / cuts - row;
+            bool mapped = rows <= LINEAR_MAX_MAPPED;
+            struct piece *piece = &pieces[filled++];
+            *piece = (struct piece){.group = &groups[g], .row = row, .rows = rows, .mapped = mapped};
+            piece->panels = mapped ? 1 : divide_up(rows, kernels->tile_rows);
+            int64_t units = rows * padded_units(&run, piece);
+            most_units = units > most_units ? units : most_units;
+        }
+    }
+    plan_workers(&run, most_depth);
+    int threads = op->pool != NULL ? pool_threads(op->pool) : 1;
+    run.workspace = arena_allocate(op->scratch, (size_t)threads, (size_t)run.worker_bytes);
+
+    // Passes: as many pieces as the packed rows have room for.
+    int64_t total = 0;
+    for (int64_t i = 0; i < piece_count; i++) {
+        total += pieces[i].rows * padded_units(&run, &pieces[i]);
+    }
+    int64_t room = total < PASS_UNITS ? total : most_units > PASS_UNITS ? most_units : PASS_UNITS;
+    run.packed = arena_allocate(op->scratch, (size_t)room, sizeof *run.packed);
+    for (int64_t begin = 0, end; begin < piece_count; begin = end) {
+        int64_t used = 0;
+        for (end = begin; end < piece_count; end++) {
+            int64_t units = pieces[end].rows * padded_units(&run, &pieces[end]);
+            if (used + units > room) {
+                break;
+            }
+            pieces[end].packed = used;
+            used += units;
+        }
+        run_pieces(op, &run, pieces + begin, end - begin);
+    }
+    arena_release(op->scratch, mark);
+}

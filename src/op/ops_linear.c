@@ -1,0 +1,166 @@
+// Linear operations: shape and format checks, and what is called row, column and k in each product (op/cpu/linear.h).
+#include "base/error.h"
+#include "op/cpu/linear.h"
+#include "op/ops.h"
+#include "tensor/formats.h"
+
+static bool is_activation(const struct tensor *tensor) {
+    return tensor->format == FORMAT_F32 || tensor->format == FORMAT_BF16;
+}
+
+// A matrix as one side of a product: its axes `row_axis` and `k_axis` become row and k.
+static struct linear_operand operand(const struct tensor *tensor, int row_axis, int k_axis) {
+    struct linear_operand result = {.data = tensor->data,
+                                    .row_stride = tensor->stride[row_axis],
+                                    .k_stride = tensor->stride[k_axis],
+                                    .format = (enum format)tensor->format};
+    if (tensor->format == FORMAT_E4M3_BLOCK) {
+        CHECK(tensor->scale != NULL, "E4M3 weight without scales");
+        result.scale = tensor->scale;
+        result.scale_row_stride = row_axis == 0 ? tensor->scale_stride : 1;
+        result.scale_k_stride = k_axis == 0 ? tensor->scale_stride : 1;
+    }
+    return result;
+}
+
+static char *row_address(const struct tensor *tensor, int64_t row) {
+    return (char *)tensor->data + row * tensor->stride[0] * format_info(tensor->format)->bytes;
+}
+
+// out[rows, columns], left[rows, depth] and right, whose axis `right_depth_axis` is summed over and whose other axis gives the columns.
+static struct linear_group multiply_rows(const struct tensor *out, const struct tensor *left, const struct tensor *right,
+                                         int right_depth_axis, int64_t begin, int64_t rows) {
+    struct linear_group group = {.a = operand(left, 0, 1),
+                                 .b = operand(right, 1 - right_depth_axis, right_depth_axis),
+                                 .c = row_address(out, begin),
+                                 .c_row_stride = out->stride[0],
+                                 .c_column_stride = out->stride[1],
+                                 .rows = rows,
+                                 .columns = out->shape[1],
+                                 .depth = left->shape[1]};
+    group.a.data = row_address(left, begin);
+    return group;
+}
+
+static void check_rows(const struct tensor *out, const struct tensor *left, const struct tensor *right, int right_depth_axis,
+                       enum op_mode mode) {
+    char a[96], b[96], c[96];
+    CHECK(out->rank == 2 && left->rank == 2 && right->rank == 2 && out->shape[0] == left->shape[0] &&
+              right->shape[right_depth_axis] == left->shape[1] && right->shape[1 - right_depth_axis] == out->shape[1],
+          "%s from %s and weight %s", tensor_shape_text(a, out), tensor_shape_text(b, left), tensor_shape_text(c, right));
+    CHECK(is_activation(out) && is_activation(left) && (is_activation(right) || right->format == FORMAT_E4M3_BLOCK),
+          "formats %d, %d, %d", out->format, left->format, right->format);
+    CHECK(mode == OP_SET || out->format == FORMAT_F32, "only an F32 output can be added to");
+}
+
+void op_linear(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w, enum op_mode mode) {
+    check_rows(y, x, w, 1, mode);
+    struct linear_group group = multiply_rows(y, x, w, 1, 0, x->shape[0]);
+    linear_run(op, &group, 1, y->format, mode);
+}
+
+void op_linear_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy, const struct tensor *w,
+                              enum op_mode mode) {
+    check_rows(dx, dy, w, 0, mode);
+    struct linear_group group = multiply_rows(dx, dy, w, 0, 0, dy->shape[0]);
+    linear_run(op, &group, 1, dx->format, mode);
+}
+
+// dw[n, k] += sum over rows m in [begin, begin + rows) of dy[m, n] * x[m, k].
+static struct linear_group multiply_weight(const struct tensor *dw, const struct tensor *dy, const struct tensor *x,
+                                           int64_t begin, int64_t rows) {
+    char a[96], b[96], c[96];
+    CHECK(dw->rank == 2 && dy->rank == 2 && x->rank == 2 && dy->shape[0] == x->shape[0] &&
+              dw->shape[0] == dy->shape[1] && dw->shape[1] == x->shape[1],
+          "dw %s from dy %s and x %s", tensor_shape_text(a, dw), tensor_shape_text(b, dy), tensor_shape_text(c, x));
+    CHECK(dw->format == FORMAT_F32 && is_activation(dy) && is_activation(x), "formats %d, %d, %d", dw->format, dy->format,
+          x->format);
+    struct linear_group group = {.a = operand(dy, 1, 0),
+                                 .b = operand(x, 1, 0),
+                                 .c = dw->data,
+                                 .c_row_stride = dw->stride[0],
+                                 .c_column_stride = dw->stride[1],
+                                 .rows = dw->shape[0],
+                                 .columns = dw->shape[1],
+                                 .depth = rows};
+    group.a.data = row_address(dy, begin);
+    group.b.data = row_address(x, begin);
+    return group;
+}
+
+void op_linear_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy, const struct tensor *x) {
+    struct linear_group group = multiply_weight(dw, dy, x, 0, x->shape[0]);
+    linear_run(op, &group, 1, FORMAT_F32, OP_ADD);
+}
+
+static void check_offsets(const int32_t *offsets, int64_t groups, int64_t rows) {
+    CHECK(groups >= 0, "%lld groups", (long long)groups);
+    if (groups == 0) {
+        return;
+    }
+    CHECK(offsets[0] >= 0 && offsets[groups] <= rows, "rows %d..%d of %lld", offsets[0], offsets[groups], (long long)rows);
+    for (int64_t g = 0; g < groups; g++) {
+        CHECK(offsets[g] <= offsets[g + 1], "offsets of group %lld descend", (long long)g);
+    }
+}
+
+static void multiply_rows_grouped(struct op_context *op, struct tensor *out, const struct tensor *left,
+                                  const struct tensor *right, int right_depth_axis, const int32_t *offsets, int64_t groups) {
+    check_offsets(offsets, groups, left->shape[0]);
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct linear_group *list = arena_allocate(op->scratch, (size_t)groups, sizeof *list);
+    for (int64_t g = 0; g < groups; g++) {
+        check_rows(out, left, &right[g], right_depth_axis, OP_SET);
+        CHECK(right[g].format == right[0].format, "experts of formats %d and %d", right[g].format, right[0].format);
+        list[g] = multiply_rows(out, left, &right[g], right_depth_axis, offsets[g], offsets[g + 1] - offsets[g]);
+    }
+    linear_run(op, list, groups, out->format, OP_SET);
+    arena_release(op->scratch, mark);
+}
+
+void op_linear_grouped(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
+                       const int32_t *offsets, int64_t groups) {
+    multiply_rows_grouped(op, y, x, w, 1, offsets, groups);
+}
+
+void op_linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy, const struct tensor *w,
+                                      const int32_t *offsets, int64_t groups) {
+    multiply_rows_grouped(op, dx, dy, w, 0, offsets, groups);
+}
+
+void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy, const struct tensor *x,
+                                       const int32_t *offsets, int64_t groups) {
+    check_offsets(offsets, groups, x->shape[0]);
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct linear_group *list = arena_allocate(op->scratch, (size_t)groups, sizeof *list);
+    for (int64_t g = 0; g < groups; g++) {
+        list[g] = multiply_weight(&dw[g], dy, x, offsets[g], offsets[g + 1] - offsets[g]);
+    }
+    linear_run(op, list, groups, FORMAT_F32, OP_ADD);
+    arena_release(op->scratch, mark);
+}
+
+void op_linear_heads(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w) {
+    char a[96], b[96], c[96];
+    CHECK(y->rank == 3 && x->rank == 3 && w->rank == 3 && y->shape[0] == x->shape[0] && y->shape[1] == x->shape[1] &&
+              y->shape[1] == w->shape[0] && y->shape[2] == w->shape[1] && x->shape[2] == w->shape[2],
+          "y %s from x %s and w %s", tensor_shape_text(a, y), tensor_shape_text(b, x), tensor_shape_text(c, w));
+    CHECK(is_activation(y) && is_activation(x) && is_activation(w), "formats %d, %d, %d", y->format, x->format, w->format);
+    int64_t heads = y->shape[1];
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct linear_group *list = arena_allocate(op->scratch, (size_t)heads, sizeof *list);
+    for (int64_t head = 0; head < heads; head++) {
+        list[head] = (struct linear_group){.a = operand(x, 0, 2),
+                                           .b = operand(w, 1, 2),
+                                           .c_row_stride = y->stride[0],
+                                           .c_column_stride = y->stride[2],
+                                           .rows = y->shape[0],
+                                           .columns = y->shape[2],
+                                           .depth = x->shape[2]};
+        list[head].a.data += head * x->stride[1] * format_info(x->format)->bytes;
+        list[head].b.data += head * w->stride[0] * format_info(w->format)->bytes;
+        list[head].c = (char *)y->data + head * y->stride[1] * format_info(y->format)->bytes;
+    }
+    linear_run(op, list, heads, y->format, OP_SET);
+    arena_release(op->scratch, mark);
+}
