@@ -54,6 +54,14 @@ MINKE_API int minke_encode(int32_t **ids, int64_t *count, const struct minke_tok
 /* Allocates *text, zero-terminated (the zero is not counted; the text may hold zeros). */
 MINKE_API int minke_decode(char **text, size_t *size, const struct minke_tokenizer *tokenizer, const int32_t *ids, int64_t count,
                            struct minke_error *error);
+/* The same token by token, for streaming: *text is well-formed UTF-8 (possibly empty); bytes of an unfinished character are held back in *decoder,
+ * which starts as all zero. id -1 ends the stream (what is still held becomes U+FFFD). */
+struct minke_decoder {
+    unsigned char held[4];
+    int held_count;
+};
+MINKE_API int minke_decode_next(char **text, size_t *size, struct minke_decoder *decoder, const struct minke_tokenizer *tokenizer,
+                                int32_t id, struct minke_error *error);
 MINKE_API void minke_free(void *pointer);
 
 struct minke_message {
@@ -121,6 +129,10 @@ MINKE_API const float *minke_session_logits(const struct minke_session *session)
 typedef int (*minke_logits_callback)(void *argument, int64_t row, const float *logits);
 MINKE_API int minke_session_evaluate(struct minke_session *session, const int32_t *ids, int64_t count, int64_t mtp_depth,
                                      minke_logits_callback callback, void *argument, struct minke_error *error);
+
+/* log_probability[i] = log p(ids[i + 1] | ids[0..i]), i = 0..count-2. The session must be empty. */
+MINKE_API int minke_session_score(struct minke_session *session, float *log_probability, const int32_t *ids, int64_t count,
+                                  struct minke_error *error);
 
 /* ---- Sampling ----------------------------------------------------------------------------------------------------- */
 

@@ -82,6 +82,13 @@ int minke_session_evaluate(struct minke_session *session, const int32_t *ids, in
     return inner.code != 0 ? api_error(error, &inner) : code;
 }
 
+int minke_session_score(struct minke_session *session, float *log_probability, const int32_t *ids, int64_t count,
+                        struct minke_error *error) {
+    struct error inner = {0};
+    session_score(session->session, log_probability, ids, count, &inner);
+    return api_error(error, &inner);
+}
+
 int32_t minke_session_sample(struct minke_session *session, const struct minke_sampling *sampling) {
     struct sampling inner = {.temperature = sampling->temperature, .top_p = sampling->top_p, .seed = sampling->seed};
     return session_sample(session->session, &inner);

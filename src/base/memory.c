@@ -173,6 +173,10 @@ void memory_free(void *pointer) {
     free(header->raw);
 }
 
+void memory_free_foreign(void *pointer) {
+    free(pointer);
+}
+
 char *memory_copy_string(const char *text, struct error *error) {
     size_t length = strlen(text);
     char *copy = memory_allocate(length + 1, 1, "string", error);

@@ -19,6 +19,7 @@ void *memory_allocate(size_t count, size_t size, const char *what, struct error 
 // Grows or shrinks; new bytes are NOT zeroed. On failure returns NULL and leaves `pointer` valid.
 void *memory_resize(void *pointer, size_t count, size_t size, const char *what, struct error *error);
 void memory_free(void *pointer);  // NULL is fine
+void memory_free_foreign(void *pointer);  // what a C library function allocated (getline, readline)
 char *memory_copy_string(const char *text, struct error *error);
 char *memory_format(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

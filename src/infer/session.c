@@ -115,6 +115,23 @@ static void run_chunk(struct session *session, const int32_t *ids, int64_t count
     session->length += count;
 }
 
+// Logits of hidden rows row..row+rows-1 (rows <= LOGIT_ROWS) into session->logits.
+static struct tensor some_logits(struct session *session, int64_t row, int64_t rows, int64_t depth) {
+    int64_t width = session->model->config.hidden_size;
+    struct tensor hidden = tensor_2d(FORMAT_F32, session->hidden + row * width, rows, width);
+    struct tensor logits = tensor_2d(FORMAT_F32, session->logits, rows, session->model->config.vocab_size);
+    if (depth == 0) {
+        model_logits(session->op, &logits, session->model, &hidden);
+    } else {
+        model_mtp_logits(session->op, &logits, session->model, depth - 1, &hidden);
+    }
+    return logits;
+}
+
+static int64_t chunk_rows(const struct session *session, int64_t left) {
+    return left < session->options.chunk ? left : session->options.chunk;
+}
+
 int session_append(struct session *session, const int32_t *ids, int64_t count, enum session_kind kind, struct error *error) {
     int code = check_ids(session, ids, count, error);
     if (code != 0 || count == 0) {
@@ -122,13 +139,10 @@ int session_append(struct session *session, const int32_t *ids, int64_t count, e
     }
     int64_t last = 0;
     for (int64_t done = 0; done < count; done += last) {
-        last = count - done < session->options.chunk ? count - done : session->options.chunk;
+        last = chunk_rows(session, count - done);
         run_chunk(session, ids + done, last, kind);
     }
-    int64_t width = session->model->config.hidden_size;
-    struct tensor row = tensor_2d(FORMAT_F32, session->hidden + (last - 1) * width, 1, width);
-    struct tensor logits = tensor_2d(FORMAT_F32, session->logits, 1, session->model->config.vocab_size);
-    model_logits(session->op, &logits, session->model, &row);
+    some_logits(session, last - 1, 1, 0);
     session->has_logits = true;
     return 0;
 }
@@ -173,18 +187,11 @@ static int64_t run_mtp(struct session *session, const int32_t *ids, int64_t coun
 
 static int report_logits(struct session *session, int64_t begin, int64_t rows, int64_t depth, session_logits_callback callback,
                          void *argument) {
-    int64_t width = session->model->config.hidden_size, vocab_size = session->model->config.vocab_size;
     for (int64_t row = 0; row < rows; row += LOGIT_ROWS) {
         int64_t some = rows - row < LOGIT_ROWS ? rows - row : LOGIT_ROWS;
-        struct tensor hidden = tensor_2d(FORMAT_F32, session->hidden + row * width, some, width);
-        struct tensor logits = tensor_2d(FORMAT_F32, session->logits, some, vocab_size);
-        if (depth == 0) {
-            model_logits(session->op, &logits, session->model, &hidden);
-        } else {
-            model_mtp_logits(session->op, &logits, session->model, depth - 1, &hidden);
-        }
+        some_logits(session, row, some, depth);
         for (int64_t i = 0; i < some; i++) {
-            int code = callback(argument, begin + row + i, session->logits + i * vocab_size);
+            int code = callback(argument, begin + row + i, session->logits + i * session->model->config.vocab_size);
             if (code != 0) {
                 return code;
             }
@@ -193,24 +200,48 @@ static int report_logits(struct session *session, int64_t begin, int64_t rows, i
     return 0;
 }
 
+// What session_evaluate and session_score ask of their input.
+static int check_evaluation(struct session *session, const int32_t *ids, int64_t count, struct error *error) {
+    if (session->length != 0) {
+        return error_set(error, ERROR_STATE, "session: expected an empty one, found %lld tokens in it", (long long)session->length);
+    }
+    session->has_logits = false;
+    return check_ids(session, ids, count, error);
+}
+
 int session_evaluate(struct session *session, const int32_t *ids, int64_t count, int64_t mtp_depth,
                      session_logits_callback callback, void *argument, struct error *error) {
-    if (session->length != 0) {
-        return error_set(error, ERROR_STATE, "session evaluate: expected an empty session, found %lld tokens",
-                         (long long)session->length);
-    }
     int64_t modules = session->model->config.num_nextn_predict_layers;
     if (mtp_depth < 0 || mtp_depth > modules) {
         return error_set(error, ERROR_ARGUMENT, "MTP depth: this model has %lld MTP modules, found a request for module %lld",
                          (long long)modules, (long long)mtp_depth);
     }
-    int code = check_ids(session, ids, count, error);
-    session->has_logits = false;
+    int code = check_evaluation(session, ids, count, error);
     for (int64_t begin = 0; begin < count && code == 0;) {
-        int64_t rows = count - begin < session->options.chunk ? count - begin : session->options.chunk;
+        int64_t rows = chunk_rows(session, count - begin);
         run_chunk(session, ids + begin, rows, SESSION_PROMPT);
         int64_t reported = run_mtp(session, ids, count, begin, rows, mtp_depth);
         code = report_logits(session, begin, reported, mtp_depth, callback, argument);
+        begin += rows;
+    }
+    return code;
+}
+
+int session_score(struct session *session, float *log_probability, const int32_t *ids, int64_t count, struct error *error) {
+    int code = check_evaluation(session, ids, count, error);
+    for (int64_t begin = 0; begin < count && code == 0;) {
+        int64_t rows = chunk_rows(session, count - begin);
+        run_chunk(session, ids + begin, rows, SESSION_PROMPT);
+        int64_t scored = begin + rows < count ? rows : rows - 1;   // the last token predicts nothing that is given
+        for (int64_t row = 0; row < scored; row += LOGIT_ROWS) {
+            int64_t some = scored - row < LOGIT_ROWS ? scored - row : LOGIT_ROWS;
+            struct tensor logits = some_logits(session, row, some, 0);
+            float *loss = log_probability + begin + row;
+            op_cross_entropy(session->op, loss, NULL, &logits, ids + begin + row + 1, 1.0f);
+            for (int64_t i = 0; i < some; i++) {
+                loss[i] = -loss[i];
+            }
+        }
         begin += rows;
     }
     return code;

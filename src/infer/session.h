@@ -43,4 +43,7 @@ typedef int (*session_logits_callback)(void *argument, int64_t row, const float 
 int session_evaluate(struct session *session, const int32_t *ids, int64_t count, int64_t mtp_depth,
                      session_logits_callback callback, void *argument, struct error *error);
 
+// log p(ids[i + 1] | ids[0..i]) into log_probability[i], i = 0..count-2 (the trainer's loss with the sign changed). The session must be empty.
+int session_score(struct session *session, float *log_probability, const int32_t *ids, int64_t count, struct error *error);
+
 #endif

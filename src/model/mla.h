@@ -41,11 +41,12 @@ struct mla_kept {
 void mla_forward(struct op_context *op, struct tensor *out, const struct tensor *x, const struct mla_params *params,
                  const struct model_config *config, const struct token_batch *batch, const struct tensor *rope_table,
                  struct layer_cache *cache, struct mla_saved *saved, const struct recompute *recompute, struct arena *slot);
-// dx [T, d] of the same format as x. Norm gradients (q_a_layernorm, kv_a_layernorm) are added to dparams here: they are cheap and need no kept tensors.
+// dx f32 [T, d]: a sum of two products, set. dout [T, d] of the format of x must live until W. What recompute left out is seen by its absence in
+// saved. Norm gradients (q_a_layernorm, kv_a_layernorm) are added to dparams here: they are cheap and need no kept tensors.
 void mla_backward_input(struct op_context *op, struct tensor *dx, struct mla_kept *kept, struct mla_params *dparams,
                         const struct tensor *dout, const struct mla_params *params, const struct model_config *config,
                         const struct token_batch *batch, const struct tensor *rope_table, struct mla_saved *saved,
-                        const struct recompute *recompute, struct arena *slot);
+                        struct arena *slot);
 void mla_backward_weight(struct op_context *op, struct mla_params *dparams, const struct mla_kept *kept);
 
 #endif

@@ -6,8 +6,11 @@
 #define MINKE_MODEL_MODEL_H
 
 #include "model/batch.h"
+#include "model/dispatch.h"
 #include "model/mla.h"
 #include "model/params.h"
+
+#define MODEL_MAX_DEPTH 8          // MTP modules
 
 struct model {
     struct model_config config;
@@ -15,8 +18,10 @@ struct model {
     struct tensor rope_table;          // f32[positions, dr/2, 2]
     enum format compute;               // FORMAT_F32 or FORMAT_BF16: format of activations
     struct recompute recompute;
+    const struct dispatch *dispatch;   // NULL until model_prepare, which puts the local one and the identity map
+    struct expert_map expert_map;
 };
-// Builds the rope table for `positions` positions in `arena`.
+// Builds the rope table for `positions` positions in `arena`, and the BF16 copies of E4M3 kv_b_proj that absorbed attention needs.
 void model_prepare(struct model *model, int64_t positions, struct arena *arena);
 
 // ---- Training --------------------------------------------------------------------------------------------------------
@@ -31,7 +36,7 @@ struct micro_batch {
 };
 struct micro_batch_result {            // sums, in canonical (sequence, position) order, in double; not yet divided
     double main_loss;                  // sum over targets of -log p
-    double mtp_loss[8];                // the same per depth
+    double mtp_loss[MODEL_MAX_DEPTH];                // the same per depth
     double balance_loss;               // sum over sequences and MoE layers (main and MTP) of sum_i f_i P_i
     int64_t targets;
 };
@@ -53,15 +58,15 @@ void model_backward_input(struct op_context *op, struct model_slot *slot, struct
 void model_backward_weight(struct op_context *op, struct model_slot *slot, struct model *model, struct model_params *gradients);
 
 // ---- Inference -------------------------------------------------------------------------------------------------------
-// hidden f32[tokens, d]: the residual stream after the final norm (what the head and the MTP module take). caches: one per layer, or NULL
-// (then keys are this batch's own). Uses op->scratch for all intermediate tensors.
+// hidden [tokens, d], F32 or `compute`: the residual stream after the final norm, rounded to `compute` (what the head and the MTP module take).
+// caches: one per layer, or NULL (then keys are this batch's own). Uses op->scratch for all intermediate tensors.
 void model_infer(struct op_context *op, struct tensor *hidden, struct model *model, const struct token_batch *batch,
                  struct layer_cache *caches);
-// MTP module k (0-based) at rows i: from hidden_i (depth k's input) and the embedding of ids[i] = token i+k+1; hidden_out is after shared_head.norm's input,
-// i.e. the block's output; pass it through model_mtp_logits. cache: this module's own.
+// MTP module `depth` (0-based) at rows i: from hidden_in_i (of the main model for depth 0, of the module before for others) and the embedding of
+// ids[i] = token i+depth+1. hidden_out is after shared_head.norm: what its logits and the next module take. cache: this module's own.
 void model_mtp_infer(struct op_context *op, struct tensor *hidden_out, struct model *model, int64_t depth,
                      const struct tensor *hidden_in, const struct token_batch *batch, struct layer_cache *cache);
-// logits f32[rows, V] of final hidden rows (main), or of an MTP block's output (applies shared_head.norm first).
+// logits f32[rows, V] of rows from model_infer, or from model_mtp_infer.
 void model_logits(struct op_context *op, struct tensor *logits, struct model *model, const struct tensor *hidden);
 void model_mtp_logits(struct op_context *op, struct tensor *logits, struct model *model, int64_t depth, const struct tensor *hidden_out);
 

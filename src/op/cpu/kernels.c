@@ -9,6 +9,15 @@ typedef void kernels_init(struct cpu_kernels *kernels);   // a function type, fo
 // Applied in this order: a table of AVX2 has the scalar entries first, AVX-512 both. One line for each file of kernels.
 static kernels_init *const scalar_list[] = {
     kernels_scalar_linear,
+    kernels_scalar_rms_norm,
+    kernels_scalar_rope,
+    kernels_scalar_attention,
+    kernels_scalar_swiglu,
+    kernels_scalar_router,
+    kernels_scalar_rows,
+    kernels_scalar_cross_entropy,
+    kernels_scalar_adamw,
+    kernels_scalar_reduce,
     NULL,
 };
 static kernels_init *const avx2_list[] = {

@@ -7,12 +7,16 @@
 #ifndef MINKE_OP_CPU_KERNELS_H
 #define MINKE_OP_CPU_KERNELS_H
 
+#include "op/cpu/attention.h"
 #include "op/cpu/linear.h"
+#include "op/cpu/row_kernels.h"
 #include "op/ops.h"
 
 struct cpu_kernels {
     enum isa isa;
     struct linear_kernels linear;
+    struct row_kernels row;
+    struct attention_kernels attention_f32, attention_bf16;   // by the format of q, k and v
 };
 
 // The table for `isa` (never ISA_BEST), whether or not this CPU can run it.
@@ -22,6 +26,15 @@ enum isa cpu_isa_best(void);
 
 // Init functions, one for each file of kernels: each sets its own entries of the table.
 void kernels_scalar_linear(struct cpu_kernels *kernels);
+void kernels_scalar_rms_norm(struct cpu_kernels *kernels);
+void kernels_scalar_rope(struct cpu_kernels *kernels);
+void kernels_scalar_attention(struct cpu_kernels *kernels);
+void kernels_scalar_swiglu(struct cpu_kernels *kernels);
+void kernels_scalar_router(struct cpu_kernels *kernels);
+void kernels_scalar_rows(struct cpu_kernels *kernels);
+void kernels_scalar_cross_entropy(struct cpu_kernels *kernels);
+void kernels_scalar_adamw(struct cpu_kernels *kernels);
+void kernels_scalar_reduce(struct cpu_kernels *kernels);
 void kernels_avx2_linear(struct cpu_kernels *kernels);
 void kernels_avx512_linear(struct cpu_kernels *kernels);
 

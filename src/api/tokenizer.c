@@ -1,0 +1,126 @@
+// minke_tokenizer_*, minke_encode*, minke_decode*: the public face of text/.
+#include <pthread.h>
+#include <string.h>
+
+#include "api/api.h"
+#include "base/memory.h"
+#include "text/tokenizer.h"
+
+struct minke_tokenizer {
+    struct tokenizer *tokenizer;
+    struct encoder *encoder;      // its cache of pieces is shared by all callers, one at a time
+    pthread_mutex_t lock;
+};
+
+int minke_tokenizer_open(struct minke_tokenizer **out, const char *path, struct minke_error *error) {
+    struct error inner = {0};
+    *out = NULL;
+    struct minke_tokenizer *tokenizer = memory_allocate(1, sizeof *tokenizer, "tokenizer", &inner);
+    if (tokenizer == NULL) {
+        return api_error(error, &inner);
+    }
+    pthread_mutex_init(&tokenizer->lock, NULL);
+    if (tokenizer_load(&tokenizer->tokenizer, path, &inner) != 0 ||
+        encoder_create(&tokenizer->encoder, tokenizer->tokenizer, &inner) != 0) {
+        minke_tokenizer_close(tokenizer);
+        return api_error(error, &inner);
+    }
+    *out = tokenizer;
+    return 0;
+}
+
+void minke_tokenizer_close(struct minke_tokenizer *tokenizer) {
+    if (tokenizer == NULL) {
+        return;
+    }
+    encoder_free(tokenizer->encoder);
+    tokenizer_free(tokenizer->tokenizer);
+    pthread_mutex_destroy(&tokenizer->lock);
+    memory_free(tokenizer);
+}
+
+int64_t minke_tokenizer_vocab_size(const struct minke_tokenizer *tokenizer) {
+    return tokenizer_vocabulary_size(tokenizer->tokenizer);
+}
+
+int32_t minke_tokenizer_bos(const struct minke_tokenizer *tokenizer) {
+    return tokenizer_roles(tokenizer->tokenizer).bos;
+}
+
+int32_t minke_tokenizer_eos(const struct minke_tokenizer *tokenizer) {
+    return tokenizer_roles(tokenizer->tokenizer).eos;
+}
+
+static int encode_locked(struct token_buffer *out, const struct minke_tokenizer *tokenizer, const char *text, size_t size,
+                         unsigned flags, struct error *error) {
+    // The lock guards the encoder's cache alone; the tokenizer itself never changes.
+    struct minke_tokenizer *shared = (struct minke_tokenizer *)(uintptr_t)tokenizer;
+    pthread_mutex_lock(&shared->lock);
+    int code = encoder_encode(out, tokenizer->encoder, text, (int64_t)size, flags, error);
+    pthread_mutex_unlock(&shared->lock);
+    return code;
+}
+
+static int give_ids(int32_t **ids, int64_t *count, struct token_buffer *buffer, int code, const struct error *inner,
+                    struct minke_error *error) {
+    if (code != 0) {
+        token_buffer_destroy(buffer);
+        return api_error(error, inner);
+    }
+    *ids = buffer->ids;
+    *count = buffer->count;
+    return 0;
+}
+
+int minke_encode(int32_t **ids, int64_t *count, const struct minke_tokenizer *tokenizer, const char *text, size_t size,
+                 unsigned flags, struct minke_error *error) {
+    struct error inner = {0};
+    struct token_buffer buffer = {0};
+    *ids = NULL;
+    *count = 0;
+    unsigned inner_flags = (flags & MINKE_ENCODE_PLAIN ? 0 : ENCODE_ADDED_TOKENS) | (flags & MINKE_ENCODE_BOS ? ENCODE_BOS : 0);
+    int code = encode_locked(&buffer, tokenizer, text, size, inner_flags, &inner);
+    return give_ids(ids, count, &buffer, code, &inner, error);
+}
+
+static int give_text(char **text, size_t *size, struct byte_buffer *buffer, int code, struct error *inner, struct minke_error *error) {
+    if (code == 0) {
+        code = byte_buffer_append(buffer, "", 1, inner);   // the closing zero
+    }
+    if (code != 0) {
+        byte_buffer_destroy(buffer);
+        return api_error(error, inner);
+    }
+    *text = buffer->data;
+    *size = (size_t)buffer->size - 1;
+    return 0;
+}
+
+int minke_decode(char **text, size_t *size, const struct minke_tokenizer *tokenizer, const int32_t *ids, int64_t count,
+                 struct minke_error *error) {
+    struct error inner = {0};
+    struct byte_buffer buffer = {0};
+    *text = NULL;
+    *size = 0;
+    int code = tokenizer_decode(&buffer, tokenizer->tokenizer, ids, count, 0, &inner);
+    return give_text(text, size, &buffer, code, &inner, error);
+}
+
+int minke_decode_next(char **text, size_t *size, struct minke_decoder *decoder, const struct minke_tokenizer *tokenizer,
+                      int32_t id, struct minke_error *error) {
+    struct error inner = {0};
+    struct byte_buffer buffer = {0};
+    struct decode_stream stream = {.held_count = decoder->held_count};
+    memcpy(stream.held, decoder->held, sizeof stream.held);
+    *text = NULL;
+    *size = 0;
+    int code = id < 0 ? decode_stream_finish(&buffer, &stream, &inner)
+                      : decode_stream_push(&buffer, &stream, tokenizer->tokenizer, id, 0, &inner);
+    memcpy(decoder->held, stream.held, sizeof stream.held);
+    decoder->held_count = stream.held_count;
+    return give_text(text, size, &buffer, code, &inner, error);
+}
+
+void minke_free(void *pointer) {
+    memory_free(pointer);
+}

@@ -1,0 +1,192 @@
+// `minke generate`: a prompt continued by a model. Text goes to stdout as it comes, speed to stderr at the end.
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "app/app.h"
+#include "app/model_files.h"
+#include "app/options.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number) {
+    (void)number;
+    interrupted = 1;
+}
+
+struct generation {
+    const char *directory, *compute, *attention;
+    const char *prompt;      // bytes, prompt_size of them
+    int64_t prompt_size;
+    int64_t tokens, context;
+    struct minke_sampling sampling;
+    bool ignore_eos, no_bos, plain, echo;
+};
+
+// Prints one more piece of text; returns 0 or 1 after reporting.
+static int print_token(struct minke_decoder *decoder, const struct minke_tokenizer *tokenizer, int32_t id) {
+    char *text = NULL;
+    size_t size = 0;
+    struct minke_error error = {0};
+    if (minke_decode_next(&text, &size, decoder, tokenizer, id, &error) != 0) {
+        log_error("%s", error.text);
+        return 1;
+    }
+    fwrite(text, 1, size, stdout);
+    fflush(stdout);
+    minke_free(text);
+    return 0;
+}
+
+static void report_speed(int64_t prompt, double prompt_seconds, int64_t written, double write_seconds) {
+    log_info("prompt: %" PRId64 " tokens, %.1f tokens/s; written: %" PRId64 " tokens, %.1f tokens/s", prompt,
+             (double)prompt / prompt_seconds, written, write_seconds > 0 ? (double)written / write_seconds : 0.0);
+}
+
+static int write_tokens(struct minke_session *session, const struct minke_model *model, const struct minke_tokenizer *tokenizer,
+                        const struct generation *wanted, int64_t *written) {
+    struct minke_decoder decoder = {0};
+    struct minke_error error = {0};
+    for (*written = 0; *written < wanted->tokens && !interrupted; (*written)++) {
+        int32_t id = minke_session_sample(session, &wanted->sampling);
+        if (!wanted->ignore_eos && minke_model_is_end(model, id)) {
+            break;
+        }
+        if (print_token(&decoder, tokenizer, id) != 0) {
+            return 1;
+        }
+        if (*written + 1 < wanted->tokens && minke_session_append(session, &id, 1, MINKE_SAMPLED, &error) != 0) {
+            log_error("%s", error.text);
+            return 1;
+        }
+    }
+    int status = print_token(&decoder, tokenizer, -1);
+    putchar('\n');
+    return status;
+}
+
+static enum minke_attention attention_by_name(const char *name) {
+    return strcmp(name, "expanded") == 0   ? MINKE_ATTENTION_EXPANDED
+           : strcmp(name, "absorbed") == 0 ? MINKE_ATTENTION_ABSORBED
+                                           : MINKE_ATTENTION_AUTO;
+}
+
+static int continue_prompt(struct minke_model *model, const struct minke_tokenizer *tokenizer, const struct generation *wanted,
+                           const int32_t *ids, int64_t count) {
+    struct minke_error error = {0};
+    struct minke_session *session = NULL;
+    struct minke_session_options options = {
+        .context = wanted->context != 0 ? wanted->context : count + wanted->tokens,
+        .attention = attention_by_name(wanted->attention),
+    };
+    int64_t limit = minke_model_context(model);
+    if (wanted->context == 0 && options.context > limit && count < limit) {
+        options.context = limit;   // the text ends where the model's context does
+    }
+    double start = clock_seconds();
+    if (minke_session_create(&session, model, &options, &error) != 0 ||
+        minke_session_append(session, ids, count, MINKE_PROMPT, &error) != 0) {
+        log_error("%s", error.text);
+        minke_session_close(session);
+        return 1;
+    }
+    double prompted = clock_seconds();
+    if (wanted->echo) {
+        fwrite(wanted->prompt, 1, (size_t)wanted->prompt_size, stdout);
+    }
+    int64_t written = 0;
+    int status = write_tokens(session, model, tokenizer, wanted, &written);
+    report_speed(count, prompted - start, written, clock_seconds() - prompted);
+    minke_session_close(session);
+    return status;
+}
+
+static int run(struct generation *wanted, const struct common_options *common, bool temperature_given, bool top_p_given) {
+    struct minke_error error = {0};
+    struct minke_tokenizer *tokenizer = NULL;
+    struct minke_model *model = NULL;
+    int32_t *ids = NULL;
+    int64_t count = 0;
+    int status = 1;
+    unsigned flags = (wanted->no_bos ? 0 : MINKE_ENCODE_BOS) | (wanted->plain ? MINKE_ENCODE_PLAIN : 0);
+    if (app_open_model(&model, wanted->directory, common, wanted->compute) != 0) {
+        return 1;
+    }
+    if (minke_tokenizer_open(&tokenizer, wanted->directory, &error) != 0 ||
+        minke_encode(&ids, &count, tokenizer, wanted->prompt, (size_t)wanted->prompt_size, flags, &error) != 0) {
+        log_error("%s", error.text);
+    } else if (count == 0) {
+        log_error("generate: the prompt is empty; give -p TEXT or leave out --no-bos");
+    } else {
+        struct minke_sampling recommended = minke_model_sampling(model);
+        wanted->sampling.temperature = temperature_given ? wanted->sampling.temperature : recommended.temperature;
+        wanted->sampling.top_p = top_p_given ? wanted->sampling.top_p : recommended.top_p;
+        status = continue_prompt(model, tokenizer, wanted, ids, count);
+    }
+    minke_free(ids);
+    minke_tokenizer_close(tokenizer);
+    minke_model_close(model);
+    return status;
+}
+
+int command_generate(int argc, char **argv) {
+    struct generation wanted = {.compute = "bf16", .attention = "auto", .tokens = 128};
+    const char *prompt = NULL, *prompt_file = NULL;
+    double temperature = 0, top_p = 1;
+    int64_t seed = 0;
+    bool temperature_given = false, top_p_given = false, no_mtp = false;
+    const struct command_option options[] = {
+        {.name = "prompt", .letter = 'p', .argument = "TEXT", .help = "text to continue", .text = &prompt},
+        {.name = "prompt-file", .argument = "F", .help = "the same from a file (- = standard input)", .text = &prompt_file},
+        {.name = "tokens", .letter = 'n', .argument = "N", .help = "tokens to write at most (128)", .integer = &wanted.tokens, .minimum = 1, .maximum = INT32_MAX},
+        {.name = "temp", .argument = "T", .help = "sampling temperature, 0 = greedy (default: generation_config.json, else 0)", .number = &temperature, .least = 0, .most = 100, .given = &temperature_given},
+        {.name = "top-p", .argument = "P", .help = "keep the likeliest tokens that hold this much probability", .number = &top_p, .least = 0, .most = 1, .given = &top_p_given},
+        {.name = "seed", .argument = "S", .help = "of the sampling noise (0); same seed, same text", .integer = &seed, .minimum = 0, .maximum = INT64_MAX},
+        {.name = "context", .argument = "N", .help = "tokens of attention cache (prompt + N)", .integer = &wanted.context, .minimum = 1, .maximum = INT32_MAX},
+        {.name = "compute", .argument = "C", .help = "format of activations (bf16)", .text = &wanted.compute, .choices = "bf16|f32"},
+        {.name = "attention", .argument = "A", .help = "form of latent attention (auto)", .text = &wanted.attention, .choices = "auto|expanded|absorbed"},
+        {.name = "ignore-eos", .help = "write on after the end-of-sentence token", .flag = &wanted.ignore_eos},
+        {.name = "no-bos", .help = "do not put the begin-of-sentence token in front", .flag = &wanted.no_bos},
+        {.name = "plain", .help = "markup such as <|EOT|> in the prompt is text, not a token", .flag = &wanted.plain},
+        {.name = "echo", .help = "print the prompt first", .flag = &wanted.echo},
+        {.name = "no-mtp", .help = "no drafting with the MTP head (there is none yet: this is how it always runs)", .flag = &no_mtp},
+        {0},
+    };
+    const struct command_positional positionals[] = {
+        {.name = "MODEL_DIR", .help = "a Hugging Face model directory with a tokenizer", .text = &wanted.directory},
+        {0},
+    };
+    struct common_options common = {0};
+    const struct command_syntax syntax = {
+        .name = "generate", .summary = "continue a text",
+        .description = "The prompt is raw text; for a conversation with the model's chat template use `minke chat`.",
+        .examples = "minke generate MODEL_DIR -p \"In the beginning\" -n 200 --temp 0.8 --top-p 0.95 --seed 1\n"
+                    "minke generate MODEL_DIR --prompt-file story.txt --echo",
+        .options = options, .positionals = positionals, .common = &common,
+    };
+    int status;
+    if (!options_parse(&syntax, argc, argv, &status)) {
+        return status;
+    }
+    wanted.sampling = (struct minke_sampling){.temperature = (float)temperature, .top_p = (float)top_p, .seed = (uint64_t)seed};
+    signal(SIGINT, on_interrupt);
+    struct error error = {0};
+    char *text = NULL;
+    if (prompt != NULL && prompt_file != NULL) {
+        log_error("generate: expected either --prompt or --prompt-file, found both");
+        return 2;
+    }
+    if (prompt_file != NULL && file_read(&text, &wanted.prompt_size, prompt_file, (int64_t)1 << 30, &error) != 0) {
+        log_error("%s", error.text);
+        return 1;
+    }
+    wanted.prompt = text != NULL ? text : prompt != NULL ? prompt : "";
+    wanted.prompt_size = text != NULL ? wanted.prompt_size : (int64_t)strlen(wanted.prompt);
+    status = run(&wanted, &common, temperature_given, top_p_given);
+    memory_free(text);
+    return status;
+}

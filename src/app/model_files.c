@@ -1,0 +1,51 @@
+// See model_files.h.
+#include "app/model_files.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+
+int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common, const char *compute) {
+    static const char *const names[] = {[ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_BEST] = "auto"};
+    struct minke_model_options options = {.threads = (int)common->threads, .isa = names[common->isa], .compute = compute};
+    struct minke_error error = {0};
+    if (minke_model_open(model, directory, &options, &error) != 0) {
+        log_error("%s", error.text);
+        return 1;
+    }
+    return 0;
+}
+
+int app_parse_ids(int32_t **ids, int64_t *count, const char *text, const char *name, struct error *error) {
+    // Every id takes at least one digit and a separator, so half the text's length is enough room.
+    int32_t *list = memory_allocate(strlen(text) / 2 + 1, sizeof *list, "token ids", error);
+    if (list == NULL) {
+        return ERROR_MEMORY;
+    }
+    int64_t found = 0;
+    const char *at = text + strspn(text, ", \t\r\n[]");
+    while (*at != '\0') {
+        char *end;
+        errno = 0;
+        long long value = strtoll(at, &end, 10);
+        if (end == at || errno != 0 || value < 0 || value > INT32_MAX) {
+            memory_free(list);
+            return error_set(error, ERROR_FORMAT, "%s: id %lld: expected a number in 0..%d, found \"%.20s\"", name,
+                             (long long)found, INT32_MAX, at);
+        }
+        list[found++] = (int32_t)value;
+        size_t separators = strspn(end, ", \t\r\n[]");
+        if (separators == 0 && *end != '\0') {
+            memory_free(list);
+            return error_set(error, ERROR_FORMAT, "%s: after id %lld: expected a comma or a space, found \"%.20s\"", name,
+                             (long long)found - 1, end);
+        }
+        at = end + separators;
+    }
+    *ids = list;
+    *count = found;
+    return 0;
+}

@@ -1,0 +1,164 @@
+// One transformer block; see block.h.
+#include "model/block.h"
+
+// The normalised input of one half: kept for W, or computed again in backward (then the slot holds only h and rstd).
+static struct tensor half_norm(const struct pass *pass, struct tensor *h_kept, float **rstd, const struct tensor *h,
+                               const struct tensor *weight) {
+    struct op_context *op = pass->op;
+    int64_t tokens = h->shape[0], hidden = h->shape[1];
+    *rstd = NULL;
+    *h_kept = tensor_absent();
+    if (pass->training) {
+        *h_kept = matrix_allocate(pass->keep, FORMAT_F32, tokens, hidden);
+        op_copy(op, h_kept, h);
+        *rstd = floats_allocate(pass->keep, tokens);
+    }
+    struct arena *arena = pass->training && pass->recompute->rms_norm ? op->scratch : pass->keep;
+    struct tensor normed = matrix_allocate(arena, pass->compute, tokens, hidden);
+    op_rms_norm(op, &normed, *rstd, h, weight, (float)pass->config->rms_norm_eps);
+    return normed;
+}
+
+// In backward: the same bits again, now in the slot.
+static void half_norm_restore(const struct pass *pass, struct tensor *normed, const struct tensor *h_kept, const struct tensor *weight) {
+    if (!tensor_present(normed)) {
+        *normed = matrix_allocate(pass->keep, pass->compute, h_kept->shape[0], h_kept->shape[1]);
+        op_rms_norm(pass->op, normed, NULL, h_kept, weight, (float)pass->config->rms_norm_eps);
+    }
+}
+
+// The gradient of a half's output as its Linears take it; W needs it, so it stays in the slot.
+static struct tensor half_dout(const struct pass *pass, const struct tensor *dh) {
+    struct tensor dout = matrix_allocate(pass->keep, pass->compute, dh->shape[0], dh->shape[1]);
+    op_copy(pass->op, &dout, dh);
+    return dout;
+}
+
+static bool recomputes_norm(const struct pass *pass) {
+    return pass->training && pass->recompute->rms_norm;
+}
+
+// ---- Forward ------------------------------------------------------------------------------------------------------------
+
+void block_attention_forward(const struct pass *pass, struct tensor *h, const struct block_params *params, struct layer_cache *cache,
+                             struct block_saved *saved) {
+    struct op_context *op = pass->op;
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor normed = half_norm(pass, &saved->h_attention, &saved->attention_rstd, h, &params->input_layernorm);
+    struct tensor out = matrix_allocate(op->scratch, pass->compute, h->shape[0], h->shape[1]);
+    mla_forward(op, &out, &normed, &params->self_attn, pass->config, pass->batch, pass->rope_table, cache,
+                pass->training ? &saved->attention : NULL, pass->recompute, pass->keep);
+    op_add(op, h, &out);
+    if (recomputes_norm(pass)) {
+        saved->attention.x = tensor_absent();
+    }
+    arena_release(op->scratch, mark);
+}
+
+void block_dispatch_forward(const struct pass *pass, struct block_transit *transit, const struct tensor *h,
+                            const struct block_params *params, struct block_saved *saved) {
+    transit->normed = half_norm(pass, &saved->h_ffn, &saved->ffn_rstd, h, &params->post_attention_layernorm);
+    if (params->is_moe) {
+        moe_dispatch_forward(pass, &saved->moe, &transit->normed, &params->moe);
+    }
+}
+
+void block_experts_forward(const struct pass *pass, struct block_transit *transit, const struct block_params *params,
+                           struct block_saved *saved) {
+    if (params->is_moe) {
+        moe_experts_forward(pass, &transit->moe, &params->moe, &saved->moe);
+        return;
+    }
+    bool recompute = pass->training && pass->recompute->swiglu;
+    transit->out = matrix_allocate(pass->op->scratch, pass->compute, transit->normed.shape[0], transit->normed.shape[1]);
+    ffn_forward(pass->op, &transit->out, &transit->normed, &params->mlp, &saved->mlp, recompute, pass->keep);
+}
+
+void block_combine_forward(const struct pass *pass, struct tensor *h, const struct block_transit *transit,
+                           const struct block_params *params, struct block_saved *saved) {
+    if (params->is_moe) {
+        moe_combine_forward(pass, h, &transit->moe, &saved->moe);
+    } else {
+        op_add(pass->op, h, &transit->out);
+    }
+    if (recomputes_norm(pass)) {
+        saved->mlp.x = saved->moe.x = saved->moe.shared.x = tensor_absent();
+    }
+}
+
+void block_forward(const struct pass *pass, struct tensor *h, const struct block_params *params, struct layer_cache *cache,
+                   struct block_saved *saved) {
+    struct arena_mark mark = arena_mark(pass->op->scratch);
+    struct block_transit transit = {0};
+    block_attention_forward(pass, h, params, cache, saved);
+    block_dispatch_forward(pass, &transit, h, params, saved);
+    block_experts_forward(pass, &transit, params, saved);
+    block_combine_forward(pass, h, &transit, params, saved);
+    arena_release(pass->op->scratch, mark);
+}
+
+// ---- Backward -----------------------------------------------------------------------------------------------------------
+
+void block_combine_backward(const struct pass *pass, struct block_transit *transit, struct block_kept *kept, const struct tensor *dh,
+                            const struct block_params *params, struct block_saved *saved) {
+    struct tensor *normed = params->is_moe ? &saved->moe.x : &saved->mlp.x;
+    half_norm_restore(pass, normed, &saved->h_ffn, &params->post_attention_layernorm);
+    saved->moe.shared.x = *normed;
+    transit->dout = half_dout(pass, dh);
+    transit->dx = matrix_allocate(pass->op->scratch, FORMAT_F32, dh->shape[0], dh->shape[1]);
+    if (params->is_moe) {
+        moe_combine_backward(pass, &transit->moe, &kept->moe, &transit->dout, &saved->moe);
+    }
+}
+
+void block_experts_backward(const struct pass *pass, struct block_transit *transit, struct block_kept *kept,
+                            const struct block_params *params, struct block_saved *saved) {
+    if (params->is_moe) {
+        moe_experts_backward(pass, &transit->dx, &transit->moe, &kept->moe, &transit->dout, &params->moe, &saved->moe);
+    } else {
+        ffn_backward_input(pass->op, &transit->dx, OP_SET, &kept->mlp, &transit->dout, &params->mlp, &saved->mlp, pass->keep);
+    }
+}
+
+void block_dispatch_backward(const struct pass *pass, struct tensor *dh, struct block_transit *transit, struct block_kept *kept,
+                             struct block_params *dparams, const struct block_params *params, struct block_saved *saved) {
+    if (params->is_moe) {
+        moe_dispatch_backward(pass, &transit->dx, &transit->moe, &kept->moe, &params->moe, &saved->moe);
+    }
+    op_rms_norm_backward(pass->op, dh, OP_ADD, &dparams->post_attention_layernorm, &transit->dx, &saved->h_ffn,
+                         &params->post_attention_layernorm, saved->ffn_rstd);
+}
+
+void block_attention_backward(const struct pass *pass, struct tensor *dh, struct block_kept *kept, struct block_params *dparams,
+                              const struct block_params *params, struct block_saved *saved) {
+    struct op_context *op = pass->op;
+    half_norm_restore(pass, &saved->attention.x, &saved->h_attention, &params->input_layernorm);
+    struct tensor dout = half_dout(pass, dh);
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor dx = matrix_allocate(op->scratch, FORMAT_F32, dh->shape[0], dh->shape[1]);
+    mla_backward_input(op, &dx, &kept->attention, &dparams->self_attn, &dout, &params->self_attn, pass->config, pass->batch,
+                       pass->rope_table, &saved->attention, pass->keep);
+    op_rms_norm_backward(op, dh, OP_ADD, &dparams->input_layernorm, &dx, &saved->h_attention, &params->input_layernorm,
+                         saved->attention_rstd);
+    arena_release(op->scratch, mark);
+}
+
+void block_backward_input(const struct pass *pass, struct tensor *dh, struct block_kept *kept, struct block_params *dparams,
+                          const struct block_params *params, struct block_saved *saved) {
+    struct arena_mark mark = arena_mark(pass->op->scratch);
+    struct block_transit transit = {0};
+    block_combine_backward(pass, &transit, kept, dh, params, saved);
+    block_experts_backward(pass, &transit, kept, params, saved);
+    block_dispatch_backward(pass, dh, &transit, kept, dparams, params, saved);
+    arena_release(pass->op->scratch, mark);
+    block_attention_backward(pass, dh, kept, dparams, params, saved);
+}
+
+void block_backward_weight(struct op_context *op, struct block_params *dparams, const struct block_kept *kept) {
+    mla_backward_weight(op, &dparams->self_attn, &kept->attention);
+    if (dparams->is_moe) {
+        moe_backward_weight(op, &dparams->moe, &kept->moe);
+    } else {
+        ffn_backward_weight(op, &dparams->mlp, &kept->mlp);
+    }
+}

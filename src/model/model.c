@@ -1,0 +1,246 @@
+// The whole model in training: forward with loss, backward for inputs (B), backward for weights (W); see model.h.
+#include "model/model.h"
+
+#include "base/memory.h"
+#include "model/embedding.h"
+#include "model/loss.h"
+#include "model/mtp.h"
+#include "tensor/formats.h"
+
+struct model_slot {
+    struct arena arena;
+    int64_t layers, depths;
+    struct block_saved *block_saved;         // [layers]
+    struct block_kept *block_kept;
+    struct mtp_saved *mtp_saved;             // [depths]
+    struct mtp_kept *mtp_kept;
+
+    // Of the micro-batch at hand, in `arena`.
+    int64_t sequences, length;
+    struct loss_weights weights;
+    struct token_batch batch;
+    int32_t *ids[MODEL_MAX_DEPTH + 1];       // [T] inputs of the main model (0) and of each MTP depth
+    int32_t *targets[MODEL_MAX_DEPTH + 1];   // [T]
+    struct tensor h;                         // f32 [T, d] residual stream, after the last block
+    float *norm_rstd;                        // [T]
+    struct tensor hidden[MODEL_MAX_DEPTH + 1];    // [T, d] after the final norm, and of each depth
+    struct tensor dhidden[MODEL_MAX_DEPTH + 1];   // f32 [T, d]
+    bool has_backward;
+};
+
+// ---- Preparation --------------------------------------------------------------------------------------------------------
+
+// BF16 like the official code, which dequantises kv_b_proj for its absorbed form.
+static struct tensor dequantized(const struct tensor *weight, struct arena *arena) {
+    struct tensor dense = matrix_allocate(arena, FORMAT_BF16, weight->shape[0], weight->shape[1]);
+    float row[BLOCK_SIZE];
+    for (int64_t r = 0; r < weight->shape[0]; r++) {
+        for (int64_t c = 0; c < weight->shape[1]; c += BLOCK_SIZE) {
+            int64_t count = weight->shape[1] - c < BLOCK_SIZE ? weight->shape[1] - c : BLOCK_SIZE;
+            format_info(FORMAT_E4M3_BLOCK)->widen(row, weight, r, c, count);
+            format_info(FORMAT_BF16)->narrow(&dense, row, r, c, count);
+        }
+    }
+    return dense;
+}
+
+static void attention_prepare(struct mla_params *params, struct arena *arena) {
+    if (params->kv_b_proj.format == FORMAT_E4M3_BLOCK) {
+        params->kv_b_dense = dequantized(&params->kv_b_proj, arena);
+    }
+}
+
+void model_prepare(struct model *model, int64_t positions, struct arena *arena) {
+    const struct model_config *config = &model->config;
+    int64_t pairs = config->qk_rope_head_dim / 2;
+    CHECK(config->num_nextn_predict_layers <= MODEL_MAX_DEPTH, "%lld MTP modules", (long long)config->num_nextn_predict_layers);
+    model->rope_table = tensor_3d(FORMAT_F32, floats_allocate(arena, positions * pairs * 2), positions, pairs, 2);
+    model_rope_table(model->rope_table.data, positions, config);
+    if (model->dispatch == NULL) {
+        model->dispatch = &dispatch_local;
+        model->expert_map = (struct expert_map){.slots = config->n_routed_experts};
+    }
+    for (int64_t l = 0; l < config->num_hidden_layers; l++) {
+        attention_prepare(&model->params.layers[l].self_attn, arena);
+    }
+    for (int64_t k = 0; k < config->num_nextn_predict_layers; k++) {
+        attention_prepare(&model->params.mtp[k].block.self_attn, arena);
+    }
+}
+
+// ---- The slot of a micro-batch ------------------------------------------------------------------------------------------
+
+int model_slot_create(struct model_slot **slot, const struct model *model, struct error *error) {
+    struct model_slot *s = memory_allocate(1, sizeof *s, "micro-batch slot", error);
+    *slot = s;
+    if (s == NULL) {
+        return ERROR_MEMORY;
+    }
+    arena_init(&s->arena, "micro-batch slot");
+    s->layers = model->config.num_hidden_layers;
+    s->depths = model->config.num_nextn_predict_layers;
+    size_t layers = (size_t)s->layers, depths = (size_t)s->depths + 1;   // never an empty allocation
+    s->block_saved = memory_allocate(layers, sizeof *s->block_saved, "saved activations", error);
+    s->block_kept = memory_allocate(layers, sizeof *s->block_kept, "saved activations", error);
+    s->mtp_saved = memory_allocate(depths, sizeof *s->mtp_saved, "saved activations", error);
+    s->mtp_kept = memory_allocate(depths, sizeof *s->mtp_kept, "saved activations", error);
+    if (!s->block_saved || !s->block_kept || !s->mtp_saved || !s->mtp_kept) {
+        model_slot_destroy(s);
+        *slot = NULL;
+        return ERROR_MEMORY;
+    }
+    return 0;
+}
+
+void model_slot_destroy(struct model_slot *slot) {
+    if (slot == NULL) {
+        return;
+    }
+    arena_destroy(&slot->arena);
+    memory_free(slot->block_saved);
+    memory_free(slot->block_kept);
+    memory_free(slot->mtp_saved);
+    memory_free(slot->mtp_kept);
+    memory_free(slot);
+}
+
+int64_t model_slot_bytes(const struct model_slot *slot) {
+    return slot->arena.peak;
+}
+
+// Column `shift` onwards of every sequence's ids, as rows of the batch.
+static int32_t *shifted_ids(struct model_slot *slot, const struct micro_batch *micro, int64_t stride, int64_t shift) {
+    int32_t *ids = arena_allocate(&slot->arena, (size_t)(micro->sequences * micro->length), sizeof(int32_t));
+    for (int64_t s = 0; s < micro->sequences; s++) {
+        for (int64_t i = 0; i < micro->length; i++) {
+            ids[s * micro->length + i] = micro->ids[s * stride + i + shift];
+        }
+    }
+    return ids;
+}
+
+static void slot_begin(struct model_slot *slot, const struct micro_batch *micro, const struct loss_weights *weights) {
+    arena_reset(&slot->arena);
+    int64_t tokens = micro->sequences * micro->length, stride = micro->length + 1 + slot->depths;
+    slot->sequences = micro->sequences;
+    slot->length = micro->length;
+    slot->weights = *weights;
+    for (int64_t k = 0; k <= slot->depths; k++) {
+        slot->ids[k] = shifted_ids(slot, micro, stride, k);
+        slot->targets[k] = k < slot->depths ? NULL : shifted_ids(slot, micro, stride, k + 1);
+    }
+    for (int64_t k = 0; k < slot->depths; k++) {
+        slot->targets[k] = slot->ids[k + 1];   // what depth k predicts is what depth k+1 reads
+    }
+    int32_t *positions = arena_allocate(&slot->arena, (size_t)tokens, sizeof *positions);
+    struct attention_span *spans = arena_allocate(&slot->arena, (size_t)micro->sequences, sizeof *spans);
+    for (int64_t s = 0; s < micro->sequences; s++) {
+        spans[s] = (struct attention_span){.query_row = s * micro->length, .count = micro->length, .key_row = s * micro->length};
+        for (int64_t i = 0; i < micro->length; i++) {
+            positions[s * micro->length + i] = (int32_t)i;
+        }
+    }
+    slot->batch = (struct token_batch){.tokens = tokens, .ids = slot->ids[0], .positions = positions, .spans = spans,
+                                       .span_count = micro->sequences, .sequence_length = micro->length,
+                                       .form = ATTENTION_EXPANDED};
+}
+
+static struct pass slot_pass(struct op_context *op, struct model_slot *slot, const struct model *model, bool training) {
+    return (struct pass){
+        .op = op, .config = &model->config, .batch = &slot->batch, .rope_table = &model->rope_table, .recompute = &model->recompute,
+        .dispatch = model->dispatch, .expert_map = &model->expert_map, .keep = training ? &slot->arena : op->scratch,
+        .compute = model->compute, .training = training, .balance_scale = slot->weights.balance_scale,
+    };
+}
+
+// ---- Forward ------------------------------------------------------------------------------------------------------------
+
+// Points the pass at the load counters of the next MoE layer.
+static void count_layer(struct pass *pass, const struct block_params *params, int64_t **expert_load) {
+    pass->expert_load = NULL;
+    if (params->is_moe && *expert_load) {
+        pass->expert_load = *expert_load;
+        *expert_load += pass->config->n_routed_experts;
+    }
+}
+
+static void hidden_forward(struct pass *pass, struct model_slot *slot, struct model *model, int64_t *expert_load) {
+    const struct model_params *params = &model->params;
+    struct op_context *op = pass->op;
+    int64_t tokens = slot->batch.tokens, width = model->config.hidden_size;
+    slot->h = matrix_allocate(&slot->arena, FORMAT_F32, tokens, width);
+    slot->norm_rstd = floats_allocate(&slot->arena, tokens);
+    embedding_forward(op, &slot->h, slot->ids[0], &params->embed_tokens);
+    for (int64_t l = 0; l < slot->layers; l++) {
+        count_layer(pass, &params->layers[l], &expert_load);
+        block_forward(pass, &slot->h, &params->layers[l], NULL, &slot->block_saved[l]);
+    }
+    for (int64_t k = 0; k <= slot->depths; k++) {
+        slot->hidden[k] = matrix_allocate(&slot->arena, model->compute, tokens, width);
+    }
+    op_rms_norm(op, &slot->hidden[0], slot->norm_rstd, &slot->h, &params->norm, (float)model->config.rms_norm_eps);
+    for (int64_t k = 0; k < slot->depths; k++) {
+        count_layer(pass, &params->mtp[k].block, &expert_load);
+        mtp_forward(pass, &slot->hidden[k + 1], &slot->hidden[k], slot->ids[k + 1], &params->mtp[k], &params->embed_tokens, NULL,
+                    &slot->mtp_saved[k]);
+    }
+}
+
+void model_forward(struct op_context *op, struct micro_batch_result *result, struct model_slot *slot, struct model *model,
+                   struct model_params *gradients, const struct micro_batch *batch, const struct loss_weights *weights,
+                   int64_t *expert_load) {
+    slot_begin(slot, batch, weights);
+    slot->has_backward = gradients != NULL;
+    int64_t tokens = slot->batch.tokens;
+    *result = (struct micro_batch_result){.targets = tokens};
+    struct pass pass = slot_pass(op, slot, model, slot->has_backward);
+    pass.balance_loss = &result->balance_loss;
+    hidden_forward(&pass, slot, model, expert_load);
+
+    struct loss_head heads[MODEL_MAX_DEPTH + 1];
+    for (int64_t k = 0; k <= slot->depths; k++) {
+        slot->dhidden[k] = gradients ? matrix_allocate(&slot->arena, FORMAT_F32, tokens, model->config.hidden_size) : tensor_absent();
+        heads[k] = (struct loss_head){
+            .hidden = slot->hidden[k], .dhidden = slot->dhidden[k], .targets = slot->targets[k],
+            .scale = k == 0 ? weights->main_scale : weights->mtp_scale,
+            .loss = k == 0 ? &result->main_loss : &result->mtp_loss[k - 1],
+        };
+    }
+    loss_forward_backward(op, heads, slot->depths + 1, gradients ? &gradients->lm_head : NULL, &model->params.lm_head, slot->sequences,
+                          slot->length);
+}
+
+// ---- Backward -----------------------------------------------------------------------------------------------------------
+
+void model_backward_input(struct op_context *op, struct model_slot *slot, struct model *model, struct model_params *gradients) {
+    CHECK(slot->has_backward, "backward without a forward that kept its activations");
+    slot->has_backward = false;
+    const struct model_params *params = &model->params;
+    struct pass pass = slot_pass(op, slot, model, true);
+    struct arena_mark mark = arena_mark(op->scratch);
+    int64_t tokens = slot->batch.tokens, width = model->config.hidden_size;
+    struct embedding_use uses[MODEL_MAX_DEPTH + 1];
+    for (int64_t k = slot->depths; k > 0; k--) {
+        uses[k] = (struct embedding_use){slot->ids[k], matrix_allocate(op->scratch, FORMAT_F32, tokens, width)};
+        mtp_backward_input(&pass, &slot->dhidden[k - 1], &uses[k].dh, &slot->mtp_kept[k - 1], &gradients->mtp[k - 1], &slot->dhidden[k],
+                           &params->mtp[k - 1], &params->embed_tokens, &slot->mtp_saved[k - 1]);
+    }
+    struct tensor dh = matrix_allocate(op->scratch, FORMAT_F32, tokens, width);
+    op_rms_norm_backward(op, &dh, OP_SET, &gradients->norm, &slot->dhidden[0], &slot->h, &params->norm, slot->norm_rstd);
+    for (int64_t l = slot->layers - 1; l >= 0; l--) {
+        block_backward_input(&pass, &dh, &slot->block_kept[l], &gradients->layers[l], &params->layers[l], &slot->block_saved[l]);
+    }
+    uses[0] = (struct embedding_use){slot->ids[0], dh};
+    embedding_backward(op, &gradients->embed_tokens, uses, slot->depths + 1, slot->sequences, slot->length);
+    arena_release(op->scratch, mark);
+}
+
+void model_backward_weight(struct op_context *op, struct model_slot *slot, struct model *model, struct model_params *gradients) {
+    (void)model;
+    for (int64_t k = slot->depths - 1; k >= 0; k--) {
+        mtp_backward_weight(op, &gradients->mtp[k], &slot->mtp_kept[k]);
+    }
+    for (int64_t l = slot->layers - 1; l >= 0; l--) {
+        block_backward_weight(op, &gradients->layers[l], &slot->block_kept[l]);
+    }
+}

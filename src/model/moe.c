@@ -1,0 +1,133 @@
+// Mixture of experts; see moe.h.
+#include "model/moe.h"
+
+// A layer's routed experts are used between these two. Today every expert is mapped or in memory and there is nothing to do; experts read from disk
+// under a memory limit will be fetched by the first and may be dropped after the second, and nothing else in the model needs to know.
+static inline void expert_acquire(const struct moe_params *params, const struct dispatch_plan *plan) {
+    (void)params;
+    (void)plan;
+}
+
+static inline void expert_release(const struct moe_params *params, const struct dispatch_plan *plan) {
+    (void)params;
+    (void)plan;
+}
+
+void moe_dispatch_forward(const struct pass *pass, struct moe_saved *saved, const struct tensor *x, const struct moe_params *params) {
+    saved->x = *x;
+    router_forward(pass, &saved->router, x, params);
+    pass->dispatch->plan(pass->dispatch, pass->op, &saved->plan, &saved->router.routing, pass->expert_map, pass->keep);
+    saved->rows = matrix_allocate(pass->keep, x->format, saved->plan.rows, x->shape[1]);
+    pass->dispatch->dispatch(pass->dispatch, pass->op, &saved->rows, x, &saved->plan);
+}
+
+void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, const struct moe_params *params,
+                         struct moe_saved *saved) {
+    struct op_context *op = pass->op;
+    const struct dispatch_plan *plan = &saved->plan;
+    int64_t hidden_size = saved->x.shape[1], width = params->gate_proj[0].shape[0];
+    int format = saved->x.format;
+    saved->gate_up = matrix_allocate(pass->keep, format, plan->rows, 2 * width);
+    transit->results = matrix_allocate(op->scratch, format, plan->rows, hidden_size);
+    struct tensor gate = columns(&saved->gate_up, 0, width), up = columns(&saved->gate_up, width, width);
+
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor hidden = matrix_allocate(op->scratch, format, plan->rows, width);
+    expert_acquire(params, plan);
+    op_linear_grouped(op, &gate, &saved->rows, params->gate_proj, plan->offsets, plan->slots);
+    op_linear_grouped(op, &up, &saved->rows, params->up_proj, plan->offsets, plan->slots);
+    op_swiglu(op, &hidden, &gate, &up, NULL);
+    op_linear_grouped(op, &transit->results, &hidden, params->down_proj, plan->offsets, plan->slots);
+    expert_release(params, plan);
+    arena_release(op->scratch, mark);
+
+    transit->shared = tensor_absent();
+    if (tensor_present(&params->shared_experts.gate_proj)) {
+        bool recompute = pass->training && pass->recompute->swiglu;
+        transit->shared = matrix_allocate(op->scratch, format, saved->x.shape[0], hidden_size);
+        ffn_forward(op, &transit->shared, &saved->x, &params->shared_experts, &saved->shared, recompute, pass->keep);
+    }
+}
+
+void moe_combine_forward(const struct pass *pass, struct tensor *h, const struct moe_transit *transit, const struct moe_saved *saved) {
+    pass->dispatch->combine(pass->dispatch, pass->op, h, &transit->results, &saved->plan);
+    if (tensor_present(&transit->shared)) {
+        op_add(pass->op, h, &transit->shared);
+    }
+}
+
+void moe_combine_backward(const struct pass *pass, struct moe_transit *transit, struct moe_kept *kept, const struct tensor *dout,
+                          const struct moe_saved *saved) {
+    const struct dispatch_plan *plan = &saved->plan;
+    kept->plan = plan;
+    kept->down.dy = matrix_allocate(pass->keep, dout->format, plan->rows, dout->shape[1]);
+    pass->dispatch->combine_backward(pass->dispatch, pass->op, &kept->down.dy, dout, plan);
+    transit->drows = matrix_allocate(pass->op->scratch, dout->format, plan->rows, dout->shape[1]);
+    transit->dweight = floats_allocate(pass->op->scratch, plan->rows);
+}
+
+// drows = W_gate^T dgate + W_up^T dup, summed in f32 and rounded once to the format in which rows travel.
+static void rows_backward(const struct pass *pass, struct tensor *drows, const struct tensor *dgate, const struct tensor *dup,
+                          const struct moe_params *params, const struct dispatch_plan *plan) {
+    struct op_context *op = pass->op;
+    struct arena_mark mark = arena_mark(op->scratch);
+    bool narrow = drows->format != FORMAT_F32;
+    struct tensor sum = narrow ? matrix_allocate(op->scratch, FORMAT_F32, plan->rows, drows->shape[1]) : *drows;
+    struct tensor part = matrix_allocate(op->scratch, FORMAT_F32, plan->rows, drows->shape[1]);
+    op_linear_grouped_backward_input(op, &sum, dgate, params->gate_proj, plan->offsets, plan->slots);
+    op_linear_grouped_backward_input(op, &part, dup, params->up_proj, plan->offsets, plan->slots);
+    op_add(op, &sum, &part);
+    if (narrow) {
+        op_copy(op, drows, &sum);
+    }
+    arena_release(op->scratch, mark);
+}
+
+void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe_transit *transit, struct moe_kept *kept,
+                          const struct tensor *dout, const struct moe_params *params, struct moe_saved *saved) {
+    struct op_context *op = pass->op;
+    const struct dispatch_plan *plan = &saved->plan;
+    int64_t width = params->gate_proj[0].shape[0];
+    struct tensor gate = columns(&saved->gate_up, 0, width), up = columns(&saved->gate_up, width, width);
+
+    kept->down.x = matrix_allocate(pass->keep, dout->format, plan->rows, width);
+    op_swiglu(op, &kept->down.x, &gate, &up, plan->row_weight);
+    expert_acquire(params, plan);
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor dhidden = matrix_allocate(op->scratch, dout->format, plan->rows, width);
+    op_linear_grouped_backward_input(op, &dhidden, &kept->down.dy, params->down_proj, plan->offsets, plan->slots);
+    op_swiglu_backward(op, &gate, &up, transit->dweight, &dhidden, &gate, &up, plan->row_weight);   // now dgate, dup
+    arena_release(op->scratch, mark);
+    rows_backward(pass, &transit->drows, &gate, &up, params, plan);
+    expert_release(params, plan);
+    kept->gate = (struct linear_kept){saved->rows, gate};
+    kept->up = (struct linear_kept){saved->rows, up};
+
+    if (tensor_present(&params->shared_experts.gate_proj)) {
+        ffn_backward_input(op, dx, OP_SET, &kept->shared, dout, &params->shared_experts, &saved->shared, pass->keep);
+    }
+}
+
+void moe_dispatch_backward(const struct pass *pass, struct tensor *dx, const struct moe_transit *transit, struct moe_kept *kept,
+                           const struct moe_params *params, const struct moe_saved *saved) {
+    struct op_context *op = pass->op;
+    const struct dispatch_plan *plan = &saved->plan;
+    enum op_mode mode = tensor_present(&params->shared_experts.gate_proj) ? OP_ADD : OP_SET;
+    pass->dispatch->dispatch_backward(pass->dispatch, op, dx, mode, &transit->drows, plan);
+    struct arena_mark mark = arena_mark(op->scratch);
+    float *dweight = floats_allocate(op->scratch, plan->tokens * plan->top_k);
+    pass->dispatch->weight_backward(pass->dispatch, op, dweight, transit->dweight, plan);
+    router_backward_input(pass, dx, &kept->router, dweight, &saved->x, params, &saved->router);
+    arena_release(op->scratch, mark);
+}
+
+void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept) {
+    const struct dispatch_plan *plan = kept->plan;
+    op_linear_backward_weight(op, &dparams->gate, &kept->router.dy, &kept->router.x);
+    op_linear_grouped_backward_weight(op, dparams->gate_proj, &kept->gate.dy, &kept->gate.x, plan->offsets, plan->slots);
+    op_linear_grouped_backward_weight(op, dparams->up_proj, &kept->up.dy, &kept->up.x, plan->offsets, plan->slots);
+    op_linear_grouped_backward_weight(op, dparams->down_proj, &kept->down.dy, &kept->down.x, plan->offsets, plan->slots);
+    if (tensor_present(&dparams->shared_experts.gate_proj)) {
+        ffn_backward_weight(op, &dparams->shared_experts, &kept->shared);
+    }
+}

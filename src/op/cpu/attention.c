@@ -1,0 +1,225 @@
+// Causal attention over spans (op/ops.h has the definition), never T x T: a task holds up to 64 query rows of one span
+// and walks the keys that they see in blocks of 64, keeping a running maximum, sum and weighted sum of values per row.
+//
+// Heads that share keys and values (head stride 0: the absorbed form) are further query rows of the same task, so that
+// a block of the latent is packed once for all of them: row r of such a span is (token r / heads, head r % heads). A
+// row meets the same key blocks and the same order whatever task it is in; keys beyond its own position never enter a
+// product.
+#include <math.h>
+
+#include "base/arena.h"
+#include "base/math.h"
+#include "op/cpu/attention.h"
+#include "op/cpu/cpu_ops.h"
+#include "op/cpu/kernels.h"
+
+// Per worker. q_words and columns are the packed widths of a query and a value row.
+struct attention_area {
+    uint32_t *queries;   // [QUERY_ROWS][q_words]
+    uint32_t *lanes;     // [q_words][KEYS]
+    uint32_t *values;    // [KEYS / step][columns]
+    uint32_t *factor;    // [QUERY_ROWS][KEYS / step]
+    float *score;        // [QUERY_ROWS][KEYS]
+    float *sum;          // [QUERY_ROWS][columns]
+    float maximum[QUERY_ROWS], denominator[QUERY_ROWS];
+};
+
+struct attention_job {
+    const struct attention_kernels *kernels;
+    struct attention_area *area;
+    const struct tensor *out, *q, *k_nope, *k_rope, *v;
+    float *lse;
+    const struct attention_span *spans;
+    int64_t *first_task;   // [span_count + 1]
+    int64_t span_count;
+    int64_t group_heads, groups;   // heads that share keys; heads / group_heads
+    int64_t rows_per_task;
+    int64_t nope, rope, nope_words, q_words, columns;
+    float scale;
+};
+
+// The query rows of one task.
+struct attention_piece {
+    const struct attention_span *span;
+    int64_t head, first,
+        rows;   // rows first .. first + rows - 1 of the span, counted over tokens and the heads of the group
+};
+
+static struct row element_row(const struct tensor *tensor, int64_t row, int64_t head) {
+    struct row first = {.data = tensor->data, .format = (enum format)tensor->format};
+    return row_advance(first, row * tensor->stride[0] + head * tensor->stride[1]);
+}
+
+static int64_t piece_token(const struct attention_job *job, const struct attention_piece *piece, int64_t row) {
+    return (piece->first + row) / job->group_heads;
+}
+
+static int64_t piece_head(const struct attention_job *job, const struct attention_piece *piece, int64_t row) {
+    return piece->head + (piece->first + row) % job->group_heads;
+}
+
+static struct row piece_row(const struct attention_job *job, const struct attention_piece *piece,
+                            const struct tensor *tensor, int64_t row) {
+    return element_row(tensor, piece->span->query_row + piece_token(job, piece, row), piece_head(job, piece, row));
+}
+
+// Tasks of a span: groups of heads by blocks of rows, the blocks with the most keys first.
+static struct attention_piece piece_of_task(const struct attention_job *job, int64_t task) {
+    int64_t low = 0, high = job->span_count;
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (job->first_task[middle] <= task) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    struct attention_piece piece = {.span = &job->spans[low]};
+    int64_t rows = piece.span->count * job->group_heads, blocks = (rows + job->rows_per_task - 1) / job->rows_per_task;
+    int64_t index = task - job->first_task[low], block = blocks - 1 - index / job->groups;
+    piece.head = index % job->groups * job->group_heads;
+    piece.first = block * job->rows_per_task;
+    piece.rows = rows - piece.first < job->rows_per_task ? rows - piece.first : job->rows_per_task;
+    return piece;
+}
+
+static void pack_block(const struct attention_job *job, struct attention_area *area,
+                       const struct attention_piece *piece, int64_t block, int64_t keys) {
+    const struct attention_kernels *kernels = job->kernels;
+    const struct attention_span *span = piece->span;
+    int64_t first = span->pages != NULL ? (int64_t)span->pages[block] * KEYS : span->key_row + block * KEYS;
+    kernels->pack_lanes(area->lanes, element_row(job->k_nope, first, piece->head), job->k_nope->stride[0], job->nope,
+                        keys);
+    if (job->rope > 0) {
+        kernels->pack_lanes(area->lanes + job->nope_words * KEYS, element_row(job->k_rope, first, 0),
+                            job->k_rope->stride[0], job->rope, keys);
+    }
+    kernels->pack_rows(area->values, job->columns, element_row(job->v, first, piece->head), job->v->stride[0],
+                       job->v->shape[2], keys);
+}
+
+// One block of keys for rows begin.. of the piece: scores, running softmax, values.
+static void attend_block(const struct attention_job *job, struct attention_area *area,
+                         const struct attention_piece *piece, int64_t block, int64_t keys) {
+    const struct attention_kernels *kernels = job->kernels;
+    int64_t factor_words = KEYS / kernels->step;
+    int64_t unseen =
+        (block * KEYS - piece->span->position) * job->group_heads - piece->first;   // rows before this block
+    int64_t begin = unseen > 0 ? unseen : 0;
+    kernels->scores(area->score + begin * KEYS, area->queries + begin * job->q_words, area->lanes, piece->rows - begin,
+                    job->q_words, keys);
+    while (begin < piece->rows) {   // a run of rows that see equally many keys
+        int64_t end = begin, run_visible = 0;
+        for (; end < piece->rows; end++) {
+            int64_t visible = piece->span->position + piece_token(job, piece, end) + 1 - block * KEYS;
+            visible = visible < KEYS ? visible : KEYS;
+            if (end > begin && visible != run_visible) {
+                break;
+            }
+            run_visible = visible;
+            float correction = kernels->softmax(area->factor + end * factor_words, &area->maximum[end],
+                                                &area->denominator[end], area->score + end * KEYS, visible, job->scale);
+            if (correction != 1.0f) {
+                kernels->scale(area->sum + end * job->columns, correction, job->columns);
+            }
+        }
+        kernels->accumulate(area->sum + begin * job->columns, area->factor + begin * factor_words, factor_words, 1,
+                            area->values, job->columns, end - begin, run_visible);
+        begin = end;
+    }
+}
+
+static void attention_task(void *argument, int64_t task, int worker) {
+    const struct attention_job *job = argument;
+    const struct attention_kernels *kernels = job->kernels;
+    struct attention_area *area = &job->area[worker];
+    struct attention_piece piece = piece_of_task(job, task);
+    for (int64_t r = 0; r < piece.rows; r++) {
+        struct row q = piece_row(job, &piece, job->q, r);
+        uint32_t *words = area->queries + r * job->q_words;
+        kernels->pack_queries(words, job->q_words, q, 0, job->nope, 1);
+        kernels->pack_queries(words + job->nope_words, job->q_words, row_advance(q, job->nope), 0, job->rope, 1);
+        area->maximum[r] = -INFINITY;
+        area->denominator[r] = 0.0f;
+    }
+    for (int64_t i = 0; i < piece.rows * job->columns; i++) {
+        area->sum[i] = 0.0f;
+    }
+    int64_t seen = piece.span->position + piece_token(job, &piece, piece.rows - 1) + 1;
+    for (int64_t block = 0; block * KEYS < seen; block++) {
+        int64_t keys = seen - block * KEYS < KEYS ? seen - block * KEYS : KEYS;
+        pack_block(job, area, &piece, block, keys);
+        attend_block(job, area, &piece, block, keys);
+    }
+    for (int64_t r = 0; r < piece.rows; r++) {
+        int64_t row = piece.span->query_row + piece_token(job, &piece, r), head = piece_head(job, &piece, r);
+        kernels->finish(piece_row(job, &piece, job->out, r), area->sum + r * job->columns, area->denominator[r],
+                        job->v->shape[2]);
+        if (job->lse != NULL) {
+            job->lse[row * job->q->shape[1] + head] = area->maximum[r] + math_log(area->denominator[r]);
+        }
+    }
+}
+
+static void attention_areas(struct attention_job *job, struct op_context *op) {
+    int workers = pool_threads(op->pool);
+    size_t step = (size_t)job->kernels->step, words = (size_t)job->q_words, columns = (size_t)job->columns;
+    job->area = arena_allocate(op->scratch, (size_t)workers, sizeof *job->area);
+    for (int i = 0; i < workers; i++) {
+        struct attention_area *area = &job->area[i];
+        area->queries = arena_allocate(op->scratch, QUERY_ROWS * words, sizeof(uint32_t));
+        area->lanes = arena_allocate(op->scratch, words * KEYS, sizeof(uint32_t));
+        area->values =
+            arena_allocate_zero(op->scratch, KEYS / step * columns, sizeof(uint32_t));   // padding columns stay zero
+        area->factor = arena_allocate(op->scratch, QUERY_ROWS * KEYS / step, sizeof(uint32_t));
+        area->score = arena_allocate(op->scratch, QUERY_ROWS * KEYS, sizeof(float));
+        area->sum = arena_allocate(op->scratch, QUERY_ROWS * columns, sizeof(float));
+    }
+}
+
+// Fills first_task and returns the number of tasks with `rows_per_task` rows each.
+static int64_t count_tasks(struct attention_job *job) {
+    int64_t tasks = 0;
+    for (int64_t i = 0; i < job->span_count; i++) {
+        job->first_task[i] = tasks;
+        int64_t rows = job->spans[i].count * job->group_heads;
+        tasks += (rows + job->rows_per_task - 1) / job->rows_per_task * job->groups;
+    }
+    job->first_task[job->span_count] = tasks;
+    return tasks;
+}
+
+void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const struct tensor *q,
+                   const struct tensor *k_nope, const struct tensor *k_rope, const struct tensor *v,
+                   const struct attention_span *spans, int64_t span_count, float scale) {
+    struct arena_mark mark = arena_mark(op->scratch);
+    bool bf16 = q->format == FORMAT_BF16, shared = k_nope->stride[1] == 0 && v->stride[1] == 0;
+    struct attention_job job = {.kernels = bf16 ? &op->kernels->attention_bf16 : &op->kernels->attention_f32,
+                                .out = out,
+                                .q = q,
+                                .k_nope = k_nope,
+                                .k_rope = k_rope,
+                                .v = v,
+                                .lse = lse,
+                                .spans = spans,
+                                .span_count = span_count,
+                                .scale = scale};
+    job.group_heads = shared ? q->shape[1] : 1;
+    job.groups = q->shape[1] / job.group_heads;
+    job.nope = k_nope->shape[2];
+    job.rope = q->shape[2] - job.nope;
+    job.nope_words = (job.nope + job.kernels->step - 1) / job.kernels->step;
+    job.q_words = job.nope_words + (job.rope + job.kernels->step - 1) / job.kernels->step;
+    job.columns = (v->shape[2] + LANES - 1) / LANES * LANES;
+    job.first_task = arena_allocate(op->scratch, (size_t)span_count + 1, sizeof *job.first_task);
+    attention_areas(&job, op);
+    // Few long rows (decoding) are spread over all threads, at the price of packing a block once per task.
+    job.rows_per_task = QUERY_ROWS;
+    int64_t tasks = count_tasks(&job);
+    while (job.rows_per_task > 8 && tasks < 2 * pool_threads(op->pool)) {
+        job.rows_per_task /= 2;
+        tasks = count_tasks(&job);
+    }
+    split_run(op, tasks, attention_task, &job);
+    arena_release(op->scratch, mark);
+}

@@ -1,0 +1,59 @@
+// Kernels of attention and its gradient, and the layout of what they read. attention.c and attention_backward.c cut the
+// work into pieces (a block of query rows against a block of 64 keys), pack the operands, and call these; a table per
+// instruction set and input format (struct cpu_kernels: attention_f32, attention_bf16).
+//
+// Every product is a chain (op/ops.h), kept exact by giving each SIMD lane its own output:
+//   scores      lanes are keys: score[row][key] walks over the elements d of a query row and of 64 transposed key rows
+//   accumulate  lanes are columns: sum[row][column] walks over terms (keys or queries), a factor of a row times a
+//   packed row
+// Packed operands are arrays of 32-bit words. A word holds `step` consecutive terms of the chain: one F32, or two BF16
+// with the earlier term in the high half, which is the order in which the BF16 dot-product instruction adds. A missing
+// last term is zero. Zeros so added can only turn a sum of -0 into +0; scores do not depend on that, and `finish` adds
+// +0 to every result.
+#ifndef MINKE_OP_CPU_ATTENTION_H
+#define MINKE_OP_CPU_ATTENTION_H
+
+#include <stdint.h>
+
+#include "op/cpu/row_kernels.h"
+
+#define KEYS ATTENTION_BLOCK   // keys per block, columns of a packed key block
+#define QUERY_ROWS 64          // query rows per block
+
+struct attention_kernels {
+    int step;   // terms per word, 1 or 2
+
+    // `count` rows of `width` elements, `stride` elements apart, are packed ("words" of a width: ceil(width / step)):
+    // lanes[words][KEYS]: column j holds row j; columns from count on are zero.
+    void (*pack_lanes)(uint32_t *lanes, struct row first, int64_t stride, int64_t width, int64_t count);
+    // packed[ceil(count / step)][packed_stride]: word [i][c] holds column c of rows step*i.. ; only `width` columns are
+    // written.
+    void (*pack_rows)(uint32_t *packed, int64_t packed_stride, struct row first, int64_t stride, int64_t width,
+                      int64_t count);
+    // queries[count][query_stride]: the elements of a row, ceil(width / step) words each.
+    void (*pack_queries)(uint32_t *queries, int64_t query_stride, struct row first, int64_t stride, int64_t width,
+                         int64_t count);
+
+    // score[rows][KEYS] = chain over `words` of queries[row][words] and lanes; at least the first `keys` columns are
+    // written.
+    void (*scores)(float *score, const uint32_t *queries, const uint32_t *lanes, int64_t rows, int64_t words,
+                   int64_t keys);
+    // sum[row][0..width) continues its chain with `terms` terms: the word factor[row * row_stride + i * word_stride]
+    // times packed[i][..]. width is a multiple of 16, and the stride of sum and packed. A last half word is not read
+    // from packed.
+    void (*accumulate)(float *sum, const uint32_t *factor, int64_t row_stride, int64_t word_stride,
+                       const uint32_t *packed, int64_t width, int64_t rows, int64_t terms);
+
+    // One row of the running softmax: s_j = score_j * scale for j < visible; maximum and sum become m' and l'; factor
+    // (KEYS / step words) receives p, zero from `visible` on. Returns exp(m - m').
+    float (*softmax)(uint32_t *factor, float *maximum, float *sum, const float *score, int64_t visible, float scale);
+    // p = exp(s - lse), ds = (p * (dp - delta)) * scale for `rows` query rows; row i sees all keys, or the first i + 1
+    // if diagonal, the rest are zero. p_columns, ds_columns: [ceil(rows / step)][KEYS], words of queries. ds_rows:
+    // [rows][KEYS / step], words of keys; the same array as ds_columns when step is 1.
+    void (*gradient)(uint32_t *p_columns, uint32_t *ds_columns, uint32_t *ds_rows, const float *score, const float *dp,
+                     const float *lse, const float *delta, int64_t rows, bool diagonal, float scale);
+    void (*scale)(float *y, float factor, int64_t n);                         // y = y * factor
+    void (*finish)(struct row y, const float *x, float divisor, int64_t n);   // y = x / divisor + 0
+};
+
+#endif

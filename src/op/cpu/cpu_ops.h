@@ -1,0 +1,95 @@
+// The operations on the CPU, called by ops.c after its shape checks; one file each. They split rows (or columns, where
+// rows are summed) over the pool so that every output element is computed by exactly one task in the order that ops.h
+// writes down.
+#ifndef MINKE_OP_CPU_CPU_OPS_H
+#define MINKE_OP_CPU_CPU_OPS_H
+
+#include "op/cpu/row_kernels.h"
+#include "op/ops.h"
+
+void cpu_embedding(struct op_context *op, struct tensor *y, const int32_t *ids, const struct tensor *table);
+void cpu_embedding_backward(struct op_context *op, struct tensor *dtable, const struct tensor *dy, const int32_t *ids);
+void cpu_rms_norm(struct op_context *op, struct tensor *y, float *rstd, const struct tensor *x, const struct tensor *w,
+                  float epsilon);
+void cpu_rms_norm_backward(struct op_context *op, struct tensor *dx, enum op_mode mode, struct tensor *dw,
+                           const struct tensor *dy, const struct tensor *x, const struct tensor *w, const float *rstd);
+void cpu_rope(struct op_context *op, struct tensor *x, const int32_t *positions, const struct tensor *table,
+              bool inverse);
+void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const struct tensor *q,
+                   const struct tensor *k_nope, const struct tensor *k_rope, const struct tensor *v,
+                   const struct attention_span *spans, int64_t span_count, float scale);
+void cpu_attention_backward(struct op_context *op, struct tensor *dq, struct tensor *dk_nope, struct tensor *dk_rope,
+                            struct tensor *dv, const struct tensor *dout, const struct tensor *out, const float *lse,
+                            const struct tensor *q, const struct tensor *k_nope, const struct tensor *k_rope,
+                            const struct tensor *v, const struct attention_span *spans, int64_t span_count,
+                            float scale);
+void cpu_swiglu(struct op_context *op, struct tensor *y, const struct tensor *gate, const struct tensor *up,
+                const float *weight);
+void cpu_swiglu_backward(struct op_context *op, struct tensor *dgate, struct tensor *dup, float *dweight,
+                         const struct tensor *dy, const struct tensor *gate, const struct tensor *up,
+                         const float *weight);
+void cpu_router(struct op_context *op, float *score, int32_t *expert, float *weight, const struct tensor *logits,
+                const float *bias, const struct router_rule *rule);
+void cpu_router_backward(struct op_context *op, struct tensor *dlogits, const float *dweight, const float *score,
+                         const int32_t *expert, const struct router_rule *rule, const float *dshare,
+                         int64_t sequence_length);
+void cpu_balance_loss(struct op_context *op, float *loss, float *f, const float *score, int64_t sequences,
+                      int64_t sequence_length, const struct router_rule *rule);
+void cpu_gather_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
+void cpu_scatter_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
+void cpu_combine_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *slot,
+                      const float *weight, int64_t top_k, enum op_mode mode);
+void cpu_copy(struct op_context *op, struct tensor *y, const struct tensor *x);
+void cpu_add(struct op_context *op, struct tensor *y, const struct tensor *x);
+void cpu_zero(struct op_context *op, struct tensor *y);
+void cpu_cross_entropy(struct op_context *op, float *loss, struct tensor *dlogits, const struct tensor *logits,
+                       const int32_t *targets, float scale);
+void cpu_adamw(struct op_context *op, struct tensor *master, struct tensor *m, struct tensor *v, struct tensor *weight,
+               const struct tensor *gradient, const struct adamw_step *step);
+void cpu_ema(struct op_context *op, struct tensor *average, const struct tensor *master, float decay);
+double cpu_sum_squares(struct op_context *op, const struct tensor *x);
+bool cpu_all_finite(struct op_context *op, const struct tensor *x);
+
+// Rows 0..rows-1 cut into tasks of `chunk` rows.
+struct row_split {
+    int64_t rows, chunk, tasks;
+};
+// Chunks of about 16 K elements: long enough to hide the cost of a task, short enough to balance.
+static inline struct row_split row_split_make(int64_t rows, int64_t elements_per_row) {
+    struct row_split split = {.rows = rows, .chunk = 16384 / (elements_per_row > 0 ? elements_per_row : 1)};
+    if (split.chunk < 1) {
+        split.chunk = 1;
+    }
+    split.tasks = (rows + split.chunk - 1) / split.chunk;
+    return split;
+}
+static inline int64_t row_split_begin(const struct row_split *split, int64_t task) {
+    return task * split->chunk;
+}
+static inline int64_t row_split_end(const struct row_split *split, int64_t task) {
+    int64_t end = (task + 1) * split->chunk;
+    return end < split->rows ? end : split->rows;
+}
+// pool_run without waking anybody for a single task.
+static inline void split_run(struct op_context *op, int64_t tasks,
+                             void (*function)(void *argument, int64_t task, int worker), void *argument) {
+    if (tasks == 1) {
+        function(argument, 0, 0);
+    } else if (tasks > 1) {
+        pool_run(op->pool, tasks, function, argument);
+    }
+}
+
+// Row `index` of a rank-2 F32 or BF16 tensor.
+static inline struct row tensor_row(const struct tensor *tensor, int64_t index) {
+    struct row row = {.data = tensor->data, .format = (enum format)tensor->format};
+    return row_advance(row, index * tensor->stride[0]);
+}
+static inline float *float_row(const struct tensor *tensor, int64_t index) {
+    return (float *)tensor->data + index * tensor->stride[0];
+}
+static inline struct row row_of_floats(float *data) {
+    return (struct row){.data = data, .format = FORMAT_F32};
+}
+
+#endif
