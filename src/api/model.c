@@ -99,7 +99,7 @@ static int read_generation_config(struct minke_model *model, const char *directo
 
 static int open_parts(struct minke_model *model, const char *directory, const struct minke_model_options *options,
                       struct error *error) {
-    enum isa isa;
+    enum isa isa = ISA_BEST;
     int code;
     if ((code = parse_isa(&isa, options->isa, error)) != 0 || (code = parse_compute(&model->model.compute, options->compute, error)) != 0 ||
         (code = pool_create(&model->pool, options->threads, error)) != 0 ||

@@ -9,8 +9,13 @@
 #include "base/file.h"
 #include "base/memory.h"
 
+// jansson reports a failed allocation in the middle of a text as a syntax error: this tells which it was.
+static _Thread_local bool allocation_failed;
+
 static void *json_allocate(size_t size) {
-    return memory_allocate(1, size, "JSON", NULL);
+    void *block = memory_allocate(1, size, "JSON", NULL);
+    allocation_failed |= block == NULL;
+    return block;
 }
 
 // Before main: jansson must have our allocator before its first value exists, also for a value that a caller builds with
@@ -21,11 +26,12 @@ __attribute__((constructor)) static void json_setup(void) {
 
 int json_parse(json_t **root, const char *text, size_t size, const char *name, struct error *error) {
     json_error_t reason;
+    allocation_failed = false;
     *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &reason);
     if (*root != NULL) {
         return 0;
     }
-    if (json_error_code(&reason) == json_error_out_of_memory) {
+    if (allocation_failed) {
         return error_set(error, ERROR_MEMORY, "%s: out of memory while reading JSON", name);
     }
     return error_set(error, ERROR_FORMAT, "%s: line %d, column %d: %s", name, reason.line, reason.column, reason.text);
