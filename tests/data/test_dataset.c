@@ -126,7 +126,8 @@ static void test_description_refused(void **state) {
         {"\"train-00001.safetensors\"", "\"../x\"", "expected a plain file name, found \"../x\""},
         {"\"train-00001.safetensors\"", "\"missing\"", "missing: cannot open"},
         {"\"documents\": ", "\"documents\": 1", "key \"documents\": says"},
-        {"\"checksum\": \"", "\"checksum\": \"zz", "expected 16 hexadecimal digits"},
+        {"safetensors\",\n        \"checksum\": \"", "safetensors\", \"checksum\": \"zz",
+         "expected 16 hexadecimal digits"},
         {"\"checksum\": \"0123456789abcdef\"", "\"x\": 1", NULL},
         {"{", "[", "line"},
     };
@@ -136,7 +137,8 @@ static void test_description_refused(void **state) {
         assert_int_equal(maker_write(directory, 300, 5, 1 << 20, &error), 0);
         edit(test_path(directory, "dataset.json"), cases[i].from, cases[i].to);
         if (cases[i].fragment != NULL) {
-            check_refused(directory, cases[i].fragment == strstr(cases[i].fragment, "missing:") ? ERROR_IO : ERROR_FORMAT,
+            check_refused(directory,
+                          cases[i].fragment == strstr(cases[i].fragment, "missing:") ? ERROR_IO : ERROR_FORMAT,
                           cases[i].fragment);
         } else {
             test_assert_error(dataset_verify(directory, &error), &error, ERROR_FORMAT, "checksum");
@@ -172,7 +174,7 @@ static void test_shard_refused(void **state) {
         {STARTS + 1, INT64_MAX, "tensor \"bytes\": entry 1: found 9223372036854775807"},
         {STARTS + 2, 77, "key \"bytes\": says"},
         {STARTS + DOCUMENTS, 300, "tensor \"tokens\": entry 0: id 300 is out of range, expected 0 to 299"},
-        {STARTS + DOCUMENTS + 1, (int64_t)0xffff << 48, "tensor \"tokens\": entry 7: id 65535 is out of range"},
+        {STARTS + DOCUMENTS + 1, INT64_MIN / 32768, "tensor \"tokens\": entry 7: id 65535 is out of range"},
     };
     char *directory = test_directory();
     const char *path = "train-00001.safetensors";
