@@ -44,6 +44,10 @@ SUPPORT      := $(sort $(wildcard tests/support/*.c))
 SUPPORT_OBJECTS := $(SUPPORT:%.c=$(BUILD)/%.o)
 C_FILES       = $(sort $(wildcard src/*/*.[ch] src/*/*/*.[ch] src/*/*/*/*.[ch] include/*.h tests/*/*.[ch] bench/*.[ch] examples/*.[ch]))
 
+# `make V=1` prints whole commands.
+Q   := $(if $(V),,@)
+say  = @$(if $(V),:,printf '  %-5s %s\n' $(1) $@)
+
 .PHONY: all
 all: $(BUILD)/libminke.a $(BUILD)/libminke.so $(BUILD)/minke
 
@@ -62,27 +66,33 @@ $(BUILD)/flags: force
 	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
+	$(call say,CC)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(WARN) $(CFLAGS) $(ISA) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CPPFLAGS) $(WARN) $(CFLAGS) $(ISA) -MMD -MP -c -o $@ $<
 
 $(BUILD)/libminke.a: $(LIB_OBJECTS)
+	$(call say,AR)
 	@rm -f $@
-	$(AR) qcs $@ $^
+	$(Q)$(AR) qcs $@ $^
 
 $(BUILD)/libminke.so: $(LIB_OBJECTS)
-	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME) -o $@ $^ $(LDLIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/minke: $(APP_OBJECTS) $(BUILD)/libminke.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # The commands without main, for the tests of src/app.
 $(BUILD)/commands.a: $(filter-out $(BUILD)/src/app/main.o,$(APP_OBJECTS))
+	$(call say,AR)
 	@rm -f $@
-	$(AR) qcs $@ $^
+	$(Q)$(AR) qcs $@ $^
 
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/commands.a $(BUILD)/libminke.a
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+$(filter $(BUILD)/tests/app/%,$(TESTS)): $(BUILD)/commands.a
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/libminke.a
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %/commands.a,$^) $(BUILD)/libminke.a $(LDLIBS) -lcmocka
 
 # ---- Running: these install what is missing (scripts/deps.sh) and then call make again, which looks for it anew ------
 
@@ -107,15 +117,19 @@ run-tests: tests
 
 # ---- The source text -----------------------------------------------------------------------------------------------
 
-.PHONY: check format
-CHECK_TOOLS := build test check
+.PHONY: check check-rules check-layout check-bugs format
 check:
-	@scripts/deps.sh $(CHECK_TOOLS)
+	@scripts/deps.sh build test check
+	@$(MAKE) --no-print-directory --keep-going check-rules check-layout check-bugs
+	@echo "check: no complaints"
+
+check-rules:
 	@scripts/check.pl
+check-layout:
 	@clang-format --dry-run --Werror $(C_FILES)
+check-bugs:
 	@cppcheck --quiet --std=c11 --language=c --enable=warning,performance,portability --inline-suppr \
 		--suppressions-list=scripts/cppcheck.txt --error-exitcode=1 -Isrc -Iinclude -D__x86_64__ -j 2 src
-	@echo "check: no complaints"
 
 format:
 	@clang-format -i $(C_FILES)
@@ -159,7 +173,7 @@ help:
 	@echo "make check        source rules (scripts/check.pl), clang-format, cppcheck;  make format  applies clang-format"
 	@echo "make install      to PREFIX=$(PREFIX) under DESTDIR=$(DESTDIR);  make uninstall"
 	@echo "make clean        remove all build folders"
-	@echo "variables         CC=gcc|clang  OPT=-O2  BUILD=build  SAN=address|undefined|thread (folder build-<SAN>)"
+	@echo "variables         CC=gcc|clang  OPT=-O2  BUILD=build  SAN=address|undefined|thread (folder build-<SAN>)  V=1"
 
 .SECONDARY:
 -include $(LIB_OBJECTS:.o=.d) $(APP_OBJECTS:.o=.d) $(TESTS:=.d) $(SUPPORT_OBJECTS:.o=.d)

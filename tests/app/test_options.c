@@ -16,7 +16,13 @@ static struct {
 
 static const struct command_option options[] = {
     {.name = "verbose", .letter = 'v', .help = "say more", .flag = &values.verbose},
-    {.name = "tokens", .letter = 'n', .argument = "N", .help = "how many", .integer = &values.count, .minimum = 1, .maximum = 100},
+    {.name = "tokens",
+     .letter = 'n',
+     .argument = "N",
+     .help = "how many",
+     .integer = &values.count,
+     .minimum = 1,
+     .maximum = 100},
     {.name = "seed", .argument = "S", .help = "seed", .integer = &values.seed, .given = &values.seed_given},
     {.name = "temp", .argument = "T", .help = "temperature", .number = &values.temperature, .least = 0, .most = 2},
     {.name = "dtype", .argument = "D", .help = "format", .text = &values.dtype, .choices = "bf16|fp8|f32"},
@@ -55,7 +61,9 @@ static int read_line(const struct command_positional *positionals, const char *l
 static void test_forms(void **state) {
     (void)state;
     struct error error;
-    assert_int_equal(read_line(one_or_two, "-v -n 5 dir --seed=-3 --temp 0.5 --dtype=fp8 --threads 2 --isa avx2 --quiet", &error), 0);
+    assert_int_equal(
+        read_line(one_or_two, "-v -n 5 dir --seed=-3 --temp 0.5 --dtype=fp8 --threads 2 --isa avx2 --quiet", &error),
+        0);
     assert_true(values.verbose && values.seed_given && common.quiet);
     assert_int_equal(values.count, 5);
     assert_int_equal(values.seed, -3);

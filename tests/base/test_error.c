@@ -108,8 +108,12 @@ static void test_check(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_first_error_wins), cmocka_unit_test(test_null_error), cmocka_unit_test(test_errno),
-        cmocka_unit_test(test_prefix),           cmocka_unit_test(test_one_line),   cmocka_unit_test(test_long_text),
+        cmocka_unit_test(test_first_error_wins),
+        cmocka_unit_test(test_null_error),
+        cmocka_unit_test(test_errno),
+        cmocka_unit_test(test_prefix),
+        cmocka_unit_test(test_one_line),
+        cmocka_unit_test(test_long_text),
         cmocka_unit_test(test_check),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -342,7 +342,8 @@ static void test_directories(void **state) {
     test_write_file(test_path(root, "a/file"), "x", 1);
     assert_false(file_is_directory(test_path(root, "a/file")));
     assert_true(file_exists(test_path(root, "a/file")));
-    test_assert_error(file_make_directory(test_path(root, "a/file/d"), &error), &error, ERROR_IO, "cannot create directory");
+    test_assert_error(file_make_directory(test_path(root, "a/file/d"), &error), &error, ERROR_IO,
+                      "cannot create directory");
     assert_int_equal(symlink("..", test_path(root, "a/loop")), 0);
     char **names;
     int64_t count;
@@ -357,7 +358,8 @@ static void test_directories(void **state) {
     assert_true(file_exists(test_path(root, "a/b/moved")));
     assert_int_equal(file_rename(test_path(root, "a/b/"), test_path(root, "a/e/"), &error), 0);
     assert_true(file_exists(test_path(root, "a/e/moved")));
-    test_assert_error(file_rename(test_path(root, "no"), test_path(root, "yes"), &error), &error, ERROR_IO, "cannot rename");
+    test_assert_error(file_rename(test_path(root, "no"), test_path(root, "yes"), &error), &error, ERROR_IO,
+                      "cannot rename");
     // A link to a directory above is removed as a link: what it points to stays.
     error_clear(&error);
     test_write_file(test_path(root, "keep"), "x", 1);
@@ -382,10 +384,14 @@ static void test_directories(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_map),           cmocka_unit_test(test_read),
-        cmocka_unit_test(test_standard_input), cmocka_unit_test(test_writer),
-        cmocka_unit_test(test_full_disk),     cmocka_unit_test(test_interrupted_writes),
-        cmocka_unit_test(test_write_failures), cmocka_unit_test(test_read_failures),
+        cmocka_unit_test(test_map),
+        cmocka_unit_test(test_read),
+        cmocka_unit_test(test_standard_input),
+        cmocka_unit_test(test_writer),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_interrupted_writes),
+        cmocka_unit_test(test_write_failures),
+        cmocka_unit_test(test_read_failures),
         cmocka_unit_test(test_directories),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

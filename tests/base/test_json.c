@@ -82,11 +82,13 @@ static void test_typed_access(void **state) {
     error_clear(&error);
     test_assert_error(json_get_integer(&integer, root, "x", "f", &error), &error, ERROR_FORMAT, "found nothing");
     error_clear(&error);
-    test_assert_error(json_get_integer_or(&integer, 1, root, "r", "f", &error), &error, ERROR_FORMAT, "found a real number");
+    test_assert_error(json_get_integer_or(&integer, 1, root, "r", "f", &error), &error, ERROR_FORMAT,
+                      "found a real number");
     error_clear(&error);
     test_assert_error(json_get_number_or(&number, 1, root, "a", "f", &error), &error, ERROR_FORMAT, "found an array");
     error_clear(&error);
-    test_assert_error(json_get_boolean_or(&boolean, true, root, "i", "f", &error), &error, ERROR_FORMAT, "true or false");
+    test_assert_error(json_get_boolean_or(&boolean, true, root, "i", "f", &error), &error, ERROR_FORMAT,
+                      "true or false");
     error_clear(&error);
     test_assert_error(json_get_string_or(&string, "", root, "o", "f", &error), &error, ERROR_FORMAT, "found an object");
     error_clear(&error);
@@ -102,7 +104,8 @@ static void test_write(void **state) {
     struct error error = {0};
     assert_int_equal(json_write(root, path, &error), 0);
     char *text = test_read_file(path, NULL);
-    assert_string_equal(text, "{\n  \"z\": 1,\n  \"eps\": 1e-6,\n  \"a\": [\n    0.1,\n    \"\xc3\xa9\"\n  ],\n  \"e\": {}\n}\n");
+    assert_string_equal(
+        text, "{\n  \"z\": 1,\n  \"eps\": 1e-6,\n  \"a\": [\n    0.1,\n    \"\xc3\xa9\"\n  ],\n  \"e\": {}\n}\n");
     free(text);
     json_t *again;
     assert_int_equal(json_read(&again, path, 1 << 20, &error), 0);

@@ -1,5 +1,6 @@
-// base/math.c against the double functions of libm: error bounds in units in the last place, edges, and that the results do
-// not depend on the flush-to-zero mode. By default every 997th float is tried; `make test-long` tries all (LONG_TESTS).
+// base/math.c against the double functions of libm: error bounds in units in the last place, edges, and that the
+// results do not depend on the flush-to-zero mode. By default every 997th float is tried; `make test-long` tries all
+// (LONG_TESTS).
 #include "base/math.h"
 
 #include <math.h>
@@ -171,7 +172,8 @@ static void test_double_exp_log(void **state) {
     for (int i = 0; i < 300000; i++) {
         double x = exp(1400 * next_random(&random) - 700), y = 1416 * next_random(&random) - 708;
         double near = 0.5 + next_random(&random);
-        worst_log = fmax(worst_log, fmax(ulps_double(math_log_double(x), log(x)), ulps_double(math_log_double(near), log(near))));
+        worst_log = fmax(worst_log,
+                         fmax(ulps_double(math_log_double(x), log(x)), ulps_double(math_log_double(near), log(near))));
         worst_exp = fmax(worst_exp, ulps_double(math_exp_double(y), exp(y)));
         double base = exp(14 * next_random(&random)), exponent = -next_random(&random);
         worst_pow = fmax(worst_pow, fabs(math_pow_double(base, exponent) / pow(base, exponent) - 1));
@@ -186,8 +188,12 @@ static void test_double_exp_log(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exp),          cmocka_unit_test(test_log),    cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_mode_independent), cmocka_unit_test(test_sigmoid_silu), cmocka_unit_test(test_sincos),
+        cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_mode_independent),
+        cmocka_unit_test(test_sigmoid_silu),
+        cmocka_unit_test(test_sincos),
         cmocka_unit_test(test_double_exp_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

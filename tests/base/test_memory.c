@@ -150,14 +150,16 @@ static void test_threads(void **state) {
 
 static void test_resident(void **state) {
     (void)state;
-    assert_true(memory_resident() > 100 << 10);
-    assert_true(memory_resident_peak() >= memory_resident());
+    int64_t now = memory_resident();
+    assert_true(now > 100 << 10);
+    int64_t peak = memory_resident_peak();
+    assert_true(peak >= now);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_allocate), cmocka_unit_test(test_resize), cmocka_unit_test(test_overflow),
-        cmocka_unit_test(test_strings),  cmocka_unit_test(test_fail_at), cmocka_unit_test(test_guard),
+        cmocka_unit_test(test_allocate), cmocka_unit_test(test_resize),   cmocka_unit_test(test_overflow),
+        cmocka_unit_test(test_strings),  cmocka_unit_test(test_fail_at),  cmocka_unit_test(test_guard),
         cmocka_unit_test(test_threads),  cmocka_unit_test(test_resident),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

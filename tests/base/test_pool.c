@@ -14,7 +14,7 @@
 enum { TASKS = 1000 };
 
 struct counts {
-    int64_t plain[TASKS];             // written without atomics: a thread sanitizer sees a missing ordering
+    int64_t plain[TASKS];   // written without atomics: a thread sanitizer sees a missing ordering
     _Atomic int64_t worker_tasks[64];
     int64_t scale;
     int threads;
@@ -211,9 +211,10 @@ static void test_no_allocation(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_tasks),     cmocka_unit_test(test_sleeping_workers), cmocka_unit_test(test_waiting_caller),
-        cmocka_unit_test(test_flush_to_zero), cmocka_unit_test(test_any_caller),       cmocka_unit_test(test_nested),
-        cmocka_unit_test(test_create),        cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_all_tasks),      cmocka_unit_test(test_sleeping_workers),
+        cmocka_unit_test(test_waiting_caller), cmocka_unit_test(test_flush_to_zero),
+        cmocka_unit_test(test_any_caller),     cmocka_unit_test(test_nested),
+        cmocka_unit_test(test_create),         cmocka_unit_test(test_no_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -131,8 +131,8 @@ static void test_permute(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_philox), cmocka_unit_test(test_uniform),         cmocka_unit_test(test_below),
-        cmocka_unit_test(test_misuse), cmocka_unit_test(test_normal),          cmocka_unit_test(test_streams_differ),
+        cmocka_unit_test(test_philox),  cmocka_unit_test(test_uniform), cmocka_unit_test(test_below),
+        cmocka_unit_test(test_misuse),  cmocka_unit_test(test_normal),  cmocka_unit_test(test_streams_differ),
         cmocka_unit_test(test_permute),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

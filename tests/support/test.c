@@ -99,7 +99,8 @@ int test_child_signal(void (*function)(void *argument), void *argument, char *te
 
 void test_assert_error(int code, const struct error *error, int expected, const char *fragment) {
     if (code != expected || error->code != expected || strstr(error->text, fragment) == NULL) {
-        fail_msg("returned %d, error %d \"%s\"; expected %d with \"%s\"", code, error->code, error->text, expected, fragment);
+        fail_msg("returned %d, error %d \"%s\"; expected %d with \"%s\"", code, error->code, error->text, expected,
+                 fragment);
     }
 }
 

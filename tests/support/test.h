@@ -3,10 +3,10 @@
 #define MINKE_TESTS_SUPPORT_TEST_H
 
 // cmocka.h needs these first, in this order.
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <setjmp.h>
 
 #include <cmocka.h>
 
@@ -30,8 +30,8 @@ int test_child_signal(void (*function)(void *argument), void *argument, char *te
 // Fails the test unless `code` is the expected error code and the message contains `fragment`.
 void test_assert_error(int code, const struct error *error, int expected, const char *fragment);
 
-// Calls function(argument, &error) with the n-th allocation failing, n = 1, 2, 3, ... until it succeeds. Every failure must
-// give ERROR_MEMORY with a message and leave no block behind. Returns the number of failures seen.
+// Calls function(argument, &error) with the n-th allocation failing, n = 1, 2, 3, ... until it succeeds. Every failure
+// must give ERROR_MEMORY with a message and leave no block behind. Returns the number of failures seen.
 int test_failing_memory(int (*function)(void *argument, struct error *error), void *argument);
 
 #endif
