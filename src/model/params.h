@@ -78,7 +78,8 @@ struct param {
 };
 typedef int (*param_visitor)(void *argument, const struct param *param, struct error *error);
 
-// Allocates the layer and expert tables (all tensors absent) in `arena`.
+// Allocates the layer and expert tables (all tensors absent) in `arena`; params_table_bytes is what they take, for arena_reserve.
+size_t params_table_bytes(const struct model_config *config);
 void params_create(struct model_params *params, const struct model_config *config, struct arena *arena);
 // Walks in model order: embedding, layers (attention, FFN; experts ascending, gate/up/down), final norm, head, MTP modules. Stops at the first
 // non-zero return and hands it back. A tied head is visited once (as the embedding). `error` may be NULL when the visitor cannot fail.

@@ -1,10 +1,11 @@
 // A Hugging Face model directory, read (spec 11.2, 11.4). Writing is in checkpoint_write.c.
 //
 //   model.safetensors                  everything in one file, or
-//   model.safetensors.index.json       {"metadata": {...}, "weight_map": {"<tensor>": "<file>", ...}} and the files it names
+//   model.safetensors.index.json       {"metadata": {...}, "weight_map": {"<tensor>": "<file>", ...}} and the files it
+//   names
 //
-// The index alone is read at the start: `items`, sorted by name, say which shard holds what. A shard is mapped and its header
-// checked when its first tensor is asked for.
+// The index alone is read at the start: `items`, sorted by name, say which shard holds what. A shard is mapped and its
+// header checked when its first tensor is asked for.
 #include "weights/checkpoint.h"
 
 #include <stdlib.h>
@@ -20,24 +21,24 @@
 #define SCALE_SUFFIX "_scale_inv"
 
 struct item {
-    const char *name;   // in checkpoint->names, or in the single file
+    const char *name; // in checkpoint->names, or in the single file
     int64_t shard;
-    int64_t entry;      // in the shard's entries; -1 until the shard is open
+    int64_t entry; // in the shard's entries; -1 until the shard is open
 };
 
 struct shard {
     const char *name;
-    int64_t expected;   // tensors that the index puts here
+    int64_t expected; // tensors that the index puts here
     bool open;
     struct safetensors file;
 };
 
 struct checkpoint {
     char *directory, *index_path;
-    char *names;                // storage of tensor and shard names; NULL for a single file
-    struct shard *shards;       // sorted by name
+    char *names;          // storage of tensor and shard names; NULL for a single file
+    struct shard *shards; // sorted by name
     int64_t shard_count, shard_capacity;
-    struct item *items;         // sorted by name
+    struct item *items; // sorted by name
     int64_t count, capacity;
 };
 
@@ -57,7 +58,8 @@ static struct item *item_find(const struct checkpoint *checkpoint, const char *n
 // Only plain names: an index file must not reach outside its directory.
 static bool shard_name_is_plain(const char *name) {
     size_t length = strlen(name), suffix = strlen(".safetensors");
-    return length > suffix && strchr(name, '/') == NULL && name[0] != '.' && strcmp(name + length - suffix, ".safetensors") == 0;
+    return length > suffix && strchr(name, '/') == NULL && name[0] != '.'
+           && strcmp(name + length - suffix, ".safetensors") == 0;
 }
 
 // Position of `name` in the sorted shards; *found tells whether it is there already.
@@ -80,10 +82,11 @@ static int64_t shard_position(const struct checkpoint *checkpoint, const char *n
 struct index_scan {
     struct checkpoint *checkpoint;
     struct json_reader json;
-    int64_t name_bytes;   // used of checkpoint->names
+    int64_t name_bytes; // used of checkpoint->names
 };
 
-// While the index is read, item.shard is the offset of the shard's name in checkpoint->names: sorted positions still move.
+// While the index is read, item.shard is the offset of the shard's name in checkpoint->names: sorted positions still
+// move.
 static int index_parse_pair(struct index_scan *scan, struct error *error) {
     struct checkpoint *checkpoint = scan->checkpoint;
     const char *path = scan->json.name;
@@ -91,7 +94,8 @@ static int index_parse_pair(struct index_scan *scan, struct error *error) {
     int64_t length;
     bool found;
     int code;
-    if ((code = json_reader_string(&scan->json, name, &length, error)) != 0 || (code = json_reader_expect(&scan->json, ':', error)) != 0) {
+    if ((code = json_reader_string(&scan->json, name, &length, error)) != 0
+        || (code = json_reader_expect(&scan->json, ':', error)) != 0) {
         return code;
     }
     scan->name_bytes += length + 1;
@@ -100,8 +104,9 @@ static int index_parse_pair(struct index_scan *scan, struct error *error) {
         return code;
     }
     if (!shard_name_is_plain(file)) {
-        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": expected the name of a .safetensors file beside it, found \"%s\"",
-                         path, name, file);
+        return error_set(error, ERROR_FORMAT,
+                         "%s: tensor \"%s\": expected the name of a .safetensors file beside it, found \"%s\"", path,
+                         name, file);
     }
     int64_t position = shard_position(checkpoint, file, &found);
     if (!found) {
@@ -116,7 +121,8 @@ static int index_parse_pair(struct index_scan *scan, struct error *error) {
         checkpoint->shard_count++;
         scan->name_bytes += length + 1;
     }
-    code = array_grow((void **)&checkpoint->items, &checkpoint->capacity, checkpoint->count + 1, sizeof *checkpoint->items, path, error);
+    code = array_grow((void **)&checkpoint->items, &checkpoint->capacity, checkpoint->count + 1,
+                      sizeof *checkpoint->items, path, error);
     if (code == 0) {
         checkpoint->items[checkpoint->count++] =
             (struct item){.name = name, .shard = checkpoint->shards[position].name - checkpoint->names, .entry = -1};
@@ -207,7 +213,8 @@ static int index_read(struct checkpoint *checkpoint, struct error *error) {
 // ---- Opening -------------------------------------------------------------------------------------------------------
 
 static int single_open(struct checkpoint *checkpoint, const char *path, struct error *error) {
-    int code = array_grow((void **)&checkpoint->shards, &checkpoint->shard_capacity, 1, sizeof *checkpoint->shards, path, error);
+    int code = array_grow((void **)&checkpoint->shards, &checkpoint->shard_capacity, 1, sizeof *checkpoint->shards,
+                          path, error);
     if (code != 0) {
         return code;
     }
@@ -297,7 +304,8 @@ int64_t checkpoint_shards(const struct checkpoint *checkpoint) {
 }
 
 static const struct item *item_at(const struct checkpoint *checkpoint, int64_t index) {
-    CHECK(index >= 0 && index < checkpoint->count, "tensor %lld of %lld", (long long)index, (long long)checkpoint->count);
+    CHECK(index >= 0 && index < checkpoint->count, "tensor %lld of %lld", (long long)index,
+          (long long)checkpoint->count);
     return &checkpoint->items[index];
 }
 
@@ -324,8 +332,8 @@ static int shard_report_missing(struct checkpoint *checkpoint, int64_t index, st
     for (int64_t i = 0; i < checkpoint->count; i++) {
         struct item *item = &checkpoint->items[i];
         if (item->shard == index && item->entry < 0) {
-            error_set(error, ERROR_FORMAT, "%s: tensor \"%s\" is not in %s, where the index puts it", checkpoint->index_path,
-                      item->name, shard->name);
+            error_set(error, ERROR_FORMAT, "%s: tensor \"%s\" is not in %s, where the index puts it",
+                      checkpoint->index_path, item->name, shard->name);
         }
         item->entry = item->shard == index ? -1 : item->entry;
     }
@@ -333,7 +341,8 @@ static int shard_report_missing(struct checkpoint *checkpoint, int64_t index, st
     return ERROR_FORMAT;
 }
 
-int checkpoint_shard_open(struct checkpoint *checkpoint, const struct safetensors **file, int64_t index, struct error *error) {
+int checkpoint_shard_open(struct checkpoint *checkpoint, const struct safetensors **file, int64_t index,
+                          struct error *error) {
     CHECK(index >= 0 && index < checkpoint->shard_count, "shard %lld", (long long)index);
     struct shard *shard = &checkpoint->shards[index];
     *file = &shard->file;
@@ -362,8 +371,8 @@ int checkpoint_shard_open(struct checkpoint *checkpoint, const struct safetensor
 }
 
 // The entry of a name and the path of its file; opens the shard.
-static int entry_find(struct checkpoint *checkpoint, const struct safetensors_entry **entry, const char **path, const char *name,
-                      struct error *error) {
+static int entry_find(struct checkpoint *checkpoint, const struct safetensors_entry **entry, const char **path,
+                      const char *name, struct error *error) {
     const struct item *item = item_find(checkpoint, name);
     const struct safetensors *file;
     if (item == NULL) {
@@ -377,7 +386,8 @@ static int entry_find(struct checkpoint *checkpoint, const struct safetensors_en
     return code;
 }
 
-static int scale_join(struct checkpoint *checkpoint, struct tensor *tensor, const char *path, const char *name, struct error *error) {
+static int scale_join(struct checkpoint *checkpoint, struct tensor *tensor, const char *path, const char *name,
+                      struct error *error) {
     const struct safetensors_entry *entry;
     const char *scale_path;
     char *scale_name = memory_format(error, "%s" SCALE_SUFFIX, name);
@@ -386,19 +396,22 @@ static int scale_join(struct checkpoint *checkpoint, struct tensor *tensor, cons
     }
     int code = 0;
     if (!checkpoint_has(checkpoint, scale_name)) {
-        code = error_set(error, ERROR_FORMAT, "%s: FP8 tensor \"%s\": its scale \"%s\" is missing", path, name, scale_name);
+        code = error_set(error, ERROR_FORMAT, "%s: FP8 tensor \"%s\": its scale \"%s\" is missing", path, name,
+                         scale_name);
         goto out;
     }
     code = entry_find(checkpoint, &entry, &scale_path, scale_name, error);
     if (code != 0) {
         goto out;
     }
-    int64_t rows = (tensor->shape[0] + BLOCK_SIZE - 1) / BLOCK_SIZE, columns = (tensor->shape[1] + BLOCK_SIZE - 1) / BLOCK_SIZE;
+    int64_t rows = (tensor->shape[0] + BLOCK_SIZE - 1) / BLOCK_SIZE,
+            columns = (tensor->shape[1] + BLOCK_SIZE - 1) / BLOCK_SIZE;
     const struct tensor *scale = &entry->tensor;
     char found[96];
     if (scale->format != FORMAT_F32 || scale->rank != 2 || scale->shape[0] != rows || scale->shape[1] != columns) {
-        code = error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": expected F32 shape [%lld, %lld], found %s shape %s", scale_path,
-                         scale_name, (long long)rows, (long long)columns, entry->dtype, tensor_shape_text(found, scale));
+        code = error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": expected F32 shape [%lld, %lld], found %s shape %s",
+                         scale_path, scale_name, (long long)rows, (long long)columns, entry->dtype,
+                         tensor_shape_text(found, scale));
         goto out;
     }
     tensor->scale = scale->data;
@@ -418,14 +431,15 @@ int checkpoint_find(struct checkpoint *checkpoint, struct tensor *tensor, const 
     *tensor = entry->tensor;
     if (tensor->format != FORMAT_F32 && tensor->format != FORMAT_BF16 && tensor->format != FORMAT_E4M3_BLOCK) {
         char shape[96];
-        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": expected dtype F32, BF16 or a matrix of F8_E4M3, found %s %s", path,
-                         name, entry->dtype, tensor_shape_text(shape, tensor));
+        return error_set(error, ERROR_FORMAT,
+                         "%s: tensor \"%s\": expected dtype F32, BF16 or a matrix of F8_E4M3, found %s %s", path, name,
+                         entry->dtype, tensor_shape_text(shape, tensor));
     }
     return tensor->format == FORMAT_E4M3_BLOCK ? scale_join(checkpoint, tensor, path, name, error) : 0;
 }
 
-int checkpoint_expect(struct checkpoint *checkpoint, struct tensor *tensor, const char *name, int rank, const int64_t *shape,
-                      struct error *error) {
+int checkpoint_expect(struct checkpoint *checkpoint, struct tensor *tensor, const char *name, int rank,
+                      const int64_t *shape, struct error *error) {
     int code = checkpoint_find(checkpoint, tensor, name, error);
     if (code != 0) {
         return code;
@@ -450,7 +464,8 @@ bool checkpoint_name_is_scale(const char *name) {
 bool checkpoint_name_is_fp8(const char *name) {
     static const char *const suffixes[] = {"_proj.weight", "kv_a_proj_with_mqa.weight"};
     size_t length = strlen(name), unscaled = strlen("eh_proj.weight");
-    if (strstr(name, "layers.") == NULL || (length >= unscaled && strcmp(name + length - unscaled, "eh_proj.weight") == 0)) {
+    if (strstr(name, "layers.") == NULL
+        || (length >= unscaled && strcmp(name + length - unscaled, "eh_proj.weight") == 0)) {
         return false;
     }
     for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {

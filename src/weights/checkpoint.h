@@ -46,6 +46,9 @@ typedef int (*checkpoint_fetch)(void *argument, struct tensor *tensor, int64_t i
 int checkpoint_write(const char *directory, const struct checkpoint_plan_entry *entries, int64_t count, int64_t shard_bytes,
                      checkpoint_fetch fetch, void *argument, void (*progress)(void *argument, int64_t bytes_done), struct error *error);
 
+// ERROR_ARGUMENT if the directory holds weights or an index: what checkpoint_write demands, for asking before long work.
+int checkpoint_check_absent(const char *directory, struct error *error);
+
 // Whether the official FP8 checkpoints store this tensor as E4M3 with scales: the 2-D projections of attention and experts of every layer
 // (names ending in _proj.weight or kv_a_proj_with_mqa.weight), not eh_proj, gate, embeddings, head and norms.
 bool checkpoint_name_is_fp8(const char *name);

@@ -1,7 +1,9 @@
-// A Hugging Face model directory, written: shards of a chosen size, then the index (spec 11.2). The bytes are a function of the plan
-// and the tensors alone. Order of the files: each shard complete and synced, the index last; on failure all are removed.
+// A Hugging Face model directory, written: shards of a chosen size, then the index (spec 11.2). The bytes are a
+// function of the plan and the tensors alone. Order of the files: each shard complete and synced, the index last; on
+// failure all are removed.
 //
-// The index is laid out as json.dumps(..., indent=2, sort_keys=True) does, so that diffs against other tools stay small.
+// The index is laid out as json.dumps(..., indent=2, sort_keys=True) does, so that diffs against other tools stay
+// small.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +22,8 @@ struct writing {
     const char *directory;
     const struct checkpoint_plan_entry *entries;
     int64_t count;
-    int64_t *shard_of;        // [count]
-    int64_t shards, written;  // shards in all; complete so far
+    int64_t *shard_of;       // [count]
+    int64_t shards, written; // shards in all; complete so far
     int64_t bytes_done, total_bytes;
     checkpoint_fetch fetch;
     void *argument;
@@ -53,11 +55,13 @@ static int plan_shards(struct writing *writing, int64_t shard_bytes, struct erro
     int64_t used = 0;
     for (int64_t i = 0; i < writing->count; i++) {
         const struct checkpoint_plan_entry *entry = &writing->entries[i];
-        CHECK(entry->format == FORMAT_F32 || entry->format == FORMAT_BF16 || (entry->format == FORMAT_E4M3_BLOCK && entry->rank == 2),
+        CHECK(entry->format == FORMAT_F32 || entry->format == FORMAT_BF16
+                  || (entry->format == FORMAT_E4M3_BLOCK && entry->rank == 2),
               "%s: format %d rank %d", entry->name, entry->format, entry->rank);
         int64_t bytes = entry_bytes(entry);
         if (bytes < 0 || __builtin_add_overflow(writing->total_bytes, bytes, &writing->total_bytes)) {
-            return error_set(error, ERROR_ARGUMENT, "%s: tensor \"%s\": shape is too large for any file", writing->directory, entry->name);
+            return error_set(error, ERROR_ARGUMENT, "%s: tensor \"%s\": shape is too large for any file",
+                             writing->directory, entry->name);
         }
         if (i > 0 && used > 0 && bytes > shard_bytes - used) {
             writing->shards++;
@@ -70,7 +74,7 @@ static int plan_shards(struct writing *writing, int64_t shard_bytes, struct erro
     return 0;
 }
 
-static int directory_check_empty(const char *directory, struct error *error) {
+int checkpoint_check_absent(const char *directory, struct error *error) {
     char **names;
     int64_t count;
     int code = file_list(&names, &count, directory, error);
@@ -79,25 +83,29 @@ static int directory_check_empty(const char *directory, struct error *error) {
     }
     for (int64_t i = 0; i < count && code == 0; i++) {
         size_t length = strlen(names[i]), suffix = strlen(".safetensors");
-        if (strcmp(names[i], INDEX_NAME) == 0 || (length > suffix && strcmp(names[i] + length - suffix, ".safetensors") == 0)) {
-            code = error_set(error, ERROR_ARGUMENT, "%s: holds weights already (%s), expected none", directory, names[i]);
+        if (strcmp(names[i], INDEX_NAME) == 0
+            || (length > suffix && strcmp(names[i] + length - suffix, ".safetensors") == 0)) {
+            code =
+                error_set(error, ERROR_ARGUMENT, "%s: holds weights already (%s), expected none", directory, names[i]);
         }
     }
     file_list_free(names, count);
     return code;
 }
 
-static int declare_shard(struct safetensors_writer *writer, const struct writing *writing, int64_t shard, struct error *error) {
-    int code = safetensors_writer_metadata(writer, "format", "pt", error);   // transformers refuses files without it
+static int declare_shard(struct safetensors_writer *writer, const struct writing *writing, int64_t shard,
+                         struct error *error) {
+    int code = safetensors_writer_metadata(writer, "format", "pt", error); // transformers refuses files without it
     for (int64_t i = 0; i < writing->count && code == 0; i++) {
         const struct checkpoint_plan_entry *entry = &writing->entries[i];
         if (writing->shard_of[i] != shard) {
             continue;
         }
-        code = safetensors_writer_declare(writer, entry->name, format_info(entry->format)->safetensors_name, entry->rank, entry->shape,
-                                          error);
+        code = safetensors_writer_declare(writer, entry->name, format_info(entry->format)->safetensors_name,
+                                          entry->rank, entry->shape, error);
         if (code == 0 && entry->format == FORMAT_E4M3_BLOCK) {
-            int64_t shape[2] = {(entry->shape[0] + BLOCK_SIZE - 1) / BLOCK_SIZE, (entry->shape[1] + BLOCK_SIZE - 1) / BLOCK_SIZE};
+            int64_t shape[2] = {(entry->shape[0] + BLOCK_SIZE - 1) / BLOCK_SIZE,
+                                (entry->shape[1] + BLOCK_SIZE - 1) / BLOCK_SIZE};
             char *name = memory_format(error, "%s_scale_inv", entry->name);
             code = name != NULL ? safetensors_writer_declare(writer, name, "F32", 2, shape, error) : ERROR_MEMORY;
             memory_free(name);
@@ -106,7 +114,8 @@ static int declare_shard(struct safetensors_writer *writer, const struct writing
     return code;
 }
 
-static int append_tensor(struct safetensors_writer *writer, struct writing *writing, int64_t index, struct error *error) {
+static int append_tensor(struct safetensors_writer *writer, struct writing *writing, int64_t index,
+                         struct error *error) {
     const struct checkpoint_plan_entry *entry = &writing->entries[index];
     struct tensor tensor = {0}, announced = tensor_make(entry->format, NULL, entry->rank, entry->shape);
     int code = writing->fetch(writing->argument, &tensor, index, error);
@@ -141,7 +150,7 @@ static int write_shard(struct writing *writing, int64_t shard, struct error *err
             goto out;
         }
     }
-    writing->written = shard + 1;   // from here on the file may exist, whatever commit returns
+    writing->written = shard + 1; // from here on the file may exist, whatever commit returns
     code = safetensors_writer_commit(writer, NULL, error);
     writer = NULL;
 out:
@@ -151,7 +160,7 @@ out:
 }
 
 struct index_line {
-    char *name;      // owned when `scale`
+    char *name; // owned when `scale`
     int64_t shard;
     bool scale;
 };
@@ -175,7 +184,8 @@ static int index_collect(const struct writing *writing, struct index_line *lines
     qsort(lines, (size_t)*count, sizeof *lines, index_line_compare);
     for (int64_t i = 1; i < *count; i++) {
         if (strcmp(lines[i - 1].name, lines[i].name) == 0) {
-            return error_set(error, ERROR_ARGUMENT, "%s: tensor \"%s\" was announced twice", writing->directory, lines[i].name);
+            return error_set(error, ERROR_ARGUMENT, "%s: tensor \"%s\" was announced twice", writing->directory,
+                             lines[i].name);
         }
     }
     return 0;
@@ -191,7 +201,8 @@ static int write_index(const struct writing *writing, struct error *error) {
     if (code != 0) {
         goto out;
     }
-    json_text_append(&text, "{\n  \"metadata\": {\n    \"total_size\": %lld\n  },\n  \"weight_map\": {", (long long)writing->total_bytes);
+    json_text_append(&text, "{\n  \"metadata\": {\n    \"total_size\": %lld\n  },\n  \"weight_map\": {",
+                     (long long)writing->total_bytes);
     for (int64_t i = 0; i < count; i++) {
         json_text_append(&text, "%s\n    ", i > 0 ? "," : "");
         json_text_string(&text, lines[i].name);
@@ -228,12 +239,17 @@ static void remove_written(const struct writing *writing) {
     }
 }
 
-int checkpoint_write(const char *directory, const struct checkpoint_plan_entry *entries, int64_t count, int64_t shard_bytes,
-                     checkpoint_fetch fetch, void *argument, void (*progress)(void *argument, int64_t bytes_done), struct error *error) {
-    struct writing writing = {.directory = directory, .entries = entries, .count = count, .fetch = fetch, .argument = argument,
+int checkpoint_write(const char *directory, const struct checkpoint_plan_entry *entries, int64_t count,
+                     int64_t shard_bytes, checkpoint_fetch fetch, void *argument,
+                     void (*progress)(void *argument, int64_t bytes_done), struct error *error) {
+    struct writing writing = {.directory = directory,
+                              .entries = entries,
+                              .count = count,
+                              .fetch = fetch,
+                              .argument = argument,
                               .progress = progress};
     CHECK(shard_bytes > 0, "shards of %lld bytes", (long long)shard_bytes);
-    int code = directory_check_empty(directory, error);
+    int code = checkpoint_check_absent(directory, error);
     if (code != 0) {
         return code;
     }

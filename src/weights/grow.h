@@ -7,8 +7,10 @@
 #include "base/error.h"
 #include "base/memory.h"
 
-// Makes room for at least `needed` elements of `size` bytes in *array (NULL at first); new elements are not initialised.
-static inline int array_grow(void **array, int64_t *capacity, int64_t needed, size_t size, const char *what, struct error *error) {
+// Makes room for at least `needed` elements of `size` bytes in *array (NULL at first); new elements are not
+// initialised.
+static inline int array_grow(void **array, int64_t *capacity, int64_t needed, size_t size, const char *what,
+                             struct error *error) {
     if (needed <= *capacity) {
         return 0;
     }

@@ -35,8 +35,8 @@ static const char *json_reader_found(char buffer[16], const struct json_reader *
 
 static int json_reader_fail(struct json_reader *reader, const char *expected, struct error *error) {
     char found[16];
-    return error_set(error, ERROR_FORMAT, "%s: JSON byte %lld: expected %s, found %s", reader->name, (long long)reader->position,
-                     expected, json_reader_found(found, reader));
+    return error_set(error, ERROR_FORMAT, "%s: JSON byte %lld: expected %s, found %s", reader->name,
+                     (long long)reader->position, expected, json_reader_found(found, reader));
 }
 
 bool json_reader_accept(struct json_reader *reader, char character) {
@@ -110,7 +110,10 @@ static int32_t json_reader_hex4(struct json_reader *reader) {
     int32_t value = 0;
     for (int i = 0; i < 4; i++) {
         char c = reader->text[reader->position + i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
         if (digit < 0) {
             return -1;
         }
@@ -228,7 +231,8 @@ int json_reader_integer(struct json_reader *reader, int64_t *value, struct error
 
 static bool json_reader_digits(struct json_reader *reader) {
     int64_t start = reader->position;
-    while (reader->position < reader->size && reader->text[reader->position] >= '0' && reader->text[reader->position] <= '9') {
+    while (reader->position < reader->size && reader->text[reader->position] >= '0'
+           && reader->text[reader->position] <= '9') {
         reader->position++;
     }
     return reader->position > start;
@@ -273,8 +277,9 @@ static int json_reader_skip_deep(struct json_reader *reader, int depth, struct e
             return 0;
         }
         do {
-            if (object && ((code = json_reader_string(reader, NULL, NULL, error)) != 0
-                           || (code = json_reader_expect(reader, ':', error)) != 0)) {
+            if (object
+                && ((code = json_reader_string(reader, NULL, NULL, error)) != 0
+                    || (code = json_reader_expect(reader, ':', error)) != 0)) {
                 return code;
             }
             if ((code = json_reader_skip_deep(reader, depth + 1, error)) != 0) {
@@ -315,7 +320,8 @@ void json_text_append(struct json_text *text, const char *format, ...) {
             text->size += needed;
             return;
         }
-        text->failed = array_grow((void **)&text->text, &text->capacity, text->size + needed + 1, 1, "JSON text", NULL) != 0;
+        text->failed =
+            array_grow((void **)&text->text, &text->capacity, text->size + needed + 1, 1, "JSON text", NULL) != 0;
     }
 }
 

@@ -1,9 +1,10 @@
 // safetensors files, read and written (spec 11.1).
 //
-//   u64 little-endian N | N bytes of JSON: {"name": {"dtype": D, "shape": [...], "data_offsets": [begin, end]}, ...} | data
+//   u64 little-endian N | N bytes of JSON: {"name": {"dtype": D, "shape": [...], "data_offsets": [begin, end]}, ...} |
+//   data
 //
-// Offsets count from the first byte after the header. The header is parsed in one pass straight into the entry array; names
-// share one block of memory. Only after every check has passed does a tensor point into the mapping.
+// Offsets count from the first byte after the header. The header is parsed in one pass straight into the entry array;
+// names share one block of memory. Only after every check has passed does a tensor point into the mapping.
 #include "weights/safetensors.h"
 
 #include <stdbool.h>
@@ -15,7 +16,7 @@
 #include "weights/grow.h"
 #include "weights/json_stream.h"
 
-#define HEADER_LIMIT 100000000   // bytes; the limit of the reference implementation
+#define HEADER_LIMIT 100000000 // bytes; the limit of the reference implementation
 #define LENGTH_BYTES 8
 
 // Every dtype of the format and its width; those that format_by_safetensors_name knows become tensors.
@@ -23,10 +24,10 @@ static const struct dtype {
     const char *name;
     int bits;
 } dtypes[] = {
-    {"F32", 32},     {"BF16", 16},   {"F8_E4M3", 8},     {"F16", 16},         {"F64", 64}, {"I64", 64}, {"I32", 32},
-    {"I16", 16},     {"I8", 8},      {"U64", 64},        {"U32", 32},         {"U16", 16}, {"U8", 8},   {"BOOL", 8},
-    {"F8_E5M2", 8},  {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},  {"C64", 64}, {"F4", 4},   {"F6_E2M3", 6},
-    {"F6_E3M2", 6},
+    {"F32", 32}, {"BF16", 16}, {"F8_E4M3", 8}, {"F16", 16},    {"F64", 64},        {"I64", 64},
+    {"I32", 32}, {"I16", 16},  {"I8", 8},      {"U64", 64},    {"U32", 32},        {"U16", 16},
+    {"U8", 8},   {"BOOL", 8},  {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
+    {"C64", 64}, {"F4", 4},    {"F6_E2M3", 6}, {"F6_E3M2", 6},
 };
 
 static const struct dtype *dtype_find(const char *name) {
@@ -38,8 +39,8 @@ static const struct dtype *dtype_find(const char *name) {
     return NULL;
 }
 
-// Bytes of a packed tensor; negative if the shape overflows or its bits do not fill whole bytes. The product leaves zeros out, so
-// that strides cannot overflow either.
+// Bytes of a packed tensor; negative if the shape overflows or its bits do not fill whole bytes. The product leaves
+// zeros out, so that strides cannot overflow either.
 static int64_t dtype_bytes(const struct dtype *dtype, int rank, const int64_t *shape) {
     int64_t bits = dtype->bits;
     bool empty = false;
@@ -57,13 +58,14 @@ static int64_t dtype_bytes(const struct dtype *dtype, int rank, const int64_t *s
 struct header_scan {
     struct safetensors *file;
     struct json_reader json;
-    int64_t capacity;       // of file->entries
-    int64_t name_bytes;     // used of file->names
-    int64_t data_bytes;     // behind the header
+    int64_t capacity;   // of file->entries
+    int64_t name_bytes; // used of file->names
+    int64_t data_bytes; // behind the header
     const uint8_t *data;
 };
 
-static int header_parse_shape(struct header_scan *scan, int *rank, int64_t *shape, const char *name, struct error *error) {
+static int header_parse_shape(struct header_scan *scan, int *rank, int64_t *shape, const char *name,
+                              struct error *error) {
     int code = json_reader_expect(&scan->json, '[', error);
     *rank = 0;
     if (code != 0 || json_reader_accept(&scan->json, ']')) {
@@ -94,22 +96,23 @@ static int header_parse_offsets(struct header_scan *scan, struct safetensors_ent
 }
 
 static int header_parse_dtype(struct header_scan *scan, struct safetensors_entry *entry, struct error *error) {
-    struct json_reader ahead = scan->json;   // measures before it decodes
+    struct json_reader ahead = scan->json; // measures before it decodes
     int64_t length;
     int code = json_reader_string(&ahead, NULL, &length, error);
     if (code != 0) {
         return code;
     }
     if (length >= (int64_t)sizeof entry->dtype) {
-        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": unknown dtype of %lld characters", scan->json.name, entry->name,
-                         (long long)length);
+        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": unknown dtype of %lld characters", scan->json.name,
+                         entry->name, (long long)length);
     }
     code = json_reader_string(&scan->json, entry->dtype, NULL, error);
     if (code != 0) {
         return code;
     }
     if (dtype_find(entry->dtype) == NULL) {
-        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": unknown dtype \"%s\"", scan->json.name, entry->name, entry->dtype);
+        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": unknown dtype \"%s\"", scan->json.name, entry->name,
+                         entry->dtype);
     }
     return 0;
 }
@@ -131,8 +134,8 @@ static int header_parse_fields(struct header_scan *scan, struct safetensors_entr
             return code;
         }
         if (length >= (int64_t)sizeof field) {
-            return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": unknown key of %lld characters", scan->json.name, entry->name,
-                             (long long)length);
+            return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": unknown key of %lld characters", scan->json.name,
+                             entry->name, (long long)length);
         }
         if ((code = json_reader_string(&scan->json, field, NULL, error)) != 0
             || (code = json_reader_expect(&scan->json, ':', error)) != 0) {
@@ -159,7 +162,8 @@ static int header_parse_fields(struct header_scan *scan, struct safetensors_entr
     }
     for (unsigned which = 0; which < 3; which++) {
         if ((seen & (1u << which)) == 0) {
-            return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": missing key \"%s\"", scan->json.name, entry->name, fields[which]);
+            return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": missing key \"%s\"", scan->json.name, entry->name,
+                             fields[which]);
         }
     }
     return 0;
@@ -167,7 +171,8 @@ static int header_parse_fields(struct header_scan *scan, struct safetensors_entr
 
 static int header_parse_tensor(struct header_scan *scan, char *name, struct error *error) {
     struct safetensors *file = scan->file;
-    int code = array_grow((void **)&file->entries, &scan->capacity, file->count + 1, sizeof *file->entries, scan->json.name, error);
+    int code = array_grow((void **)&file->entries, &scan->capacity, file->count + 1, sizeof *file->entries,
+                          scan->json.name, error);
     if (code != 0) {
         return code;
     }
@@ -181,19 +186,22 @@ static int header_parse_tensor(struct header_scan *scan, char *name, struct erro
     }
     int64_t bytes = dtype_bytes(dtype_find(entry->dtype), rank, shape);
     if (bytes < 0) {
-        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": shape is too large for any file", scan->json.name, name);
+        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": shape is too large for any file", scan->json.name,
+                         name);
     }
     if (entry->begin > entry->end || entry->end > scan->data_bytes) {
-        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": data_offsets [%lld, %lld] are outside the %lld bytes of data%s",
-                         scan->json.name, name, (long long)entry->begin, (long long)entry->end, (long long)scan->data_bytes,
-                         entry->begin <= entry->end ? " (the file is truncated)" : "");
+        return error_set(error, ERROR_FORMAT,
+                         "%s: tensor \"%s\": data_offsets [%lld, %lld] are outside the %lld bytes of data%s",
+                         scan->json.name, name, (long long)entry->begin, (long long)entry->end,
+                         (long long)scan->data_bytes, entry->begin <= entry->end ? " (the file is truncated)" : "");
     }
     if (entry->end - entry->begin != bytes) {
-        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": shape and dtype need %lld bytes, data_offsets give %lld",
-                         scan->json.name, name, (long long)bytes, (long long)(entry->end - entry->begin));
+        return error_set(error, ERROR_FORMAT,
+                         "%s: tensor \"%s\": shape and dtype need %lld bytes, data_offsets give %lld", scan->json.name,
+                         name, (long long)bytes, (long long)(entry->end - entry->begin));
     }
     enum format format = format_by_safetensors_name(entry->dtype);
-    format = format == FORMAT_E4M3_BLOCK && rank != 2 ? FORMAT_NONE : format;   // blocks are defined for matrices alone
+    format = format == FORMAT_E4M3_BLOCK && rank != 2 ? FORMAT_NONE : format; // blocks are defined for matrices alone
     entry->tensor = tensor_make(format, (void *)(uintptr_t)(scan->data + entry->begin), rank, shape);
     file->count++;
     return 0;
@@ -211,7 +219,8 @@ static int header_parse_metadata(struct header_scan *scan, struct error *error) 
     int64_t start = json->position - 1;
     if (!json_reader_accept(json, '}')) {
         do {
-            if ((code = json_reader_string(json, NULL, NULL, error)) != 0 || (code = json_reader_expect(json, ':', error)) != 0
+            if ((code = json_reader_string(json, NULL, NULL, error)) != 0
+                || (code = json_reader_expect(json, ':', error)) != 0
                 || (code = json_reader_string(json, NULL, NULL, error)) != 0) {
                 return code;
             }
@@ -307,8 +316,9 @@ static int header_check_layout(struct safetensors *file, const char *path, int64
     for (int64_t i = 0; i < file->count; i++) {
         const struct safetensors_entry *entry = &file->entries[i];
         if (entry->begin != end) {
-            return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\" begins at data byte %lld, expected %lld: %s \"%s\"", path,
-                             entry->name, (long long)entry->begin, (long long)end,
+            return error_set(error, ERROR_FORMAT,
+                             "%s: tensor \"%s\" begins at data byte %lld, expected %lld: %s \"%s\"", path, entry->name,
+                             (long long)entry->begin, (long long)end,
                              entry->begin < end ? "it overlaps" : "a gap behind", previous);
         }
         end = entry->end;
@@ -336,15 +346,17 @@ int safetensors_parse(struct safetensors *file, struct error *error) {
         length = length << 8 | bytes[i];
     }
     if (length > HEADER_LIMIT) {
-        return error_set(error, ERROR_FORMAT, "%s: expected a header of at most %d bytes, found length %llu", path, HEADER_LIMIT,
-                         (unsigned long long)length);
+        return error_set(error, ERROR_FORMAT, "%s: expected a header of at most %d bytes, found length %llu", path,
+                         HEADER_LIMIT, (unsigned long long)length);
     }
     if ((int64_t)length > file->file.size - LENGTH_BYTES) {
-        return error_set(error, ERROR_FORMAT, "%s: the header needs %llu bytes, only %lld follow its length (the file is truncated)",
-                         path, (unsigned long long)length, (long long)(file->file.size - LENGTH_BYTES));
+        return error_set(error, ERROR_FORMAT,
+                         "%s: the header needs %llu bytes, only %lld follow its length (the file is truncated)", path,
+                         (unsigned long long)length, (long long)(file->file.size - LENGTH_BYTES));
     }
     if (length == 0 || bytes[LENGTH_BYTES] != '{') {
-        return error_set(error, ERROR_FORMAT, "%s: expected '{' at the start of the header (not a safetensors file?)", path);
+        return error_set(error, ERROR_FORMAT, "%s: expected '{' at the start of the header (not a safetensors file?)",
+                         path);
     }
     scan.json = (struct json_reader){(const char *)bytes + LENGTH_BYTES, (int64_t)length, 0, path};
     scan.data = bytes + LENGTH_BYTES + length;
@@ -398,11 +410,11 @@ struct declared {
 
 struct safetensors_writer {
     struct file_writer file;
-    bool open;                       // `file` holds a temporary file
+    bool open; // `file` holds a temporary file
     struct declared *declared;
     int64_t count, capacity;
     int64_t data_bytes, appended;
-    struct json_text metadata;       // inner text of "__metadata__", "" = none
+    struct json_text metadata; // inner text of "__metadata__", "" = none
 };
 
 int safetensors_writer_create(struct safetensors_writer **writer, struct error *error) {
@@ -423,7 +435,8 @@ int safetensors_writer_declare(struct safetensors_writer *writer, const char *na
     if (declared.bytes < 0 || __builtin_add_overflow(writer->data_bytes, declared.bytes, &writer->data_bytes)) {
         return error_set(error, ERROR_ARGUMENT, "tensor \"%s\": shape is too large for any file", name);
     }
-    int code = array_grow((void **)&writer->declared, &writer->capacity, writer->count + 1, sizeof declared, name, error);
+    int code =
+        array_grow((void **)&writer->declared, &writer->capacity, writer->count + 1, sizeof declared, name, error);
     if (code != 0) {
         return code;
     }
@@ -435,7 +448,8 @@ int safetensors_writer_declare(struct safetensors_writer *writer, const char *na
     return 0;
 }
 
-int safetensors_writer_metadata(struct safetensors_writer *writer, const char *key, const char *value, struct error *error) {
+int safetensors_writer_metadata(struct safetensors_writer *writer, const char *key, const char *value,
+                                struct error *error) {
     CHECK(!writer->open, "the header of %s is written already", writer->file.path);
     json_text_append(&writer->metadata, "%s", writer->metadata.size > 0 ? "," : "");
     json_text_string(&writer->metadata, key);
@@ -444,7 +458,8 @@ int safetensors_writer_metadata(struct safetensors_writer *writer, const char *k
     return json_text_finish(&writer->metadata, "safetensors metadata", error);
 }
 
-static int writer_header(struct safetensors_writer *writer, struct json_text *text, const char *path, struct error *error) {
+static int writer_header(struct safetensors_writer *writer, struct json_text *text, const char *path,
+                         struct error *error) {
     const char *separator = "";
     int64_t begin = 0;
     json_text_append(text, "{");
@@ -460,7 +475,8 @@ static int writer_header(struct safetensors_writer *writer, struct json_text *te
         for (int axis = 0; axis < declared->rank; axis++) {
             json_text_append(text, "%s%lld", axis > 0 ? "," : "", (long long)declared->shape[axis]);
         }
-        json_text_append(text, "],\"data_offsets\":[%lld,%lld]}", (long long)begin, (long long)(begin + declared->bytes));
+        json_text_append(text, "],\"data_offsets\":[%lld,%lld]}", (long long)begin,
+                         (long long)(begin + declared->bytes));
         begin += declared->bytes;
         separator = ",";
     }
@@ -468,8 +484,8 @@ static int writer_header(struct safetensors_writer *writer, struct json_text *te
     json_text_append(text, "%*s", (int)((8 - text->size % 8) % 8), "");
     int code = json_text_finish(text, path, error);
     if (code == 0 && text->size > HEADER_LIMIT) {
-        code = error_set(error, ERROR_LIMIT, "%s: a safetensors header is limited to %d bytes, %lld tensors need %lld", path,
-                         HEADER_LIMIT, (long long)writer->count, (long long)text->size);
+        code = error_set(error, ERROR_LIMIT, "%s: a safetensors header is limited to %d bytes, %lld tensors need %lld",
+                         path, HEADER_LIMIT, (long long)writer->count, (long long)text->size);
     }
     return code;
 }
@@ -492,7 +508,8 @@ int safetensors_writer_begin(struct safetensors_writer *writer, const char *path
     struct json_text text = {0};
     uint8_t length[LENGTH_BYTES];
     int code;
-    if ((code = writer_check_unique(writer, path, error)) != 0 || (code = writer_header(writer, &text, path, error)) != 0
+    if ((code = writer_check_unique(writer, path, error)) != 0
+        || (code = writer_header(writer, &text, path, error)) != 0
         || (code = file_writer_open(&writer->file, path, error)) != 0) {
         goto out;
     }
