@@ -42,7 +42,9 @@ count() {   # lines of $work/out that match
 
 for program in "$@"; do
     timeout -k 10 "$limit" "$program" >"$work/out" 2>&1 </dev/null
-    account "$program" $? "$(count '^\[       OK \] ')" "$(count '^\[  (FAILED|ERROR ) *\] ([^0-9]|[0-9]+[^0-9 ])')"
+    status=$?
+    listed=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test(s), listed below.*/\1/p' "$work/out" | awk '{ sum += $1 } END { print sum + 0 }')
+    account "$program" "$status" "$(count '^\[       OK \] ')" "$listed"
 done
 
 if [ -n "${MINKE:-}" ]; then

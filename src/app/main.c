@@ -5,8 +5,7 @@
 #include "app/app.h"
 #include "app/options.h"
 #include "base/log.h"
-
-#define VERSION "0.1.0"
+#include "minke.h"
 
 static int run_help(int argc, char **argv);
 static int run_version(int argc, char **argv);
@@ -49,7 +48,7 @@ static int unknown_command(const char *name) {
 }
 
 static void print_overview(void) {
-    printf("minke %s: trains and runs models of the DeepSeek-V3 architecture\n\n", VERSION);
+    printf("minke %s: trains and runs models of the DeepSeek-V3 architecture\n\n", MINKE_VERSION);
     printf("usage: minke COMMAND [ARGUMENTS]\n\n");
     for (size_t i = 0; i < COMMANDS; i++) {
         printf("  %-12s %s\n", commands[i].name, commands[i].summary);
@@ -76,7 +75,7 @@ static int run_version(int argc, char **argv) {
         printf("usage: minke version\n\nPrints the version.\n");
         return 0;
     }
-    printf("minke %s\n", VERSION);
+    printf("minke %s\n", MINKE_VERSION);
     return 0;
 }
 

@@ -34,7 +34,8 @@ int options_edit_distance(const char *left, const char *right) {
 }
 
 // The shared rows, with destinations of their own: `isa_text` is turned into an enum after parsing.
-static void common_table(struct command_option table[COMMON_OPTIONS], struct common_options *common, const char **isa_text) {
+static void common_table(struct command_option table[COMMON_OPTIONS], struct common_options *common,
+                         const char **isa_text) {
     table[0] = (struct command_option){.name = "threads",
                                        .argument = "N",
                                        .help = "threads to work with (default: one per CPU)",
@@ -46,7 +47,8 @@ static void common_table(struct command_option table[COMMON_OPTIONS], struct com
                                        .help = "restrict the instruction set",
                                        .text = isa_text,
                                        .choices = "scalar|avx2|avx512"};
-    table[2] = (struct command_option){.name = "quiet", .help = "print warnings and errors only", .flag = &common->quiet};
+    table[2] = (struct command_option){
+        .name = "quiet", .help = "print warnings and errors only", .flag = &common->quiet};
     table[3] = (struct command_option){0};
 }
 
@@ -54,7 +56,8 @@ static bool name_equals(const char *name, const char *text, size_t length) {
     return strlen(name) == length && memcmp(name, text, length) == 0;
 }
 
-static const struct command_option *find_in(const struct command_option *table, const char *name, size_t length, char letter) {
+static const struct command_option *find_in(const struct command_option *table, const char *name, size_t length,
+                                            char letter) {
     for (; table != NULL && table->name != NULL; table++) {
         if (letter != 0 ? table->letter == letter : name_equals(table->name, name, length)) {
             return table;
@@ -95,7 +98,8 @@ static int store_integer(const struct command_option *option, const char *text, 
         return error_set(error, ERROR_ARGUMENT, "--%s: found \"%s\", expected an integer", option->name, text);
     }
     bool bounded = option->minimum != 0 || option->maximum != 0;
-    int64_t maximum = option->maximum < option->minimum ? INT64_MAX : option->maximum;   // .minimum = 1 alone: no upper end
+    int64_t maximum = option->maximum < option->minimum ? INT64_MAX
+                                                        : option->maximum;   // .minimum = 1 alone: no upper end
     if (bounded && maximum == INT64_MAX && value < option->minimum) {
         return error_set(error, ERROR_ARGUMENT, "--%s: found %lld, expected at least %lld", option->name, value,
                          (long long)option->minimum);
@@ -131,7 +135,8 @@ static int store_value(const struct command_option *option, const char *text, st
         return store_number(option, text, error);
     }
     if (option->choices != NULL && !is_choice(option->choices, text)) {
-        return error_set(error, ERROR_ARGUMENT, "--%s: found \"%s\", expected one of %s", option->name, text, option->choices);
+        return error_set(error, ERROR_ARGUMENT, "--%s: found \"%s\", expected one of %s", option->name, text,
+                         option->choices);
     }
     *option->text = text;
     return 0;
@@ -140,7 +145,7 @@ static int store_value(const struct command_option *option, const char *text, st
 struct reader {
     const struct command_syntax *syntax;
     struct command_option common[COMMON_OPTIONS];
-    int argc, next;      // next: index of the argument to look at
+    int argc, next;   // next: index of the argument to look at
     char **argv;
     struct error *error;
 };
@@ -166,7 +171,8 @@ static int take_option(struct reader *reader) {
         const char *near = is_long ? nearest_name(reader->syntax->options, word, NULL, &distance) : NULL;
         near = is_long ? nearest_name(reader->common, word, near, &distance) : NULL;
         if (near != NULL) {
-            return error_set(reader->error, ERROR_ARGUMENT, "unknown option \"%s\"; did you mean --%s?", argument, near);
+            return error_set(reader->error, ERROR_ARGUMENT, "unknown option \"%s\"; did you mean --%s?", argument,
+                             near);
         }
         return error_set(reader->error, ERROR_ARGUMENT, "unknown option \"%s\"", argument);
     }
@@ -176,7 +182,8 @@ static int take_option(struct reader *reader) {
     }
     if (option->flag != NULL) {
         if (value != NULL) {
-            return error_set(reader->error, ERROR_ARGUMENT, "--%s: found \"%s\", expected no value", option->name, value);
+            return error_set(reader->error, ERROR_ARGUMENT, "--%s: found \"%s\", expected no value", option->name,
+                             value);
         }
         *option->flag = true;
         return 0;
@@ -240,7 +247,9 @@ int options_read(const struct command_syntax *syntax, int argc, char **argv, str
         }
     }
     if (isa_text != NULL) {
-        syntax->common->isa = strcmp(isa_text, "scalar") == 0 ? ISA_SCALAR : strcmp(isa_text, "avx2") == 0 ? ISA_AVX2 : ISA_AVX512;
+        syntax->common->isa = strcmp(isa_text, "scalar") == 0 ? ISA_SCALAR
+                              : strcmp(isa_text, "avx2") == 0 ? ISA_AVX2
+                                                              : ISA_AVX512;
     }
     return assign_positionals(syntax, argv + 1, count, error);
 }

@@ -5,8 +5,10 @@
 //     double temperature = 1.0;
 //     const char *directory = NULL;
 //     const struct command_option options[] = {
-//         {.name = "tokens", .letter = 'n', .argument = "N", .help = "tokens to write", .integer = &count, .minimum = 1},
-//         {.name = "temp", .argument = "T", .help = "sampling temperature", .number = &temperature, .least = 0, .most = 10},
+//         {.name = "tokens", .letter = 'n', .argument = "N", .help = "tokens to write", .integer = &count,
+//          .minimum = 1},
+//         {.name = "temp", .argument = "T", .help = "sampling temperature", .number = &temperature, .least = 0,
+//          .most = 10},
 //         {.name = "no-mtp", .help = "do not draft with the MTP head", .flag = &no_mtp},
 //         {.name = "dtype", .argument = "D", .help = "storage format", .text = &dtype, .choices = "bf16|fp8|f32"},
 //         {0},
@@ -44,20 +46,20 @@ struct command_option {
     int64_t *integer;
     int64_t minimum, maximum;   // of an integer, inclusive; both 0 = any
     double *number;
-    double least, most;         // of a number, inclusive; both 0 = any finite
-    const char **text;          // points into argv
-    const char *choices;        // of a text: "a|b|c"; NULL = anything
-    bool *given;                // may be NULL: set to true when the option appears
+    double least, most;    // of a number, inclusive; both 0 = any finite
+    const char **text;     // points into argv
+    const char *choices;   // of a text: "a|b|c"; NULL = anything
+    bool *given;           // may be NULL: set to true when the option appears
 };
 
-// text: exactly one argument (or at most one when `optional`). list and count: all remaining arguments, at least `minimum`;
-// the last row only.
+// text: exactly one argument (or at most one when `optional`). list and count: all remaining arguments, at least
+// `minimum`; the last row only.
 struct command_positional {
-    const char *name;           // in capitals; NULL ends the table
+    const char *name;   // in capitals; NULL ends the table
     const char *help;
     const char **text;
     bool optional;
-    char ***list;               // points into argv
+    char ***list;   // points into argv
     int *count;
     int minimum;
 };
@@ -70,10 +72,10 @@ struct common_options {
 };
 
 struct command_syntax {
-    const char *name;          // of the command
-    const char *summary;       // one line
-    const char *description;   // further lines for --help, or NULL
-    const char *examples;      // lines for --help, or NULL
+    const char *name;                               // of the command
+    const char *summary;                            // one line
+    const char *description;                        // further lines for --help, or NULL
+    const char *examples;                           // lines for --help, or NULL
     const struct command_option *options;           // NULL = none
     const struct command_positional *positionals;   // NULL = none
     struct common_options *common;                  // NULL = the command does not take them

@@ -1,5 +1,5 @@
-// Bump allocator over a chain of chunks. Chunks behind `arena->chunk` are in use; those in front of it (its `newer` chain)
-// are empty and wait for the next round, so that release and growth inside a step cause no heap traffic.
+// Bump allocator over a chain of chunks. Chunks behind `arena->chunk` are in use; those in front of it (its `newer`
+// chain) are empty and wait for the next round, so that release and growth inside a step cause no heap traffic.
 //
 //     oldest <-older- ... <-older- arena->chunk -newer-> empty -newer-> empty
 #include "base/arena.h"

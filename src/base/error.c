@@ -105,6 +105,7 @@ void check_failed(const char *file, int line, const char *condition, const char 
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     fflush(stdout);
-    fprintf(stderr, "minke: internal error at %s:%d: %s%s%s\n", file, line, condition, text[0] != '\0' ? ": " : "", text);
+    fprintf(stderr, "minke: internal error at %s:%d: %s%s%s\n", file, line, condition, text[0] != '\0' ? ": " : "",
+            text);
     abort();
 }

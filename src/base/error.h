@@ -10,13 +10,13 @@
 
 enum error_code {
     ERROR_NONE = 0,
-    ERROR_IO = -1,        // the operating system refused: open, read, write, map, rename, disk full
-    ERROR_MEMORY = -2,    // an allocation failed
-    ERROR_FORMAT = -3,    // a file or request is malformed or contradicts itself
-    ERROR_ARGUMENT = -4,  // the caller asked for something impossible (range, unknown name, missing option)
-    ERROR_LIMIT = -5,     // a stated limit would be exceeded
-    ERROR_STATE = -6,     // not now: wrong order, cancelled, interrupted
-    ERROR_NUMERIC = -7,   // a loss or gradient stopped being finite
+    ERROR_IO = -1,         // the operating system refused: open, read, write, map, rename, disk full
+    ERROR_MEMORY = -2,     // an allocation failed
+    ERROR_FORMAT = -3,     // a file or request is malformed or contradicts itself
+    ERROR_ARGUMENT = -4,   // the caller asked for something impossible (range, unknown name, missing option)
+    ERROR_LIMIT = -5,      // a stated limit would be exceeded
+    ERROR_STATE = -6,      // not now: wrong order, cancelled, interrupted
+    ERROR_NUMERIC = -7,    // a loss or gradient stopped being finite
 };
 
 struct error {
@@ -33,12 +33,13 @@ int error_set_errno(struct error *error, const char *format, ...) __attribute__(
 int error_prefix(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void error_clear(struct error *error);
 
-// States an invariant, always with a message: CHECK(rows > 0, "%d rows", rows). Always on (also in optimised builds): a wrong shape must stop, not corrupt.
-#define CHECK(condition, ...)                                                    \
-    do {                                                                         \
-        if (__builtin_expect(!(condition), 0)) {                                 \
-            check_failed(__FILE__, __LINE__, #condition, "" __VA_ARGS__);        \
-        }                                                                        \
+// States an invariant, always with a message: CHECK(rows > 0, "%d rows", rows). Always on (also in optimised builds): a
+// wrong shape must stop, not corrupt.
+#define CHECK(condition, ...)                                             \
+    do {                                                                  \
+        if (__builtin_expect(!(condition), 0)) {                          \
+            check_failed(__FILE__, __LINE__, #condition, "" __VA_ARGS__); \
+        }                                                                 \
     } while (0)
 void check_failed(const char *file, int line, const char *condition, const char *format, ...)
     __attribute__((format(printf, 4, 5), noreturn, cold));

@@ -1,5 +1,5 @@
-// Files through the plain system calls, so that every failure is seen where it happens: short writes and interrupted calls
-// are continued, a full disk names the file and the bytes, and the n-th call can be made to fail (file_fail_at).
+// Files through the plain system calls, so that every failure is seen where it happens: short writes and interrupted
+// calls are continued, a full disk names the file and the bytes, and the n-th call can be made to fail (file_fail_at).
 #define XXH_STATIC_LINKING_ONLY   // the size of the checksum state: we allocate it
 #include "base/file.h"
 
@@ -141,16 +141,20 @@ int file_read(char **text, int64_t *size, const char *path, int64_t limit, struc
         return error_set_errno(error, "%s: cannot open", name);
     }
     int code = 0;
-    char *buffer = NULL;
-    size_t capacity = 0, used = 0;
+    size_t capacity = 4096, used = 0;
     struct stat status;
     if (fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0) {
         // One byte more than the file and one for the zero: the end is found without growing.
         capacity = (size_t)(status.st_size < limit ? status.st_size : limit) + 2;
     }
+    char *buffer = memory_allocate(capacity, 1, name, error);
+    if (buffer == NULL) {
+        code = ERROR_MEMORY;
+        goto out;
+    }
     for (;;) {
-        if (used + 2 > capacity || buffer == NULL) {
-            capacity = buffer == NULL && capacity > 0 ? capacity : capacity == 0 ? 4096 : 2 * capacity;
+        if (used + 2 > capacity) {
+            capacity *= 2;
             char *grown = memory_resize(buffer, capacity, 1, name, error);
             if (grown == NULL) {
                 code = ERROR_MEMORY;
@@ -254,7 +258,8 @@ int file_writer_commit(struct file_writer *writer, struct error *error) {
         goto out;
     }
     if (call_fsync(writer->descriptor) != 0) {
-        code = error_set_errno(error, "%s: cannot write %lld bytes to the disk", writer->path, (long long)writer->written);
+        code = error_set_errno(error, "%s: cannot write %lld bytes to the disk", writer->path,
+                               (long long)writer->written);
         goto out;
     }
     int closed = close(writer->descriptor);

@@ -11,7 +11,7 @@
 struct mapped_file {
     const uint8_t *data;   // NULL for an empty file
     int64_t size;
-    char *path;            // owned, for messages
+    char *path;   // owned, for messages
 };
 // Maps a regular file read-only. The mapping outlives the descriptor.
 int file_map(struct mapped_file *file, const char *path, struct error *error);
@@ -27,8 +27,8 @@ struct file_writer {
     char *path, *temporary;
     uint8_t *buffer;
     size_t used, capacity;
-    int64_t written;       // bytes accepted so far
-    uint64_t checksum;     // XXH3-64 of the bytes accepted so far; final after commit
+    int64_t written;     // bytes accepted so far
+    uint64_t checksum;   // XXH3-64 of the bytes accepted so far; final after commit
     void *checksum_state;
 };
 int file_writer_open(struct file_writer *writer, const char *path, struct error *error);
@@ -41,10 +41,10 @@ int file_checksum(const char *path, uint64_t *checksum, struct error *error);   
 
 bool file_exists(const char *path);
 bool file_is_directory(const char *path);
-int file_make_directory(const char *path, struct error *error);      // like mkdir -p
+int file_make_directory(const char *path, struct error *error);   // like mkdir -p
 int file_sync_directory(const char *path, struct error *error);
-int file_rename(const char *from, const char *to, struct error *error);   // and fsync of the parent
-int file_remove_tree(const char *path, struct error *error);         // refuses "", "/", "." and ".."
+int file_rename(const char *from, const char *to, struct error *error);          // and fsync of the parent
+int file_remove_tree(const char *path, struct error *error);                     // refuses "", "/", "." and ".."
 char *file_join(const char *directory, const char *name, struct error *error);   // owned by the caller
 // Names in a directory, sorted by byte, without "." and ".."; free each and the array with file_list_free.
 int file_list(char ***names, int64_t *count, const char *directory, struct error *error);

@@ -9,23 +9,29 @@
 #include "base/file.h"
 #include "base/memory.h"
 
+// jansson reports a failed allocation in the middle of a text as a syntax error: this tells which it was.
+static _Thread_local bool allocation_failed;
+
 static void *json_allocate(size_t size) {
-    return memory_allocate(1, size, "JSON", NULL);
+    void *block = memory_allocate(1, size, "JSON", NULL);
+    allocation_failed |= block == NULL;
+    return block;
 }
 
-// Before main: jansson must have our allocator before its first value exists, also for a value that a caller builds with
-// json_object() before it has parsed anything, because it will be freed with whatever is set then.
+// Before main: jansson must have our allocator before its first value exists, also for a value that a caller builds
+// with json_object() before it has parsed anything, because it will be freed with whatever is set then.
 __attribute__((constructor)) static void json_setup(void) {
     json_set_alloc_funcs(json_allocate, memory_free);
 }
 
 int json_parse(json_t **root, const char *text, size_t size, const char *name, struct error *error) {
     json_error_t reason;
+    allocation_failed = false;
     *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &reason);
     if (*root != NULL) {
         return 0;
     }
-    if (json_error_code(&reason) == json_error_out_of_memory) {
+    if (allocation_failed) {
         return error_set(error, ERROR_MEMORY, "%s: out of memory while reading JSON", name);
     }
     return error_set(error, ERROR_FORMAT, "%s: line %d, column %d: %s", name, reason.line, reason.column, reason.text);
@@ -85,11 +91,13 @@ int json_write(const json_t *root, const char *path, struct error *error) {
     if (code != 0) {
         return code;
     }
-    size_t flags = JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits_needed(root, 15));
+    size_t digits = (size_t)digits_needed(root, 15);
+    size_t flags = JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits);
     if (json_dump_callback(root, output_append, &output, flags) != 0) {
         // Either the writer has said why, or jansson has run out of memory.
-        code = output.error->code != 0 ? output.error->code
-                                       : error_set(output.error, ERROR_MEMORY, "%s: out of memory while writing JSON", path);
+        code = output.error->code != 0
+                   ? output.error->code
+                   : error_set(output.error, ERROR_MEMORY, "%s: out of memory while writing JSON", path);
         goto out;
     }
     code = file_writer_append(&output.writer, "\n", 1, output.error);
@@ -129,7 +137,8 @@ const char *json_type_text(const json_t *value) {
     return "something unknown";
 }
 
-static int wrong_type(const json_t *value, const char *key, const char *name, const char *expected, struct error *error) {
+static int wrong_type(const json_t *value, const char *key, const char *name, const char *expected,
+                      struct error *error) {
     return error_set(error, ERROR_FORMAT, "%s: key \"%s\": expected %s, found %s", name, key, expected,
                      json_type_text(value));
 }
@@ -192,8 +201,8 @@ int json_get_string(const char **value, const json_t *object, const char *key, c
     return 0;
 }
 
-int json_get_string_or(const char **value, const char *fallback, const json_t *object, const char *key, const char *name,
-                       struct error *error) {
+int json_get_string_or(const char **value, const char *fallback, const json_t *object, const char *key,
+                       const char *name, struct error *error) {
     *value = fallback;
     return absent(object, key) ? 0 : json_get_string(value, object, key, name, error);
 }

@@ -18,13 +18,18 @@ int json_write(const json_t *root, const char *path, struct error *error);
 // Typed access. A missing key or null gives the fallback where there is one; a wrong type is ERROR_FORMAT:
 // "<name>: key \"<key>\": expected an integer, found a string".
 int json_get_integer(int64_t *value, const json_t *object, const char *key, const char *name, struct error *error);
-int json_get_integer_or(int64_t *value, int64_t fallback, const json_t *object, const char *key, const char *name, struct error *error);
-int json_get_number(double *value, const json_t *object, const char *key, const char *name, struct error *error);   // integers allowed
-int json_get_number_or(double *value, double fallback, const json_t *object, const char *key, const char *name, struct error *error);
-int json_get_boolean_or(bool *value, bool fallback, const json_t *object, const char *key, const char *name, struct error *error);
+int json_get_integer_or(int64_t *value, int64_t fallback, const json_t *object, const char *key, const char *name,
+                        struct error *error);
+int json_get_number(double *value, const json_t *object, const char *key, const char *name,
+                    struct error *error);   // integers allowed
+int json_get_number_or(double *value, double fallback, const json_t *object, const char *key, const char *name,
+                       struct error *error);
+int json_get_boolean_or(bool *value, bool fallback, const json_t *object, const char *key, const char *name,
+                        struct error *error);
 // Borrowed from the object.
 int json_get_string(const char **value, const json_t *object, const char *key, const char *name, struct error *error);
-int json_get_string_or(const char **value, const char *fallback, const json_t *object, const char *key, const char *name, struct error *error);
+int json_get_string_or(const char **value, const char *fallback, const json_t *object, const char *key,
+                       const char *name, struct error *error);
 const char *json_type_text(const json_t *value);   // "an integer", "a string", "nothing"
 
 #endif

@@ -45,7 +45,8 @@ void log_write(enum log_level level, const char *format, ...) {
     if (!level_shown(level)) {
         return;
     }
-    static const char *const prefix[] = {[LOG_ERROR] = "error: ", [LOG_WARNING] = "warning: ", [LOG_INFO] = "", [LOG_DEBUG] = ""};
+    static const char *const prefix[] = {
+        [LOG_ERROR] = "error: ", [LOG_WARNING] = "warning: ", [LOG_INFO] = "", [LOG_DEBUG] = ""};
     char line[2048];
     int at = snprintf(line, sizeof line, "minke: %s", prefix[level]);
     va_list arguments;
@@ -217,7 +218,8 @@ void progress_update(struct progress *progress, int64_t done) {
         return;
     }
     int decile = percent(progress) / 10;
-    bool due = progress->total > 0 ? decile > progress->drawn_decile && decile < 10 : now - progress->drawn >= PLAIN_SECONDS;
+    bool due = progress->total > 0 ? decile > progress->drawn_decile && decile < 10
+                                   : now - progress->drawn >= PLAIN_SECONDS;
     if (due) {
         progress->drawn = now;
         progress->drawn_decile = decile;

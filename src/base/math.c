@@ -85,8 +85,8 @@ float math_silu(float x) {
     return x * math_sigmoid(x);
 }
 
-// pi/2 = HIGH + MIDDLE + LOW, each the nearest double to what is left. With |n| < 2^30 the first step below is exact: x and
-// n * HIGH are multiples of 2^-53 and their difference is below 1.
+// pi/2 = HIGH + MIDDLE + LOW, each the nearest double to what is left. With |n| < 2^30 the first step below is exact: x
+// and n * HIGH are multiples of 2^-53 and their difference is below 1.
 #define HALF_PI_HIGH 0x1.921fb54442d18p+0
 #define HALF_PI_MIDDLE 0x1.1a62633145c07p-54
 #define HALF_PI_LOW -0x1.f1976b7ed8fbcp-110
@@ -137,7 +137,7 @@ void math_sincos(double x, double *sine, double *cosine) {
     *cosine = values[(quadrant + 1) & 3];
 }
 
-#define LN2_HIGH 0x1.62e42fefa3800p-1    // 42 bits: exact for every exponent
+#define LN2_HIGH 0x1.62e42fefa3800p-1   // 42 bits: exact for every exponent
 #define LN2_LOW 0x1.ef35793c76730p-45
 
 double math_log_double(double x) {

@@ -1,11 +1,12 @@
 // Elementary functions of the forward and backward pass. Not libm: its results differ between versions and CPUs, and a
-// vector version must give the same bits as this scalar one. Every function is a fixed sequence of IEEE single operations and
-// fmaf; op/cpu/avx2 and op/cpu/avx512 repeat the same sequence lane by lane (tests compare all 2^32 inputs of each).
+// vector version must give the same bits as this scalar one. Every function is a fixed sequence of IEEE single
+// operations and fmaf; op/cpu/avx2 and op/cpu/avx512 repeat the same sequence lane by lane (tests compare all 2^32
+// inputs of each).
 #ifndef MINKE_BASE_MATH_H
 #define MINKE_BASE_MATH_H
 
-// exp(x): <= 1 ulp for |x| <= 87; x <= -87.33654 gives 0 (results below the smallest normal are flushed), x >= 88.72284 gives +inf,
-// NaN gives NaN.
+// exp(x): <= 1 ulp for |x| <= 87; x <= -87.33654 gives 0 (results below the smallest normal are flushed), x >= 88.72284
+// gives +inf, NaN gives NaN.
 float math_exp(float x);
 // ln(x): <= 1 ulp for normal x > 0; x = 0 (or subnormal, DAZ) gives -inf, x < 0 gives NaN.
 float math_log(float x);

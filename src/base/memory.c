@@ -3,8 +3,8 @@
 //     raw ... | struct header (64 bytes) | block: `size` bytes, 64-byte aligned
 //
 // Small blocks come from posix_memalign, whose end is exact, so that an address sanitizer sees the first byte too far.
-// Large blocks come from calloc, which gets zero pages from the kernel without touching them: the first thread that writes
-// decides the NUMA node, and nothing is paid for what is never used.
+// Large blocks come from calloc, which gets zero pages from the kernel without touching them: the first thread that
+// writes decides the NUMA node, and nothing is paid for what is never used.
 #include "base/memory.h"
 
 #include <stdarg.h>
@@ -70,7 +70,8 @@ static void *block_start(void *raw, unsigned char *block, size_t size) {
     return block;
 }
 
-// Weights and activations are walked in long rows: large pages save most of the address translation misses. Only a hint.
+// Weights and activations are walked in long rows: large pages save most of the address translation misses. Only a
+// hint.
 static void advise_huge_pages(void *block, size_t size) {
     uintptr_t first = ((uintptr_t)block + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
     uintptr_t last = ((uintptr_t)block + size) & ~(uintptr_t)(HUGE_PAGE - 1);

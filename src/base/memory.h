@@ -5,9 +5,9 @@
 #ifndef MINKE_BASE_MEMORY_H
 #define MINKE_BASE_MEMORY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdbool.h>
 
 #include "base/error.h"
 
@@ -18,14 +18,14 @@
 void *memory_allocate(size_t count, size_t size, const char *what, struct error *error);
 // Grows or shrinks; new bytes are NOT zeroed. On failure returns NULL and leaves `pointer` valid.
 void *memory_resize(void *pointer, size_t count, size_t size, const char *what, struct error *error);
-void memory_free(void *pointer);  // NULL is fine
-void memory_free_foreign(void *pointer);  // what a C library function allocated (getline, readline)
+void memory_free(void *pointer);           // NULL is fine
+void memory_free_foreign(void *pointer);   // what a C library function allocated (getline, readline)
 char *memory_copy_string(const char *text, struct error *error);
 char *memory_format(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 // Statistics since the start of the process.
 struct memory_statistics {
-    int64_t live_bytes, peak_bytes;    // as asked for, without the allocator's own overhead
+    int64_t live_bytes, peak_bytes;   // as asked for, without the allocator's own overhead
     int64_t live_blocks, calls;
 };
 struct memory_statistics memory_statistics_get(void);

@@ -45,10 +45,10 @@ struct pool {
     _Alignas(64) _Atomic uint32_t job;         // futex: counts jobs; idle workers wait for a change
     _Atomic int32_t sleepers;
     atomic_bool stop;
-    atomic_bool running;                       // catches a pool_run inside a task
-    _Alignas(64) _Atomic uint32_t done;        // futex: counts finished jobs; the caller waits for a change
+    atomic_bool running;                  // catches a pool_run inside a task
+    _Alignas(64) _Atomic uint32_t done;   // futex: counts finished jobs; the caller waits for a change
     atomic_bool caller_sleeps;
-    struct worker workers[];                   // threads - 1, indices 1..threads-1
+    struct worker workers[];   // threads - 1, indices 1..threads-1
 };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
@@ -170,8 +170,8 @@ int pool_create(struct pool **pool, int threads, struct error *error) {
     }
     int cpus = cpu_count();
     threads = threads == 0 ? cpus : threads;
-    struct pool *fresh =
-        memory_allocate(1, sizeof *fresh + (size_t)(threads - 1) * sizeof fresh->workers[0], "thread pool", error);
+    struct pool *fresh = memory_allocate(1, sizeof *fresh + (size_t)(threads - 1) * sizeof fresh->workers[0],
+                                         "thread pool", error);
     if (fresh == NULL) {
         return ERROR_MEMORY;
     }
@@ -192,7 +192,8 @@ int pool_create(struct pool **pool, int threads, struct error *error) {
     if (failure != 0) {
         int started = fresh->threads;
         pool_destroy(fresh);
-        return error_set(error, ERROR_LIMIT, "cannot start thread %d of %d: %s", started + 1, threads, strerror(failure));
+        return error_set(error, ERROR_LIMIT, "cannot start thread %d of %d: %s", started + 1, threads,
+                         strerror(failure));
     }
     pool_set_flush_to_zero();
     *pool = fresh;

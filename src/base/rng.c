@@ -1,5 +1,5 @@
-// Philox 4x32-10 and what is drawn from it. The counter block is (counter, stream), the key is the seed, both little end
-// first; ten rounds of two 32x32 -> 64 bit products with the constants of the paper.
+// Philox 4x32-10 and what is drawn from it. The counter block is (counter, stream), the key is the seed, both little
+// end first; ten rounds of two 32x32 -> 64 bit products with the constants of the paper.
 #include "base/rng.h"
 
 #include "base/error.h"
@@ -73,7 +73,8 @@ static uint64_t mix(uint64_t x) {
 uint64_t rng_permute(uint64_t seed, uint64_t stream, uint64_t index, uint64_t count) {
     enum { ROUNDS = 8 };
     CHECK(index < count, "index %llu of %llu", (unsigned long long)index, (unsigned long long)count);
-    // The network permutes [0, 4^half_bits), which is less than 4 * count, so a walk takes fewer than 4 steps on average.
+    // The network permutes [0, 4^half_bits), which is less than 4 * count, so a walk takes fewer than 4 steps on
+    // average.
     unsigned half_bits = 1;
     while (half_bits < 32 && (uint64_t)1 << (2 * half_bits) < count) {
         half_bits++;
