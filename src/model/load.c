@@ -97,8 +97,7 @@ struct saving {
     int64_t count;
     const struct model_save_options *options;
     struct pool *pool;
-    uint8_t *buffer; // one tensor in the format of the file
-    int64_t capacity;
+    struct cast_buffer buffer;
 };
 
 static enum format save_format(const struct model_save_options *options, enum param_kind kind) {
@@ -142,28 +141,8 @@ static int save_fetch(void *argument, struct tensor *tensor, int64_t index, stru
     const struct checkpoint_plan_entry *entry = &saving->entries[index];
     const struct tensor *source = saving->sources[index];
     CHECK(tensor_present(source), "%s has no memory", entry->name);
-    if (source->format == entry->format && tensor_packed(source)) {
-        *tensor = *source;
-        return 0;
-    }
-    *tensor = tensor_make(entry->format, NULL, entry->rank, entry->shape);
-    int64_t data_bytes = tensor_elements(tensor) * format_info(entry->format)->bytes, bytes = tensor_bytes(tensor);
-    // Scales behind the data, on a boundary of floats.
-    int64_t scale_offset = (data_bytes + 3) / 4 * 4;
-    bytes += scale_offset - data_bytes;
-    if (bytes > saving->capacity) {
-        memory_free(saving->buffer);
-        saving->capacity = 0;
-        saving->buffer = memory_allocate((size_t)bytes, 1, entry->name, error);
-        if (saving->buffer == NULL) {
-            return ERROR_MEMORY;
-        }
-        saving->capacity = bytes;
-    }
-    tensor->data = saving->buffer;
-    tensor->scale = entry->format == FORMAT_E4M3_BLOCK ? (float *)(void *)(saving->buffer + scale_offset) : NULL;
-    tensor_cast(tensor, source, saving->options->power_of_two, saving->pool);
-    return 0;
+    return tensor_cast_buffered(tensor, &saving->buffer, entry->format, source, saving->options->power_of_two,
+                                saving->pool, error);
 }
 
 static int write_generation_config(const char *directory, const struct model_config *config, struct error *error) {
@@ -217,7 +196,7 @@ static int save_weights(const char *directory, struct model_params *params, cons
                             options->shard_bytes > 0 ? options->shard_bytes : SHARD_BYTES_DEFAULT, save_fetch, &saving,
                             NULL, error);
 out:
-    memory_free(saving.buffer);
+    cast_buffer_free(&saving.buffer);
     arena_destroy(&arena);
     return code;
 }

@@ -261,7 +261,8 @@ struct initialization {
     float std, constant;  // std < 0: every element is `constant`
     struct tensor tensor; // packed
     int64_t columns;
-    float *band; // E4M3: [threads, 128 * columns] values before quantisation
+    float *band;       // E4M3: [threads, 128 * columns] values before quantisation
+    bool power_of_two; // scales
     struct pool *pool;
 };
 
@@ -293,7 +294,7 @@ static void initialize_band(void *argument, int64_t task, int worker) {
     fill(values, init, row * init->columns, height * init->columns);
     struct tensor source = tensor_2d(FORMAT_F32, values, height, init->columns);
     struct tensor out = tensor_slice(&init->tensor, 0, row, height);
-    quantize_e4m3_blocks(&out, &source, false);
+    quantize_e4m3_blocks(&out, &source, init->power_of_two);
 }
 
 static int initialize_param(void *argument, const struct param *param, struct error *error) {
@@ -323,7 +324,8 @@ static int initialize_param(void *argument, const struct param *param, struct er
 
 int params_initialize(struct model_params *params, const struct model_config *config, uint64_t seed, double std,
                       struct op_context *op, struct error *error) {
-    struct initialization init = {.seed = seed, .std = (float)std, .pool = op->pool};
+    struct initialization init = {
+        .seed = seed, .std = (float)std, .power_of_two = config->fp8_power_of_two, .pool = op->pool};
     CHECK(std >= 0.0, "std %g", std);
     return params_visit(params, config, initialize_param, &init, error);
 }

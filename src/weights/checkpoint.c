@@ -313,10 +313,6 @@ const char *checkpoint_name(const struct checkpoint *checkpoint, int64_t index) 
     return item_at(checkpoint, index)->name;
 }
 
-int64_t checkpoint_shard_of(const struct checkpoint *checkpoint, int64_t index) {
-    return item_at(checkpoint, index)->shard;
-}
-
 const char *checkpoint_shard_name(const struct checkpoint *checkpoint, int64_t shard) {
     CHECK(shard >= 0 && shard < checkpoint->shard_count, "shard %lld", (long long)shard);
     return checkpoint->shards[shard].name;
@@ -324,6 +320,11 @@ const char *checkpoint_shard_name(const struct checkpoint *checkpoint, int64_t s
 
 bool checkpoint_has(const struct checkpoint *checkpoint, const char *name) {
     return item_find(checkpoint, name) != NULL;
+}
+
+bool checkpoint_holds(const struct checkpoint *checkpoint, int64_t shard, const char *name) {
+    const struct item *item = item_find(checkpoint, name);
+    return item != NULL && item->shard == shard;
 }
 
 // Names the first tensor that the index announces and the file lacks, and closes the file again.
