@@ -1,5 +1,6 @@
-// Losses and the gradient of every parameter against torch (tests/golden/model/make_goldens.py), and the bits that training promises: whatever the
-// split into micro-batches, the recompute switches, the time of W, the threads and the instruction set.
+// Losses and the gradient of every parameter against torch (tests/golden/model/make_goldens.py), and the bits that
+// training promises: whatever the split into micro-batches, the recompute switches, the time of W, the threads and the
+// instruction set.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -62,7 +63,7 @@ static void test_gradients_against_torch(void **state) {
     }
 }
 
-// ---- The same bits ---------------------------------------------------------------------------------------------------
+// ---- The same bits ------------------------------------------------------------------------------
 
 // What is tried in F32 and in BF16, on a model with two MTP depths and on one with sizes that divide nothing.
 static const struct {
@@ -204,7 +205,7 @@ static void test_threads_and_instruction_sets(void **state) {
     }
 }
 
-// ---- Sanity of BF16 and FP8, finite differences, memory ------------------------------------------------------------
+// ---- Sanity of BF16 and FP8, finite differences, memory -----------------------------------------
 
 // Distance of all gradients together from the golden ones.
 static double total_distance(struct fixture *f) {
@@ -226,13 +227,15 @@ static double total_distance(struct fixture *f) {
     return sqrt(distance / norm);
 }
 
-// A BF16 rounding is at most 2^-9 = 0.2 % of a value, a path through three blocks has some thirty of them: losses agree to a fraction of a
-// per cent and gradients to several (measured: 0.2 % and 2 to 6 %). An error of formula or of order of magnitude would be far beyond.
+// A BF16 rounding is at most 2^-9 = 0.2 % of a value, a path through three blocks has some thirty of them: losses agree
+// to a fraction of a per cent and gradients to several (measured: 0.2 % and 2 to 6 %). An error of formula or of order
+// of magnitude would be far beyond.
 static void test_bf16_is_near(void **state) {
     (void)state;
     for (size_t i = 0; i < CASES; i++) {
         struct fixture f;
-        struct fixture_options options = {.compute = FORMAT_BF16, .weights = FORMAT_BF16, .threads = 1, .isa = ISA_BEST};
+        struct fixture_options options = {
+            .compute = FORMAT_BF16, .weights = FORMAT_BF16, .threads = 1, .isa = ISA_BEST};
         fixture_open(&f, cases[i], &options);
         struct micro_batch_result result = fixture_step(&f, f.sequences, false);
         check_losses(&f, &result, 0.02);
@@ -249,7 +252,8 @@ static void test_fp8_weights(void **state) {
     (void)state;
     for (size_t i = 0; i < CASES; i++) {
         struct fixture stored, widened;
-        struct fixture_options options = {.compute = FORMAT_F32, .weights = FORMAT_E4M3_BLOCK, .threads = 1, .isa = ISA_BEST};
+        struct fixture_options options = {
+            .compute = FORMAT_F32, .weights = FORMAT_E4M3_BLOCK, .threads = 1, .isa = ISA_BEST};
         fixture_open(&stored, cases[i], &options);
         options.weights = FORMAT_F32;
         options.through_fp8 = true;
@@ -283,7 +287,8 @@ static double total_loss(struct fixture *f) {
            (double)f->weights.balance_scale * result.balance_loss;
 }
 
-// Moves the parameters of one kind (all when < 0) by step * direction, a random vector of -1, 0, 1; returns <gradient, direction>.
+// Moves the parameters of one kind (all when < 0) by step * direction, a random vector of -1, 0, 1; returns <gradient,
+// direction>.
 static double move(struct fixture *f, struct param_list *list, int kind, double step) {
     double slope = 0;
     uint32_t random = 12345;

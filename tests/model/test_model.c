@@ -1,5 +1,6 @@
-// Logits of the main model and of MTP against transformers and torch (tests/golden/model/make_goldens.py), and what inference promises: a row's
-// bits do not depend on batch, chunks, cache layout, threads or instruction set, and are the trainer's.
+// Logits of the main model and of MTP against transformers and torch (tests/golden/model/make_goldens.py), and what
+// inference promises: a row's bits do not depend on batch, chunks, cache layout, threads or instruction set, and are
+// the trainer's.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,16 +18,18 @@ static const char *const cases[] = {"v3_groups", "v3_one_group", "v3_no_q_lora",
 #define CASES (sizeof cases / sizeof *cases)
 
 static const struct fixture_options f32 = {.compute = FORMAT_F32, .threads = 2, .isa = ISA_BEST};
-static const struct fixture_options bf16 = {.compute = FORMAT_BF16, .weights = FORMAT_BF16, .threads = 2, .isa = ISA_BEST};
-static const struct fixture_options fp8 = {.compute = FORMAT_BF16, .weights = FORMAT_E4M3_BLOCK, .threads = 2, .isa = ISA_BEST};
+static const struct fixture_options bf16 = {
+    .compute = FORMAT_BF16, .weights = FORMAT_BF16, .threads = 2, .isa = ISA_BEST};
+static const struct fixture_options fp8 = {
+    .compute = FORMAT_BF16, .weights = FORMAT_E4M3_BLOCK, .threads = 2, .isa = ISA_BEST};
 
-// ---- Sequences with caches -------------------------------------------------------------------------------------------
+// ---- Sequences with caches ----------------------------------------------------------------------
 
 enum cache_kind { CACHE_LATENT, CACHE_EXPANDED };
 
-struct session {                 // one sequence's cache of every layer and its place in it
+struct session {   // one sequence's cache of every layer and its place in it
     struct layer_cache *caches;
-    const int32_t *pages;        // NULL: contiguous from row `first`
+    const int32_t *pages;   // NULL: contiguous from row `first`
     int64_t first;
 };
 
@@ -50,30 +53,35 @@ static struct layer_cache *make_caches(struct fixture *f, enum cache_kind kind, 
 }
 
 static int32_t row_of(const struct session *session, int64_t position) {
-    return (int32_t)(session->pages ? session->pages[position / ATTENTION_BLOCK] * ATTENTION_BLOCK + position % ATTENTION_BLOCK
-                                    : session->first + position);
+    return (int32_t)(session->pages
+                         ? session->pages[position / ATTENTION_BLOCK] * ATTENTION_BLOCK + position % ATTENTION_BLOCK
+                         : session->first + position);
 }
 
 static int32_t golden_id(const struct fixture *f, int64_t sequence, int64_t position) {
     return f->ids[sequence * (f->length + 1 + f->depths) + position];
 }
 
-struct piece {                   // tokens begin..begin+count-1 of a sequence
+struct piece {   // tokens begin..begin+count-1 of a sequence
     int64_t sequence, begin, count;
 };
 
-// One forward of several pieces; hidden rows go to `hidden` [sequences * length, d] (format of activations) where they belong. depth < 0: the main
-// model; else that MTP module, from `from`.
-static void run_pieces(struct fixture *f, struct tensor *hidden, int depth, const struct tensor *from, const struct piece *pieces,
-                       int64_t piece_count, const struct session *sessions, enum attention_form form) {
+// One forward of several pieces; hidden rows go to `hidden` [sequences * length, d] (format of activations) where they
+// belong. depth < 0: the main model; else that MTP module, from `from`.
+static void run_pieces(struct fixture *f, struct tensor *hidden, int depth, const struct tensor *from,
+                       const struct piece *pieces, int64_t piece_count, const struct session *sessions,
+                       enum attention_form form) {
     struct arena_mark mark = arena_mark(&f->arena);
     int32_t ids[1024], positions[1024], cache_rows[1024], rows[1024];
     struct attention_span spans[64];
     int64_t tokens = 0;
     for (int64_t p = 0; p < piece_count; p++) {
         const struct session *session = &sessions[pieces[p].sequence];
-        spans[p] = (struct attention_span){.query_row = tokens, .count = pieces[p].count, .position = pieces[p].begin,
-                                           .key_row = session->first, .pages = session->pages};
+        spans[p] = (struct attention_span){.query_row = tokens,
+                                           .count = pieces[p].count,
+                                           .position = pieces[p].begin,
+                                           .key_row = session->first,
+                                           .pages = session->pages};
         for (int64_t i = 0; i < pieces[p].count; i++, tokens++) {
             int64_t position = pieces[p].begin + i;
             ids[tokens] = golden_id(f, pieces[p].sequence, position + depth + 1);
@@ -82,8 +90,13 @@ static void run_pieces(struct fixture *f, struct tensor *hidden, int depth, cons
             rows[tokens] = (int32_t)(pieces[p].sequence * f->length + position);
         }
     }
-    struct token_batch batch = {.tokens = tokens, .ids = ids, .positions = positions, .spans = spans, .span_count = piece_count,
-                                .cache_row = cache_rows, .form = form};
+    struct token_batch batch = {.tokens = tokens,
+                                .ids = ids,
+                                .positions = positions,
+                                .spans = spans,
+                                .span_count = piece_count,
+                                .cache_row = cache_rows,
+                                .form = form};
     int64_t width = f->model.config.hidden_size;
     enum format format = f->model.compute;
     struct layer_cache *caches = sessions[pieces[0].sequence].caches;   // one for all pieces
@@ -93,7 +106,8 @@ static void run_pieces(struct fixture *f, struct tensor *hidden, int depth, cons
     } else {
         struct tensor in = tensor_2d(format, arena_allocate(&f->arena, (size_t)(tokens * width), 4), tokens, width);
         op_gather_rows(&f->op, &in, from, rows);
-        model_mtp_infer(&f->op, &out, &f->model, depth, &in, &batch, &caches[f->model.config.num_hidden_layers + depth]);
+        model_mtp_infer(&f->op, &out, &f->model, depth, &in, &batch,
+                        &caches[f->model.config.num_hidden_layers + depth]);
     }
     op_scatter_rows(&f->op, hidden, &out, rows);
     arena_release(&f->arena, mark);
@@ -123,7 +137,7 @@ static void check_same(const struct tensor *a, const struct tensor *b) {
     assert_memory_equal(a->data, b->data, (size_t)tensor_bytes(a));
 }
 
-// ---- Values ----------------------------------------------------------------------------------------------------------
+// ---- Values -------------------------------------------------------------------------------------
 
 static void test_logits_against_transformers(void **state) {
     (void)state;
@@ -163,7 +177,8 @@ static void test_mtp_logits(void **state) {
             }
             assert_memory_equal(chunked.data, next.data, (size_t)(f.length * next.shape[1]) * sizeof(float));
             int64_t vocab = f.model.config.vocab_size, rows = f.sequences * f.length;
-            struct tensor logits = tensor_2d(FORMAT_F32, arena_allocate(&f.arena, (size_t)(rows * vocab), 4), rows, vocab);
+            struct tensor logits = tensor_2d(FORMAT_F32, arena_allocate(&f.arena, (size_t)(rows * vocab), 4), rows,
+                                             vocab);
             model_mtp_logits(&f.op, &logits, &f.model, depth, &next);
             char key[32];
             snprintf(key, sizeof key, "mtp_logits.%d", depth + 1);
@@ -179,13 +194,15 @@ static double hidden_distance(struct fixture *f, const struct tensor *a, const s
     struct tensor wide[2];
     const struct tensor *parts[2] = {a, b};
     for (int i = 0; i < 2; i++) {
-        wide[i] = tensor_2d(FORMAT_F32, arena_allocate(&f->arena, (size_t)tensor_elements(a), 4), a->shape[0], a->shape[1]);
+        wide[i] = tensor_2d(FORMAT_F32, arena_allocate(&f->arena, (size_t)tensor_elements(a), 4), a->shape[0],
+                            a->shape[1]);
         op_copy(&f->op, &wide[i], parts[i]);
     }
     return relative_difference(&wide[0], &wide[1]);
 }
 
-// The same function in another order of sums: rounding apart. FP8 differs more, because kv_b_proj is narrowed to BF16 for the absorbed form.
+// The same function in another order of sums: rounding apart. FP8 differs more, because kv_b_proj is narrowed to BF16
+// for the absorbed form.
 static void test_absorbed_is_expanded(void **state) {
     (void)state;
     static const struct {
@@ -207,7 +224,7 @@ static void test_absorbed_is_expanded(void **state) {
     }
 }
 
-// ---- The same bits ---------------------------------------------------------------------------------------------------
+// ---- The same bits ------------------------------------------------------------------------------
 
 static const struct {
     const char *name;
@@ -248,13 +265,15 @@ static void test_absorbed_chunks(void **state) {
     }
 }
 
-// All sequences in one cache by pages in a mixed order, in common batches of uneven pieces, against each alone and contiguous.
+// All sequences in one cache by pages in a mixed order, in common batches of uneven pieces, against each alone and
+// contiguous.
 static void test_batched_pages(void **state) {
     (void)state;
     static const struct {
         enum cache_kind kind;
         enum attention_form form;
-    } ways[] = {{CACHE_LATENT, ATTENTION_ABSORBED}, {CACHE_LATENT, ATTENTION_EXPANDED}, {CACHE_EXPANDED, ATTENTION_EXPANDED}};
+    } ways[] = {
+        {CACHE_LATENT, ATTENTION_ABSORBED}, {CACHE_LATENT, ATTENTION_EXPANDED}, {CACHE_EXPANDED, ATTENTION_EXPANDED}};
     for (size_t v = 0; v < VARIANTS; v++) {
         for (int w = 0; w < 3; w++) {
             struct fixture f;
@@ -318,13 +337,15 @@ static void test_threads_and_instruction_sets(void **state) {
     }
 }
 
-// The loss that training reports is the sum over the logits that inference gives: the same log-probabilities, bit for bit.
+// The loss that training reports is the sum over the logits that inference gives: the same log-probabilities, bit for
+// bit.
 static void test_training_is_inference(void **state) {
     (void)state;
     for (size_t v = 0; v < VARIANTS; v++) {
         struct fixture f;
         fixture_open(&f, variants[v].name, variants[v].options);
-        struct tensor hidden = run_chunked(&f, CACHE_EXPANDED, ATTENTION_EXPANDED, 3), logits = fixture_logits(&f, &hidden);
+        struct tensor hidden = run_chunked(&f, CACHE_EXPANDED, ATTENTION_EXPANDED, 3),
+                      logits = fixture_logits(&f, &hidden);
         int32_t targets[1024];
         float loss[1024];
         double sum = 0;

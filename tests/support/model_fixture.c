@@ -95,7 +95,8 @@ void fixture_open(struct fixture *fixture, const char *name, const struct fixtur
     model_prepare(model, FIXTURE_POSITIONS, &fixture->arena);
 
     params_create(&fixture->gradients, &model->config, &fixture->arena);
-    succeed(params_allocate(&fixture->gradients, &model->config, FORMAT_F32, true, true, &fixture->arena, &error), &error);
+    succeed(params_allocate(&fixture->gradients, &model->config, FORMAT_F32, true, true, &fixture->arena, &error),
+            &error);
     succeed(params_list(&fixture->gradient_list, &fixture->gradients, &model->config, &fixture->arena, &error), &error);
     succeed(model_slot_create(&fixture->slot, model, &error), &error);
 
@@ -162,7 +163,8 @@ struct micro_batch_result fixture_step(struct fixture *fixture, int64_t sequence
         } else {
             slots[i] = fixture->slot;
         }
-        model_forward(&fixture->op, &part, slots[i], &fixture->model, &fixture->gradients, &micro, &fixture->weights, NULL);
+        model_forward(&fixture->op, &part, slots[i], &fixture->model, &fixture->gradients, &micro, &fixture->weights,
+                      NULL);
         result_add(&sum, &part);
         if (!late) {
             model_backward_input(&fixture->op, slots[i], &fixture->model, &fixture->gradients);
@@ -192,7 +194,8 @@ struct tensor fixture_hidden(struct fixture *fixture, enum format format) {
         int64_t row = s * fixture->length;
         spans[s] = (struct attention_span){.query_row = row, .count = fixture->length, .key_row = row};
     }
-    struct token_batch batch = {.tokens = rows, .ids = ids, .positions = positions, .spans = spans, .span_count = fixture->sequences};
+    struct token_batch batch = {
+        .tokens = rows, .ids = ids, .positions = positions, .spans = spans, .span_count = fixture->sequences};
     int64_t width = fixture->model.config.hidden_size;
     struct tensor hidden = tensor_2d(format, arena_allocate(&fixture->arena, (size_t)(rows * width), 4), rows, width);
     model_infer(&fixture->op, &hidden, &fixture->model, &batch, NULL);
@@ -201,7 +204,8 @@ struct tensor fixture_hidden(struct fixture *fixture, enum format format) {
 
 struct tensor fixture_logits(struct fixture *fixture, const struct tensor *hidden) {
     int64_t rows = hidden->shape[0], vocab = fixture->model.config.vocab_size;
-    struct tensor logits = tensor_2d(FORMAT_F32, arena_allocate(&fixture->arena, (size_t)(rows * vocab), 4), rows, vocab);
+    struct tensor logits = tensor_2d(FORMAT_F32, arena_allocate(&fixture->arena, (size_t)(rows * vocab), 4), rows,
+                                     vocab);
     model_logits(&fixture->op, &logits, &fixture->model, hidden);
     return logits;
 }
