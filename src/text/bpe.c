@@ -44,7 +44,8 @@ int bpe_create(struct bpe *bpe, int64_t merges, struct error *error) {
     while (((int64_t)1 << bits) < merges * 2) {
         bits++;
     }
-    *bpe = (struct bpe){.shift = 64 - bits};
+    bpe->shift = 64 - bits;
+    bpe->count = 0;
     bpe->table = memory_allocate((size_t)1 << bits, sizeof(*bpe->table), "table of merges", error);
     if (bpe->table == NULL) {
         return ERROR_MEMORY;

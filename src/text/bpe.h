@@ -38,7 +38,7 @@ uint32_t bpe_byte_character(uint8_t byte);
 int bpe_character_byte(uint32_t character);   // -1 = not in the alphabet
 uint8_t bpe_byte_in_order(int index);         // index 0..255
 
-// An empty table with room for `merges`.
+// An empty table with room for `merges`; byte_ids is left as it is.
 int bpe_create(struct bpe *bpe, int64_t merges, struct error *error);
 void bpe_destroy(struct bpe *bpe);
 // A pair given twice keeps the later rank, as in Hugging Face tokenizers. At most `merges` calls.

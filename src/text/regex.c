@@ -109,6 +109,10 @@ int regex_prepare(const uint8_t **subject, struct regex_scratch *scratch, const 
                   struct error *error) {
     bool copied = false;
     *subject = text;
+    pthread_once(&disagreement_once, disagreement_build);   // here, because the scanner for DeepSeek's patterns needs none of it
+    if (!disagreement_known) {
+        return error_set(error, ERROR_MEMORY, "out of memory comparing character properties");
+    }
     for (int64_t at = 0; at < size;) {
         uint32_t code;
         unsigned length = unicode_decode(&code, text + at, (size_t)(size - at));
@@ -239,10 +243,6 @@ int regex_create(struct regex **out, const char *pattern, bool literal, const ch
     *out = NULL;
     if (!literal && check_pattern(pattern, name, error) != 0) {
         return ERROR_FORMAT;
-    }
-    pthread_once(&disagreement_once, disagreement_build);
-    if (!disagreement_known) {
-        return error_set(error, ERROR_MEMORY, "%s: out of memory comparing character properties", name);
     }
     int code = ERROR_MEMORY;
     struct regex *regex = memory_allocate(1, sizeof(*regex), "regular expression", error);

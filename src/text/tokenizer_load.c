@@ -1,33 +1,15 @@
 // tokenizer.json + tokenizer_config.json -> struct tokenizer. Everything is checked here, so that encoding cannot fail but
 // for lack of memory (see tokenizer.h for what is supported).
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "text/tokenizer_private.h"
-#include "text/unicode.h"
 
 #define FILE_LIMIT ((int64_t)1 << 30)
 
-uint64_t tokenizer_hash(const uint8_t *bytes, int64_t size) {
-    return XXH3_64bits(bytes, (size_t)size);
-}
-
-int32_t tokenizer_find_bytes(const struct tokenizer *tokenizer, const uint8_t *bytes, int64_t size) {
-    uint32_t mask = ((uint32_t)1 << tokenizer->by_bytes_bits) - 1;
-    for (uint32_t at = (uint32_t)tokenizer_hash(bytes, size) & mask;; at = (at + 1) & mask) {
-        int32_t id = tokenizer->by_bytes[at];
-        if (id < 0) {
-            return -1;
-        }
-        const struct token *token = &tokenizer->tokens[id];
-        if (token->size == size && memcmp(tokenizer->bytes.data + token->offset, bytes, (size_t)size) == 0) {
-            return id;
-        }
-    }
-}
+static const char *const large_parts[] = {"vocab", "merges"};
 
 // ---- kinds that change nothing, or that we refuse ----
 
@@ -140,192 +122,9 @@ static int check_model(struct tokenizer *tokenizer, const json_t *model, struct 
     return 0;
 }
 
-// ---- vocabulary ----
-
-// Text in the byte alphabet -> bytes at out (no longer than the text). -1 = some character is not in the alphabet.
-static int64_t alphabet_decode(uint8_t *out, const char *text, size_t size) {
-    int64_t count = 0;
-    for (size_t at = 0; at < size;) {
-        uint32_t character;
-        at += unicode_decode(&character, (const uint8_t *)text + at, size - at);
-        int byte = bpe_character_byte(character);
-        if (byte < 0) {
-            return -1;
-        }
-        out[count++] = (uint8_t)byte;
-    }
-    return count;
-}
-
-static int read_id(int64_t *id, const json_t *value, const char *content, const char *name, struct error *error) {
-    if (!json_is_integer(value)) {
-        return error_set(error, ERROR_FORMAT, "%s: id of token \"%.80s\": expected an integer, found %s", name, content,
-                         json_type_text(value));
-    }
-    *id = json_integer_value(value);
-    if (*id < 0 || *id >= TOKENIZER_ID_LIMIT) {
-        return error_set(error, ERROR_FORMAT, "%s: id of token \"%.80s\": expected 0 to %d, found %lld", name, content,
-                         TOKENIZER_ID_LIMIT - 1, (long long)*id);
-    }
-    return 0;
-}
-
-static int measure_ids(int64_t *end, const json_t *vocabulary, const json_t *added, const char *name, struct error *error) {
-    const char *content;
-    json_t *value;
-    int64_t id;
-    *end = 0;
-    json_object_foreach((json_t *)vocabulary, content, value) {
-        if (read_id(&id, value, content, name, error) != 0) {
-            return ERROR_FORMAT;
-        }
-        *end = id >= *end ? id + 1 : *end;
-    }
-    for (size_t i = 0; i < json_array_size(added); i++) {
-        const json_t *item = json_array_get(added, i);
-        int code = json_get_string(&content, item, "content", name, error);
-        if (code != 0) {
-            return error_prefix(error, "added_tokens[%zu]", i);
-        }
-        if (read_id(&id, json_object_get(item, "id"), content, name, error) != 0) {
-            return ERROR_FORMAT;
-        }
-        *end = id >= *end ? id + 1 : *end;
-    }
-    return 0;
-}
-
-static int vocabulary_read(struct tokenizer *tokenizer, const json_t *vocabulary, struct error *error) {
-    const char *content;
-    size_t length;
-    json_t *value;
-    int64_t count = (int64_t)json_object_size(vocabulary);
-    tokenizer->by_bytes_bits = 4;
-    while (((int64_t)1 << tokenizer->by_bytes_bits) < count * 2) {
-        tokenizer->by_bytes_bits++;
-    }
-    size_t slots = (size_t)1 << tokenizer->by_bytes_bits;
-    tokenizer->by_bytes = memory_allocate(slots, sizeof(int32_t), "vocabulary", error);
-    if (tokenizer->by_bytes == NULL) {
-        return ERROR_MEMORY;
-    }
-    memset(tokenizer->by_bytes, 0xFF, slots * sizeof(int32_t));
-    json_object_keylen_foreach((json_t *)vocabulary, content, length, value) {
-        int32_t id = (int32_t)json_integer_value(value);
-        struct token *token = &tokenizer->tokens[id];
-        if (token->kind != TOKEN_NONE) {
-            return error_set(error, ERROR_FORMAT, "%s: key \"vocab\": id %d is given to two tokens, one is \"%.80s\"",
-                             tokenizer->name, id, content);
-        }
-        if (length == 0 || length > INT32_MAX) {
-            return error_set(error, ERROR_FORMAT, "%s: key \"vocab\": token %d is empty", tokenizer->name, id);
-        }
-        if (byte_buffer_reserve(&tokenizer->bytes, (int64_t)length, error) != 0) {
-            return ERROR_MEMORY;
-        }
-        char *bytes = tokenizer->bytes.data + tokenizer->bytes.size;
-        int64_t size = alphabet_decode((uint8_t *)bytes, content, length);
-        token->kind = size < 0 ? TOKEN_OUTSIDE : TOKEN_BYTES;
-        if (size < 0) {
-            size = (int64_t)length;
-            memcpy(bytes, content, length);
-        }
-        token->offset = tokenizer->bytes.size;
-        token->size = (int32_t)size;
-        tokenizer->bytes.size += size;
-        if (token->kind == TOKEN_BYTES) {
-            size_t at = tokenizer_hash((const uint8_t *)bytes, size) & (slots - 1);
-            while (tokenizer->by_bytes[at] >= 0) {
-                at = (at + 1) & (slots - 1);
-            }
-            tokenizer->by_bytes[at] = id;
-        }
-    }
-    for (int byte = 0; byte < 256; byte++) {
-        uint8_t one = (uint8_t)byte;
-        tokenizer->bpe.byte_ids[byte] = tokenizer_find_bytes(tokenizer, &one, 1);
-        if (tokenizer->bpe.byte_ids[byte] < 0) {
-            return error_set(error, ERROR_FORMAT, "%s: key \"vocab\": no token for byte 0x%02X (U+%04X in the byte alphabet)",
-                             tokenizer->name, (unsigned)byte, (unsigned)bpe_byte_character(one));
-        }
-    }
-    return 0;
-}
-
-// ---- merges ----
-
-// The two sides of one entry, "left right" or ["left", "right"]; false = neither.
-static bool merge_sides(const char *sides[2], size_t lengths[2], const json_t *entry) {
-    if (json_is_string(entry)) {
-        sides[0] = json_string_value(entry);
-        size_t length = json_string_length(entry);
-        const char *space = memchr(sides[0], ' ', length);
-        if (space == NULL) {
-            return false;
-        }
-        sides[1] = space + 1;
-        lengths[0] = (size_t)(space - sides[0]);
-        lengths[1] = length - lengths[0] - 1;
-        return memchr(sides[1], ' ', lengths[1]) == NULL;
-    }
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *side = json_array_get(entry, i);
-        sides[i] = json_string_value(side);
-        lengths[i] = json_string_length(side);
-    }
-    return json_array_size(entry) == 2 && sides[0] != NULL && sides[1] != NULL;
-}
-
-static int merges_read(struct tokenizer *tokenizer, const json_t *merges, struct error *error) {
-    struct byte_buffer buffer = {0};
-    size_t count = json_array_size(merges);
-    int code = 0;
-    if (!json_is_array(merges) || count >= INT32_MAX) {
-        return error_set(error, ERROR_FORMAT, "%s: key \"merges\": expected an array, found %s", tokenizer->name,
-                         json_type_text(merges));
-    }
-    int32_t byte_ids[256];
-    memcpy(byte_ids, tokenizer->bpe.byte_ids, sizeof(byte_ids));
-    if ((code = bpe_create(&tokenizer->bpe, (int64_t)count, error)) != 0) {
-        return code;
-    }
-    memcpy(tokenizer->bpe.byte_ids, byte_ids, sizeof(byte_ids));
-    for (size_t i = 0; i < count; i++) {
-        const char *sides[2];
-        size_t lengths[2];
-        if (!merge_sides(sides, lengths, json_array_get(merges, i))) {
-            code = error_set(error, ERROR_FORMAT, "%s: merges[%zu]: expected \"left right\" or [\"left\", \"right\"]",
-                             tokenizer->name, i);
-            break;
-        }
-        buffer.size = 0;
-        if ((code = byte_buffer_reserve(&buffer, (int64_t)(lengths[0] + lengths[1]), error)) != 0) {
-            break;
-        }
-        uint8_t *bytes = (uint8_t *)buffer.data;
-        int64_t left = alphabet_decode(bytes, sides[0], lengths[0]);
-        int64_t right = left < 0 ? -1 : alphabet_decode(bytes + left, sides[1], lengths[1]);
-        int32_t ids[3] = {-1, -1, -1};
-        if (right >= 0) {
-            ids[0] = tokenizer_find_bytes(tokenizer, bytes, left);
-            ids[1] = tokenizer_find_bytes(tokenizer, bytes + left, right);
-            ids[2] = tokenizer_find_bytes(tokenizer, bytes, left + right);
-        }
-        if (ids[0] < 0 || ids[1] < 0 || ids[2] < 0) {
-            code = error_set(error, ERROR_FORMAT, "%s: merges[%zu] (\"%.40s\" + \"%.40s\"): %s not in the vocabulary",
-                             tokenizer->name, i, sides[0], sides[1],
-                             ids[0] < 0 ? "the left side is" : ids[1] < 0 ? "the right side is" : "the result is");
-            break;
-        }
-        bpe_add(&tokenizer->bpe, ids[0], ids[1], (int32_t)i, ids[2]);
-    }
-    byte_buffer_destroy(&buffer);
-    return code;
-}
-
 // ---- added tokens ----
 
-static int added_token_read(struct tokenizer *tokenizer, const json_t *item, const json_t *vocabulary, struct error *error) {
+static int added_token_read(struct tokenizer *tokenizer, const json_t *item, struct error *error) {
     const char *name = tokenizer->name, *content;
     bool special, single_word, strip_left, strip_right, normalized;
     int code;
@@ -341,14 +140,20 @@ static int added_token_read(struct tokenizer *tokenizer, const json_t *item, con
         return error_set(error, ERROR_FORMAT, "%s: added token \"%.80s\": key \"single_word\": found true, supported is false",
                          name, content);
     }
-    int32_t id = (int32_t)json_integer_value(json_object_get(item, "id"));
-    struct token *token = &tokenizer->tokens[id];
-    const json_t *known = json_object_get(vocabulary, content);
-    if (known != NULL && json_integer_value(known) != id) {
-        return error_set(error, ERROR_FORMAT, "%s: added token \"%.80s\": found id %d, expected %lld as in \"vocab\"", name,
-                         content, id, (long long)json_integer_value(known));
+    int64_t given;
+    int32_t known;
+    if ((code = json_get_integer(&given, item, "id", name, error)) != 0 ||
+        (code = vocabulary_take_id(tokenizer, given, content, strlen(content), error)) != 0 ||
+        (code = vocabulary_find(&known, tokenizer, content, error)) != 0) {
+        return code;
     }
-    if (token->kind == TOKEN_ADDED || token->kind == TOKEN_SPECIAL || (token->kind != TOKEN_NONE && known == NULL)) {
+    int32_t id = (int32_t)given;
+    struct token *token = &tokenizer->tokens[id];
+    if (known >= 0 && known != id) {
+        return error_set(error, ERROR_FORMAT, "%s: added token \"%.80s\": found id %d, expected %d as in \"vocab\"", name,
+                         content, id, known);
+    }
+    if (token->kind == TOKEN_ADDED || token->kind == TOKEN_SPECIAL || (token->kind != TOKEN_NONE && known < 0)) {
         return error_set(error, ERROR_FORMAT, "%s: added token \"%.80s\": id %d belongs to another token", name, content, id);
     }
     int64_t size = (int64_t)strlen(content);
@@ -368,37 +173,31 @@ static int added_token_read(struct tokenizer *tokenizer, const json_t *item, con
     return 0;
 }
 
-static int model_read(struct tokenizer *tokenizer, const json_t *root, struct error *error) {
-    const json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
-    const json_t *vocabulary = json_object_get(model, "vocab");
-    int64_t end;
-    int code = check_model(tokenizer, model, error);
+// parts: "vocab" and "merges".
+static int model_read(struct tokenizer *tokenizer, const json_t *root, struct json_cursor parts[2], struct error *error) {
+    const json_t *added = json_object_get(root, "added_tokens");
+    int code = check_model(tokenizer, json_object_get(root, "model"), error);
     if (code != 0) {
         return code;
     }
-    if (!json_is_object(vocabulary)) {
-        return error_set(error, ERROR_FORMAT, "%s: key \"vocab\": expected an object, found %s", tokenizer->name,
-                         json_type_text(vocabulary));
+    for (int i = 0; i < 2; i++) {
+        if (parts[i].text == NULL) {
+            return error_set(error, ERROR_FORMAT, "%s: key \"model\": no key \"%s\"", tokenizer->name, large_parts[i]);
+        }
     }
     if (added != NULL && !json_is_null(added) && !json_is_array(added)) {
         return error_set(error, ERROR_FORMAT, "%s: key \"added_tokens\": expected an array, found %s", tokenizer->name,
                          json_type_text(added));
     }
-    if ((code = measure_ids(&end, vocabulary, added, tokenizer->name, error)) != 0) {
-        return code;
-    }
-    tokenizer->size = (int32_t)end;
-    tokenizer->tokens = memory_allocate((size_t)end, sizeof(*tokenizer->tokens), "vocabulary", error);
-    if (tokenizer->tokens == NULL) {
-        return ERROR_MEMORY;
-    }
-    if ((code = vocabulary_read(tokenizer, vocabulary, error)) != 0 ||
-        (code = merges_read(tokenizer, json_object_get(model, "merges"), error)) != 0 ||
+    if ((code = vocabulary_read(tokenizer, &parts[0], error)) != 0 || (code = merges_read(tokenizer, &parts[1], error)) != 0 ||
         (code = trie_create(&tokenizer->raw, error)) != 0 || (code = trie_create(&tokenizer->normalized, error)) != 0) {
         return code;
     }
     for (size_t i = 0; code == 0 && i < json_array_size(added); i++) {
-        code = added_token_read(tokenizer, json_array_get(added, i), vocabulary, error);
+        code = added_token_read(tokenizer, json_array_get(added, i), error);
+        if (code != 0) {
+            error_prefix(error, "added_tokens[%zu]", i);
+        }
     }
     return code;
 }
@@ -502,28 +301,41 @@ static int file_paths(char **file, char **directory, const char *path, struct er
     return *file == NULL || *directory == NULL ? ERROR_MEMORY : 0;
 }
 
+// What is not vocab and merges as a tree, those two as cursors into *text (which the caller frees).
+static int file_parse(json_t **root, struct json_cursor parts[2], char **text, const char *path, struct error *error) {
+    struct byte_buffer rest = {0};
+    int64_t size;
+    int code = file_read(text, &size, path, FILE_LIMIT, error);
+    if (code == 0) {
+        code = json_cursor_cut(&rest, parts, "model", large_parts, *text, (size_t)size, path, error);
+    }
+    if (code == 0) {
+        code = json_parse(root, rest.data, (size_t)rest.size, path, error);
+    }
+    if (code == 0 && !json_is_object(*root)) {
+        code = error_set(error, ERROR_FORMAT, "%s: expected an object, found %s", path, json_type_text(*root));
+    }
+    byte_buffer_destroy(&rest);
+    return code;
+}
+
 int tokenizer_load(struct tokenizer **out, const char *path, struct error *error) {
     *out = NULL;
     json_t *root = NULL;
-    char *file = NULL, *directory = NULL;
+    struct json_cursor parts[2];
+    char *directory = NULL, *text = NULL;
     const char *template_bos = NULL;
     struct tokenizer *tokenizer = memory_allocate(1, sizeof(*tokenizer), "tokenizer", error);
-    int code = tokenizer == NULL ? ERROR_MEMORY : file_paths(&file, &directory, path, error);
-    if (code != 0 || (code = json_read(&root, file, FILE_LIMIT, error)) != 0) {
+    int code = tokenizer == NULL ? ERROR_MEMORY : file_paths(&tokenizer->name, &directory, path, error);
+    if (code != 0 || (code = file_parse(&root, parts, &text, tokenizer->name, error)) != 0) {
         goto out;
     }
-    tokenizer->name = file;
-    file = NULL;
     const char *name = tokenizer->name;
-    if (!json_is_object(root)) {
-        code = error_set(error, ERROR_FORMAT, "%s: expected an object, found %s", name, json_type_text(root));
-        goto out;
-    }
     if ((code = check_normalizer(json_object_get(root, "normalizer"), name, error)) != 0 ||
         (code = check_decoder(json_object_get(root, "decoder"), name, error)) != 0 ||
         (code = read_post_processor(&template_bos, json_object_get(root, "post_processor"), name, error)) != 0 ||
         (code = pretokenizer_create(&tokenizer->pretokenizer, json_object_get(root, "pre_tokenizer"), name, error)) != 0 ||
-        (code = model_read(tokenizer, root, error)) != 0 ||
+        (code = model_read(tokenizer, root, parts, error)) != 0 ||
         (code = config_read(tokenizer, directory, template_bos, error)) != 0) {
         goto out;
     }
@@ -533,7 +345,7 @@ int tokenizer_load(struct tokenizer **out, const char *path, struct error *error
 out:
     json_decref(root);
     tokenizer_free(tokenizer);
-    memory_free(file);
+    memory_free(text);
     memory_free(directory);
     return code;
 }

@@ -368,7 +368,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
         int64_t cuts = pieces_of(&groups[g], PIECE_ROWS);
         for (int64_t cut = 0; cut < cuts; cut++) {
             int64_t row = groups[g].rows * cut / cuts, rows = groups[g].rows * (cut + 1) / cuts - row;
-            bool mapped = rows <= LINEAR_MAX_MAPPED;
+            bool mapped = rows <= LINEAR_MAX_MAPPED && (groups[g].b.k_stride == 1 || groups[g].b.row_stride == 1);
             struct piece *piece = &pieces[filled++];
             *piece = (struct piece){.group = &groups[g], .row = row, .rows = rows, .mapped = mapped};
             piece->panels = mapped ? 1 : divide_up(rows, kernels->tile_rows);
@@ -386,7 +386,8 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
         total += pieces[i].rows * padded_units(&run, &pieces[i]);
     }
     int64_t room = total < PASS_UNITS ? total : most_units > PASS_UNITS ? most_units : PASS_UNITS;
-    run.packed = arena_allocate(op->scratch, (size_t)room, sizeof *run.packed);
+    // Behind the last panel there is room for the rows that a mapped tile may read beyond its own.
+    run.packed = arena_allocate(op->scratch, (size_t)(room + LINEAR_MAX_MAPPED * LINEAR_CHUNK), sizeof *run.packed);
     for (int64_t begin = 0, end; begin < piece_count; begin = end) {
         int64_t used = 0;
         for (end = begin; end < piece_count; end++) {

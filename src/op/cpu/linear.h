@@ -73,7 +73,8 @@ struct linear_kernels {
     void (*pack_rows)(const struct linear_strip *strip);
     void (*pack_columns)(const struct linear_strip *strip);
     void (*tile)(const struct linear_tile *tile);
-    // The same product with b read where it lies, for few rows: matrix-vector at memory speed.
+    // The same product with b, one of whose strides is 1, read where it lies, for few rows: matrix-vector at memory speed. May read
+    // a, and write c, as if there were LINEAR_MAX_MAPPED rows.
     void (*tile_mapped)(const struct linear_tile *tile);
     void (*narrow)(uint16_t *out, const float *in, int64_t count);   // bf16_narrow of each
 };
