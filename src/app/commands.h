@@ -3,3 +3,4 @@
 COMMAND(generate, "continue a text")
 COMMAND(logits, "write a model's logits for given token ids as a NumPy file")
 COMMAND(perplexity, "score a text: perplexity and bits per byte")
+COMMAND(tokenize, "turn lines of text into token ids, or back")
