@@ -3,4 +3,6 @@
 COMMAND(generate, "continue a text")
 COMMAND(logits, "write a model's logits for given token ids as a NumPy file")
 COMMAND(perplexity, "score a text: perplexity and bits per byte")
+COMMAND(plot, "draw the pictures of training runs")
+COMMAND(prepare, "turn text into a dataset of token shards")
 COMMAND(tokenize, "turn lines of text into token ids, or back")
