@@ -189,6 +189,45 @@ out:
     return code;
 }
 
+int file_reader_open(struct file_reader *reader, const char *path, struct error *error) {
+    bool standard_input = strcmp(path, "-") == 0;
+    *reader = (struct file_reader){.descriptor = -1};
+    reader->path = memory_copy_string(standard_input ? "standard input" : path, error);
+    if (reader->path == NULL) {
+        return ERROR_MEMORY;
+    }
+    reader->descriptor = standard_input ? STDIN_FILENO : call_open(path, O_RDONLY);
+    if (reader->descriptor < 0) {
+        int code = error_set_errno(error, "%s: cannot open", path);
+        file_reader_close(reader);
+        return code;
+    }
+    return 0;
+}
+
+int64_t file_reader_read(struct file_reader *reader, void *data, int64_t size, struct error *error) {
+    int64_t used = 0;
+    while (used < size) {
+        ssize_t count = call_read(reader->descriptor, (char *)data + used, (size_t)(size - used));
+        if (count < 0) {
+            return error_set_errno(error, "%s: cannot read", reader->path);
+        }
+        if (count == 0) {
+            break;
+        }
+        used += count;
+    }
+    return used;
+}
+
+void file_reader_close(struct file_reader *reader) {
+    if (reader->descriptor > STDIN_FILENO) {
+        close(reader->descriptor);
+    }
+    memory_free(reader->path);
+    *reader = (struct file_reader){.descriptor = -1};
+}
+
 int file_writer_open(struct file_writer *writer, const char *path, struct error *error) {
     *writer = (struct file_writer){.descriptor = -1, .capacity = BUFFER_BYTES};
     int code = ERROR_MEMORY;

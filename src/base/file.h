@@ -20,6 +20,16 @@ void file_unmap(struct mapped_file *file);
 // Reads a whole file (limit in bytes, ERROR_LIMIT beyond) and adds a terminating zero that is not counted. "-" = stdin.
 int file_read(char **text, int64_t *size, const char *path, int64_t limit, struct error *error);
 
+// Reads a file of any size from its beginning, piece by piece. "-" = stdin.
+struct file_reader {
+    int descriptor;
+    char *path;            // owned, for messages
+};
+int file_reader_open(struct file_reader *reader, const char *path, struct error *error);
+// Fills `data` up to `size` bytes, or less at the end of the file; returns how many, or a negative code.
+int64_t file_reader_read(struct file_reader *reader, void *data, int64_t size, struct error *error);
+void file_reader_close(struct file_reader *reader);   // also when open failed
+
 // Buffered writer to "<path>.tmp-<pid>"; file_writer_commit flushes, fsyncs, renames over <path> and fsyncs the folder.
 // Until then nothing is visible under <path>; file_writer_abort (also on every error) removes the temporary file.
 struct file_writer {

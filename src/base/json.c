@@ -24,17 +24,27 @@ __attribute__((constructor)) static void json_setup(void) {
     json_set_alloc_funcs(json_allocate, memory_free);
 }
 
-int json_parse(json_t **root, const char *text, size_t size, const char *name, struct error *error) {
+static int parse(json_t **root, const char *text, size_t size, size_t flags, const char *name, int64_t line,
+                 struct error *error) {
     json_error_t reason;
     allocation_failed = false;
-    *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &reason);
+    *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | flags, &reason);
     if (*root != NULL) {
         return 0;
     }
     if (allocation_failed) {
         return error_set(error, ERROR_MEMORY, "%s: out of memory while reading JSON", name);
     }
-    return error_set(error, ERROR_FORMAT, "%s: line %d, column %d: %s", name, reason.line, reason.column, reason.text);
+    return error_set(error, ERROR_FORMAT, "%s: line %lld, column %d: %s", name, (long long)(line + reason.line),
+                     reason.column, reason.text);
+}
+
+int json_parse(json_t **root, const char *text, size_t size, const char *name, struct error *error) {
+    return parse(root, text, size, 0, name, 0, error);
+}
+
+int json_parse_line(json_t **root, const char *text, size_t size, const char *name, int64_t line, struct error *error) {
+    return parse(root, text, size, JSON_ALLOW_NUL, name, line - 1, error);
 }
 
 int json_read(json_t **root, const char *path, int64_t limit, struct error *error) {

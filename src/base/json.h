@@ -11,6 +11,8 @@
 
 // Parse; duplicate keys are an error, depth is limited by jansson (2048). `name` is used in messages.
 int json_parse(json_t **root, const char *text, size_t size, const char *name, struct error *error);
+// One line of a JSON lines file: "\u0000" is allowed in strings, messages give the line's number.
+int json_parse_line(json_t **root, const char *text, size_t size, const char *name, int64_t line, struct error *error);
 int json_read(json_t **root, const char *path, int64_t limit, struct error *error);
 // Pretty, two spaces, keys in insertion order, ends with a newline; atomic.
 int json_write(const json_t *root, const char *path, struct error *error);

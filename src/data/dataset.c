@@ -60,11 +60,11 @@ static int description_check(struct description *description, struct error *erro
     if (!json_is_object(root)) {
         return error_set(error, ERROR_FORMAT, "%s: expected an object, found %s", path, json_type_text(root));
     }
-    if ((code = json_get_string(&format, root, "format", path, error)) != 0
-        || (code = json_get_integer(&version, root, "version", path, error)) != 0
-        || (code = json_get_integer(&description->vocab_size, root, "vocab_size", path, error)) != 0
-        || (code = json_get_integer_or(&description->bos, -1, root, "bos", path, error)) != 0
-        || (code = json_get_integer_or(&description->eos, -1, root, "eos", path, error)) != 0) {
+    if ((code = json_get_string(&format, root, "format", path, error)) != 0 ||
+        (code = json_get_integer(&version, root, "version", path, error)) != 0 ||
+        (code = json_get_integer(&description->vocab_size, root, "vocab_size", path, error)) != 0 ||
+        (code = json_get_integer_or(&description->bos, -1, root, "bos", path, error)) != 0 ||
+        (code = json_get_integer_or(&description->eos, -1, root, "eos", path, error)) != 0) {
         return code;
     }
     if (strcmp(format, DATASET_FORMAT) != 0) {
@@ -142,9 +142,9 @@ static int shard_description(const char **name, uint64_t *checksum, const json_t
         return error_set(error, ERROR_FORMAT, "%s: key \"shards\": expected objects, found %s", path,
                          json_type_text(shard));
     }
-    if ((code = json_get_string(name, shard, "file", path, error)) != 0
-        || (code = json_get_string(&text, shard, "checksum", path, error)) != 0
-        || (code = parse_checksum(checksum, text, "checksum", path, error)) != 0) {
+    if ((code = json_get_string(name, shard, "file", path, error)) != 0 ||
+        (code = json_get_string(&text, shard, "checksum", path, error)) != 0 ||
+        (code = parse_checksum(checksum, text, "checksum", path, error)) != 0) {
         return code;
     }
     if ((*name)[0] == '\0' || (*name)[0] == '.' || strchr(*name, '/') != NULL) {
@@ -269,15 +269,15 @@ static int shard_open(struct shard *shard, const json_t *description, const char
     }
     bool narrow = parent->vocab_size <= DATASET_NARROW_VOCABULARY;
     int64_t offsets = 0, byte_entries = 0;
-    if ((code = shard_tensor(&shard->documents, &offsets, shard, "documents", "I64", error)) != 0
-        || (code = shard_tensor(&shard->bytes, &byte_entries, shard, "bytes", "I64", error)) != 0
-        || (code = shard_tensor(&shard->tokens, &shard->token_count, shard, "tokens", narrow ? "U16" : "I32", error))
-               != 0
-        || (code = shard_check_documents(shard, offsets, byte_entries, error)) != 0
-        || (code = shard_check_ids(shard, narrow ? 2 : 4, parent->vocab_size, error)) != 0
-        || (code = check_count(shard->document_count, description, "documents", parent->path, error)) != 0
-        || (code = check_count(shard->token_count, description, "tokens", parent->path, error)) != 0
-        || (code = check_count(shard->byte_count, description, "bytes", parent->path, error)) != 0) {
+    if ((code = shard_tensor(&shard->documents, &offsets, shard, "documents", "I64", error)) != 0 ||
+        (code = shard_tensor(&shard->bytes, &byte_entries, shard, "bytes", "I64", error)) != 0 ||
+        (code = shard_tensor(&shard->tokens, &shard->token_count, shard, "tokens", narrow ? "U16" : "I32", error)) !=
+            0 ||
+        (code = shard_check_documents(shard, offsets, byte_entries, error)) != 0 ||
+        (code = shard_check_ids(shard, narrow ? 2 : 4, parent->vocab_size, error)) != 0 ||
+        (code = check_count(shard->document_count, description, "documents", parent->path, error)) != 0 ||
+        (code = check_count(shard->token_count, description, "tokens", parent->path, error)) != 0 ||
+        (code = check_count(shard->byte_count, description, "bytes", parent->path, error)) != 0) {
         return error_prefix(error, "%s", name);
     }
     return 0;
@@ -327,10 +327,10 @@ int dataset_open(struct dataset **out, const char *directory, enum data_split sp
     dataset->bos = (int32_t)description.bos;
     dataset->eos = (int32_t)description.eos;
     dataset->width = description.vocab_size <= DATASET_NARROW_VOCABULARY ? 2 : 4;
-    if ((code = description_split(&split_object, &shards, &description, name, error)) != 0
-        || (code = dataset_open_shards(dataset, shards, directory, &description, error)) != 0
-        || (code = check_count(dataset->documents, split_object, "documents", description.path, error)) != 0
-        || (code = check_count(dataset->tokens, split_object, "tokens", description.path, error)) != 0) {
+    if ((code = description_split(&split_object, &shards, &description, name, error)) != 0 ||
+        (code = dataset_open_shards(dataset, shards, directory, &description, error)) != 0 ||
+        (code = check_count(dataset->documents, split_object, "documents", description.path, error)) != 0 ||
+        (code = check_count(dataset->tokens, split_object, "tokens", description.path, error)) != 0) {
         goto out;
     }
     code = check_count(dataset->bytes, split_object, "bytes", description.path, error);

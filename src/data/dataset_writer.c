@@ -89,13 +89,13 @@ static int write_shard_file(struct dataset_writer *writer, struct split_output *
     const char *dtype = writer->width == 2 ? "U16" : "I32";
     int64_t starts = output->document_count + 1, documents = output->document_count, tokens = output->token_count;
     output->starts[documents] = tokens;
-    if ((code = safetensors_writer_declare(file, "documents", "I64", 1, &starts, error)) != 0
-        || (code = safetensors_writer_declare(file, "bytes", "I64", 1, &documents, error)) != 0
-        || (code = safetensors_writer_declare(file, "tokens", dtype, 1, &tokens, error)) != 0
-        || (code = safetensors_writer_begin(file, path, error)) != 0
-        || (code = safetensors_writer_append(file, output->starts, 8 * starts, error)) != 0
-        || (code = safetensors_writer_append(file, output->bytes, 8 * documents, error)) != 0
-        || (code = safetensors_writer_append(file, output->tokens, writer->width * tokens, error)) != 0) {
+    if ((code = safetensors_writer_declare(file, "documents", "I64", 1, &starts, error)) != 0 ||
+        (code = safetensors_writer_declare(file, "bytes", "I64", 1, &documents, error)) != 0 ||
+        (code = safetensors_writer_declare(file, "tokens", dtype, 1, &tokens, error)) != 0 ||
+        (code = safetensors_writer_begin(file, path, error)) != 0 ||
+        (code = safetensors_writer_append(file, output->starts, 8 * starts, error)) != 0 ||
+        (code = safetensors_writer_append(file, output->bytes, 8 * documents, error)) != 0 ||
+        (code = safetensors_writer_append(file, output->tokens, writer->width * tokens, error)) != 0) {
         safetensors_writer_abort(file);
         return code;
     }
@@ -204,12 +204,12 @@ int dataset_writer_finish(struct dataset_writer *writer, json_t *properties, str
     if (code != 0) {
         return code;
     }
-    json_t *root =
-        json_pack("{s:s, s:i, s:I, s:i, s:i}", "format", DATASET_FORMAT, "version", DATASET_VERSION, "vocab_size",
-                  (json_int_t)writer->options.vocab_size, "bos", writer->options.bos, "eos", writer->options.eos);
+    json_t *root = json_pack("{s:s, s:i, s:I, s:i, s:i}", "format", DATASET_FORMAT, "version", DATASET_VERSION,
+                             "vocab_size", (json_int_t)writer->options.vocab_size, "bos", writer->options.bos, "eos",
+                             writer->options.eos);
     char *path = file_join(writer->options.directory, DATASET_FILE, error);
-    if (root == NULL || path == NULL || json_object_update(root, properties) != 0
-        || describe_split(root, writer, DATA_TRAIN) != 0 || describe_split(root, writer, DATA_VALIDATION) != 0) {
+    if (root == NULL || path == NULL || json_object_update(root, properties) != 0 ||
+        describe_split(root, writer, DATA_TRAIN) != 0 || describe_split(root, writer, DATA_VALIDATION) != 0) {
         code = error_set(error, ERROR_MEMORY, "%s: out of memory", DATASET_FILE);
         goto out;
     }

@@ -71,8 +71,8 @@ static void plan_document(struct loader *loader) {
     int64_t length = view->length;
     loader->segment_count = 0;
     int64_t begin = length > 0 && dataset_view_id(view, 0) == dataset_bos(loader->dataset) ? 1 : 0;
-    int64_t end =
-        length > begin && dataset_view_id(view, length - 1) == dataset_eos(loader->dataset) ? length - 1 : length;
+    int64_t end = length > begin && dataset_view_id(view, length - 1) == dataset_eos(loader->dataset) ? length - 1
+                                                                                                      : length;
     int64_t tokens = end - begin;
     if (tokens < 1 || rng_uniform_double(options->seed, loader->draws, DRAW_FIM) >= options->fim_rate) {
         add_range(loader, 0, length);
@@ -95,8 +95,9 @@ static void plan_document(struct loader *loader) {
 
 static void enter_segment(struct loader *loader, int segment) {
     loader->segment = segment;
-    loader->at =
-        segment < loader->segment_count && loader->segments[segment].begin >= 0 ? loader->segments[segment].begin : 0;
+    loader->at = segment < loader->segment_count && loader->segments[segment].begin >= 0
+                     ? loader->segments[segment].begin
+                     : 0;
     loader->piece = loader->piece_end = 0;
 }
 
@@ -136,8 +137,8 @@ static bool document_next(int32_t *id, struct loader *loader) {
     }
     if (options->split_offsets != NULL) {
         int32_t begin = options->split_offsets[*id], end = options->split_offsets[*id + 1];
-        if (begin < end
-            && rng_uniform_double(options->seed, loader->draws, DRAW_SPLIT + (uint64_t)index) < options->split_rate) {
+        if (begin < end &&
+            rng_uniform_double(options->seed, loader->draws, DRAW_SPLIT + (uint64_t)index) < options->split_rate) {
             *id = options->split_pieces[begin];
             loader->piece = begin + 1;
             loader->piece_end = end;
@@ -208,9 +209,9 @@ struct loader_cursor loader_cursor(const struct loader *loader) {
 
 int loader_seek(struct loader *loader, const struct loader_cursor *cursor, struct error *error) {
     bool end = !loader->options.shuffle && cursor->document == loader->documents && cursor->offset == 0;
-    if (cursor->epoch < 0 || (!loader->options.shuffle && cursor->epoch > 0) || cursor->document < 0
-        || cursor->offset < 0 || cursor->sequences < 0 || cursor->tokens < 0
-        || (cursor->document >= loader->documents && !end)) {
+    if (cursor->epoch < 0 || (!loader->options.shuffle && cursor->epoch > 0) || cursor->document < 0 ||
+        cursor->offset < 0 || cursor->sequences < 0 || cursor->tokens < 0 ||
+        (cursor->document >= loader->documents && !end)) {
         return error_set(error, ERROR_ARGUMENT,
                          "data cursor: found epoch %lld, document %lld, offset %lld; the dataset has %lld documents",
                          (long long)cursor->epoch, (long long)cursor->document, (long long)cursor->offset,
@@ -247,8 +248,8 @@ static int check_options(const struct dataset *dataset, const struct loader_opti
             "data loader: found sequence length %lld with %lld tokens look-ahead, expected 1 or more and 0 or more",
             (long long)options->length, (long long)options->extra);
     }
-    if (!(options->fim_rate >= 0 && options->fim_rate <= 1)
-        || !(options->split_rate >= 0 && options->split_rate <= 1)) {
+    if (!(options->fim_rate >= 0 && options->fim_rate <= 1) ||
+        !(options->split_rate >= 0 && options->split_rate <= 1)) {
         return error_set(error, ERROR_ARGUMENT, "data loader: found FIM rate %g and split rate %g, expected 0 to 1",
                          options->fim_rate, options->split_rate);
     }

@@ -1,7 +1,8 @@
 // Chat templates of DeepSeek: conversation in -> prompt out, written as code (spec 12.3-12.7). The styles:
 //
 //   v3       December 2024. The assistant marker comes with the assistant's turn. Byte-equal to the official template,
-//            including its defects: calls are closed only after the second one, the "first" flags never reset.
+//            including its defects: calls are closed only after the second one, the "first" flags never reset,
+//            calls of a message that also has content are left out.
 //   v3-0324  The assistant marker ends the user's turn; tool rounds close properly.
 //   r1       January 2025: as v3 with calls closed, tool outputs without line breaks, history without its reasoning.
 //   r1-think r1 as revised in February 2025: the generation prompt opens <think>.

@@ -19,8 +19,8 @@ static inline int maker_write(const char *directory, int64_t vocab_size, int64_t
     struct dataset_writer_options options = {
         .directory = directory, .vocab_size = vocab_size, .bos = 0, .eos = 1, .shard_bytes = shard_bytes};
     struct dataset_writer *writer = NULL;
-    json_t *properties =
-        json_pack("{s:{s:s, s:s}}", "tokenizer", "file", "tokenizer.json", "checksum", "0123456789abcdef");
+    json_t *properties = json_pack("{s:{s:s, s:s}}", "tokenizer", "file", "tokenizer.json", "checksum",
+                                   "0123456789abcdef");
     int code = properties == NULL ? error_set(error, ERROR_MEMORY, "properties") : 0;
     code = code == 0 ? dataset_writer_create(&writer, &options, error) : code;
     for (int64_t document = 0; document <= count && code == 0; document++) {
