@@ -6,5 +6,7 @@ COMMAND(info, "show architecture, parameters, files and memory needs of a model"
 COMMAND(init, "write a model with random weights from a config.json")
 COMMAND(logits, "write a model's logits for given token ids as a NumPy file")
 COMMAND(perplexity, "score a text: perplexity and bits per byte")
+COMMAND(plot, "draw the pictures of training runs")
+COMMAND(prepare, "turn text into a dataset of token shards")
 COMMAND(tokenize, "turn lines of text into token ids, or back")
 COMMAND(train, "train a model")

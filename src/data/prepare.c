@@ -279,8 +279,8 @@ static void hold_out(struct prepare *prepare, const struct entry *entries, int64
         } else if (options->validation_bytes > 0) {
             take = bytes < options->validation_bytes;
         } else {
-            take = count > 1 && options->validation_rate > 0
-                   && (i == 0 || (double)(document->hash >> 11) * 0x1p-53 < options->validation_rate);
+            take = count > 1 && options->validation_rate > 0 &&
+                   (i == 0 || (double)(document->hash >> 11) * 0x1p-53 < options->validation_rate);
         }
         if (take) {
             document->fate = FATE_VALIDATION;
@@ -434,9 +434,8 @@ static int open_tokenizer(struct prepare *prepare, struct error *error) {
 static json_t *describe_options(const struct prepare_options *options) {
     static const char *const ill_formed[] = {"replace", "keep", "refuse"};
     const struct corpus_options *corpus = &options->corpus;
-    json_t *separator = corpus->separator == NULL
-                            ? json_null()
-                            : json_stringn(corpus->separator, (size_t)corpus->separator_size);
+    json_t *separator = corpus->separator == NULL ? json_null()
+                                                  : json_stringn(corpus->separator, (size_t)corpus->separator_size);
     return json_pack("{s:b, s:b, s:f, s:I, s:b, s:I, s:s, s:o, s:I, s:s, s:b}", "trained_tokenizer",
                      options->train_vocabulary > 0, "held_out_files", options->held_out_count > 0, "validation_rate",
                      options->validation_rate, "validation_bytes", (json_int_t)options->validation_bytes,
