@@ -18,6 +18,7 @@ WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -
 PACKAGES := jansson libpcre2-8 libmicrohttpd libedit libxxhash inih
 CFLAGS   += -std=c17 -g $(OPT) -fPIC -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden -pthread
 CPPFLAGS += -Isrc -Iinclude -D_GNU_SOURCE $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+LDFLAGS  += -Wl,--as-needed
 LDLIBS   += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -pthread
 
 # A sanitizer build, and the build of `make test-long`, have folders of their own.

@@ -16,10 +16,10 @@
 #include "model/params.h"
 #include "weights/checkpoint.h"
 
-#define KINDS 32        // dtypes of a directory; the format has 22
-#define KEPT_PROBLEMS 8 // told one by one
-#define TRAIN_BYTES 14  // a parameter: F32 master 4, BF16 weight 2, F32 gradient 4, BF16 moments 2 + 2
-#define AVERAGE_BYTES 4 // more with the F32 moving average
+#define KINDS 32          // dtypes of a directory; the format has 22
+#define KEPT_PROBLEMS 8   // told one by one
+#define TRAIN_BYTES 14    // a parameter: F32 master 4, BF16 weight 2, F32 gradient 4, BF16 moments 2 + 2
+#define AVERAGE_BYTES 4   // more with the F32 moving average
 
 struct dtype_use {
     char name[12];
@@ -29,13 +29,13 @@ struct dtype_use {
 struct model_info {
     struct model_config config;
     struct model_count count;
-    bool weights; // false: a config.json alone was given
+    bool weights;   // false: a config.json alone was given
     int64_t files, unreadable_files, tensors, data_bytes, unindexed;
     struct dtype_use dtypes[KINDS];
     int64_t dtype_count;
     int64_t needed, missing,
-        used;        // parameters of the architecture; those without a sound tensor; tensors they use, scales included
-    bool mtp_absent; // announced, but no tensor of it is there
+        used;   // parameters of the architecture; those without a sound tensor; tensors they use, scales included
+    bool mtp_absent;   // announced, but no tensor of it is there
     char problems[KEPT_PROBLEMS][sizeof((struct error *)0)->text];
     int64_t problem_count;
     struct checkpoint *checkpoint;
@@ -44,7 +44,7 @@ struct model_info {
 static void add_problem(struct model_info *info, const struct error *error) {
     for (int64_t i = 0; i < info->problem_count && i < KEPT_PROBLEMS; i++) {
         if (strcmp(info->problems[i], error->text) == 0) {
-            return; // an unreadable shard fails for each of its tensors
+            return;   // an unreadable shard fails for each of its tensors
         }
     }
     if (info->problem_count < KEPT_PROBLEMS) {
@@ -167,7 +167,7 @@ static int collect(struct model_info *info, const char *path, struct error *erro
     }
     struct error problem = {0};
     if (checkpoint_open(&info->checkpoint, path, &problem) != 0) {
-        add_problem(info, &problem); // the architecture can be shown all the same
+        add_problem(info, &problem);   // the architecture can be shown all the same
         return 0;
     }
     collect_files(info);
@@ -258,8 +258,8 @@ static void print_weights(const struct model_info *info) {
 }
 
 struct needs {
-    int64_t latent, expanded;  // bytes of cache for 1024 tokens, BF16
-    int64_t training, average; // bytes of trainer state without and with the moving average
+    int64_t latent, expanded;    // bytes of cache for 1024 tokens, BF16
+    int64_t training, average;   // bytes of trainer state without and with the moving average
 };
 
 static struct needs model_needs(const struct model_info *info) {

@@ -16,7 +16,7 @@ struct init_request {
     const char *config_path, *directory;
     enum format format;
     int64_t seed;
-    double std; // negative: initializer_range of the configuration
+    double std;   // negative: initializer_range of the configuration
 };
 
 static int check_target(const char *directory, struct error *error) {
@@ -49,9 +49,9 @@ static int write_model(const struct init_request *request, struct model_config *
         return code;
     }
     params_create(&params, config, arena);
-    if ((code = params_allocate(&params, config, request->format, false, false, arena, error)) != 0
-        || (code = file_make_directory(request->directory, error)) != 0
-        || (code = params_initialize(&params, config, (uint64_t)request->seed, std, op, error)) != 0) {
+    if ((code = params_allocate(&params, config, request->format, false, false, arena, error)) != 0 ||
+        (code = file_make_directory(request->directory, error)) != 0 ||
+        (code = params_initialize(&params, config, (uint64_t)request->seed, std, op, error)) != 0) {
         goto out;
     }
     code = model_save(request->directory, &params, config, &options, op, error);
@@ -73,10 +73,10 @@ static int run(const struct init_request *request, const struct common_options *
     arena_init(&arena, "model");
     arena_init(&scratch, "scratch");
     int code;
-    if ((code = model_config_read(&config, request->config_path, &error)) == 0
-        && (code = check_target(request->directory, &error)) == 0
-        && (code = pool_create(&pool, (int)common->threads, &error)) == 0
-        && (code = op_context_init(&op, common->isa, pool, &scratch, &error)) == 0) {
+    if ((code = model_config_read(&config, request->config_path, &error)) == 0 &&
+        (code = check_target(request->directory, &error)) == 0 &&
+        (code = pool_create(&pool, (int)common->threads, &error)) == 0 &&
+        (code = op_context_init(&op, common->isa, pool, &scratch, &error)) == 0) {
         code = write_model(request, &config, &op, &arena, &error);
     }
     arena_destroy(&arena);

@@ -23,7 +23,7 @@
 struct conversion {
     const struct convert_options *options;
     struct checkpoint *checkpoint;
-    struct checkpoint_plan_entry *entries; // in the order of the source files
+    struct checkpoint_plan_entry *entries;   // in the order of the source files
     int64_t count, bytes;
     struct cast_buffer buffer;
 };
@@ -73,8 +73,8 @@ static int plan_tensor(struct conversion *conversion, const char *name, struct e
     struct tensor tensor;
     bool scale;
     int code;
-    if ((code = is_joined_scale(&scale, conversion->checkpoint, name, error)) != 0 || scale
-        || (code = checkpoint_find(conversion->checkpoint, &tensor, name, error)) != 0) {
+    if ((code = is_joined_scale(&scale, conversion->checkpoint, name, error)) != 0 || scale ||
+        (code = checkpoint_find(conversion->checkpoint, &tensor, name, error)) != 0) {
         return code;
     }
     struct checkpoint_plan_entry *entry = &conversion->entries[conversion->count++];
@@ -164,8 +164,8 @@ static int write_weights(struct conversion *conversion, const char *to, struct e
         code = plan_all(conversion, error);
     }
     if (code == 0) {
-        int64_t shard_bytes =
-            conversion->options->shard_bytes > 0 ? conversion->options->shard_bytes : SHARD_BYTES_DEFAULT;
+        int64_t shard_bytes = conversion->options->shard_bytes > 0 ? conversion->options->shard_bytes
+                                                                   : SHARD_BYTES_DEFAULT;
         code = checkpoint_write(to, conversion->entries, conversion->count, shard_bytes, convert_fetch, conversion,
                                 conversion->options->progress != NULL ? convert_progress : NULL, error);
     }
@@ -184,16 +184,16 @@ static int convert_into(struct conversion *conversion, const char *to, const cha
     if (code != 0 || (code = model_config_from_json(&config, root, path, error)) != 0) {
         goto out;
     }
-    bool keep = config.fp8 && options->format == FORMAT_E4M3_BLOCK; // nothing changes: config.json is a companion too
+    bool keep = config.fp8 && options->format == FORMAT_E4M3_BLOCK;   // nothing changes: config.json is a companion too
     if (keep && options->scale_format_given && config.fp8_power_of_two != options->power_of_two) {
         code = error_set(error, ERROR_ARGUMENT,
                          "%s: holds FP8 weights with %s scales already; convert to bf16 first for others", from,
                          config.fp8_power_of_two ? "ue8m0" : "float");
         goto out;
     }
-    if ((code = checkpoint_open(&conversion->checkpoint, from, error)) != 0
-        || (!keep && (code = write_config(to, root, options, error)) != 0)
-        || (code = model_copy_companions(to, from, error)) != 0) {
+    if ((code = checkpoint_open(&conversion->checkpoint, from, error)) != 0 ||
+        (!keep && (code = write_config(to, root, options, error)) != 0) ||
+        (code = model_copy_companions(to, from, error)) != 0) {
         goto out;
     }
     code = write_weights(conversion, to, error);
@@ -210,7 +210,7 @@ static int check_target(const char *to, const char *from, struct error *error) {
                          file_exists(from) ? "a file" : "nothing");
     }
     if (realpath(to, real_to) == NULL) {
-        return 0; // does not exist yet
+        return 0;   // does not exist yet
     }
     if (strcmp(real_from, real_to) == 0) {
         return error_set(error, ERROR_ARGUMENT, "%s: source and destination are the same directory", from);

@@ -11,17 +11,17 @@
 #include "tensor/tensor.h"
 
 struct convert_options {
-    enum format format;      // F32, BF16 or E4M3_BLOCK
-    bool power_of_two;       // FP8 scales
-    bool scale_format_given; // power_of_two was asked for by name: an FP8 source with the other kind of scales is
-                             // refused
-    int64_t shard_bytes;     // 0 = 5 GB
-    struct pool *pool;       // NULL = the calling thread alone
-    void (*progress)(void *argument, int64_t bytes_done, int64_t bytes_total); // NULL = none
+    enum format format;        // F32, BF16 or E4M3_BLOCK
+    bool power_of_two;         // FP8 scales
+    bool scale_format_given;   // power_of_two was asked for by name: an FP8 source with the other kind of scales is
+                               // refused
+    int64_t shard_bytes;       // 0 = 5 GB
+    struct pool *pool;         // NULL = the calling thread alone
+    void (*progress)(void *argument, int64_t bytes_done, int64_t bytes_total);   // NULL = none
     void *argument;
 };
 struct convert_result {
-    int64_t tensors, bytes; // written; scales count in bytes only
+    int64_t tensors, bytes;   // written; scales count in bytes only
 };
 
 // What changes: F32 and BF16 take all tensors except e_score_correction_bias, which is always F32; FP8 tensors become

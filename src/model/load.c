@@ -76,8 +76,8 @@ int model_map(struct model_params *params, struct model_config *config, struct c
               struct arena *arena, struct error *error) {
     struct mapping mapping = {checkpoint, arena};
     int code;
-    if ((code = check_prefix(checkpoint, error)) != 0 || (code = check_mtp(config, checkpoint, error)) != 0
-        || (code = arena_reserve(arena, params_table_bytes(config), error)) != 0) {
+    if ((code = check_prefix(checkpoint, error)) != 0 || (code = check_mtp(config, checkpoint, error)) != 0 ||
+        (code = arena_reserve(arena, params_table_bytes(config), error)) != 0) {
         return code;
     }
     params_create(params, config, arena);
@@ -92,8 +92,8 @@ int model_map(struct model_params *params, struct model_config *config, struct c
 
 struct saving {
     struct checkpoint_plan_entry *entries;
-    const struct tensor **sources;                       // of each entry
-    char (*copy_names)[sizeof((struct param *)0)->name]; // of the MTP copies of embedding and head
+    const struct tensor **sources;                         // of each entry
+    char (*copy_names)[sizeof((struct param *)0)->name];   // of the MTP copies of embedding and head
     int64_t count;
     const struct model_save_options *options;
     struct pool *pool;
@@ -122,8 +122,8 @@ static void plan_model(struct saving *saving, const struct model_params *params,
     for (int64_t i = 0; i < list->count; i++) {
         const struct param *param = &list->items[i];
         plan_entry(saving, param->name, param->kind, param->tensor);
-        bool last_of_mtp = param->layer >= config->num_hidden_layers
-                           && (i + 1 == list->count || list->items[i + 1].layer != param->layer);
+        bool last_of_mtp = param->layer >= config->num_hidden_layers &&
+                           (i + 1 == list->count || list->items[i + 1].layer != param->layer);
         if (last_of_mtp) {
             char *embedding = saving->copy_names[copies++], *head = saving->copy_names[copies++];
             size_t size = sizeof saving->copy_names[0];
@@ -202,7 +202,7 @@ out:
 }
 
 static void remove_file(const char *directory, const char *name) {
-    char path[4096]; // without the heap: the failure may be that memory has run out
+    char path[4096];   // without the heap: the failure may be that memory has run out
     int length = snprintf(path, sizeof path, "%s/%s", directory, name);
     if (length > 0 && length < (int)sizeof path) {
         unlink(path);
@@ -216,8 +216,8 @@ int model_save(const char *directory, struct model_params *params, const struct 
     if (code != 0) {
         return code;
     }
-    if ((code = write_generation_config(directory, config, error)) == 0
-        && (code = write_config(directory, config, options, error)) == 0) {
+    if ((code = write_generation_config(directory, config, error)) == 0 &&
+        (code = write_config(directory, config, options, error)) == 0) {
         code = save_weights(directory, params, config, options, op, error);
     }
     if (code != 0) {
@@ -250,9 +250,9 @@ static int copy_file(const char *to, const char *from, struct error *error) {
     if (code != 0) {
         return code;
     }
-    if ((code = file_writer_open(&writer, to, error)) == 0
-        && (code = file_writer_append(&writer, file.data, (size_t)file.size, error)) == 0
-        && (code = file_writer_commit(&writer, error)) != 0) {
+    if ((code = file_writer_open(&writer, to, error)) == 0 &&
+        (code = file_writer_append(&writer, file.data, (size_t)file.size, error)) == 0 &&
+        (code = file_writer_commit(&writer, error)) != 0) {
         unlink(to);
     }
     file_unmap(&file);
@@ -270,7 +270,7 @@ int model_copy_companions(const char *to, const char *from, struct error *error)
         char *source = file_join(from, names[i], error), *target = file_join(to, names[i], error);
         if (source == NULL || target == NULL) {
             code = ERROR_MEMORY;
-        } else if (!file_is_directory(source) && !file_exists(target)) { // what was written for `to` itself stays
+        } else if (!file_is_directory(source) && !file_exists(target)) {   // what was written for `to` itself stays
             code = copy_file(target, source, error);
         }
         memory_free(source);

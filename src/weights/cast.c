@@ -6,11 +6,11 @@
 #include "base/memory.h"
 #include "tensor/formats.h"
 
-#define CHUNK 4096 // elements widened at a time
+#define CHUNK 4096   // elements widened at a time
 
 struct cast {
-    struct tensor out, source; // both [rows, columns]
-    int64_t band;              // rows of a task
+    struct tensor out, source;   // both [rows, columns]
+    int64_t band;                // rows of a task
     bool power_of_two;
 };
 
@@ -74,7 +74,7 @@ int tensor_cast_buffered(struct tensor *out, struct cast_buffer *buffer, enum fo
     }
     *out = tensor_make(format, NULL, source->rank, source->shape);
     int64_t data_bytes = tensor_elements(out) * format_info(format)->bytes;
-    int64_t scale_offset = (data_bytes + 3) / 4 * 4; // scales stand behind the data, on a boundary of floats
+    int64_t scale_offset = (data_bytes + 3) / 4 * 4;   // scales stand behind the data, on a boundary of floats
     int64_t bytes = scale_offset + tensor_bytes(out) - data_bytes;
     if (bytes > buffer->capacity) {
         cast_buffer_free(buffer);

@@ -19,34 +19,51 @@ static void succeed(int code, const struct error *error) {
 }
 
 struct cast {
-    enum format format;
+    const struct fixture_options *options;
     struct arena *arena;
 };
 
-// Norms and router stay as they are, as in training and in official checkpoints.
-static int cast_parameter(void *argument, const struct param *param, struct error *error) {
-    (void)error;
-    const struct cast *cast = argument;
-    enum format format = cast->format;
-    if (param->rank == 1) {
-        return 0;
-    }
-    if (format == FORMAT_E4M3_BLOCK && param->kind != PARAM_LINEAR) {
-        format = FORMAT_BF16;
-    }
-    int64_t rows = param->shape[0], columns = param->shape[1];
-    struct tensor out = tensor_2d(format, arena_allocate_zero(cast->arena, (size_t)(rows * columns), 4), rows, columns);
+static struct tensor matrix(struct arena *arena, enum format format, int64_t rows, int64_t columns) {
+    struct tensor out = tensor_2d(format, arena_allocate_zero(arena, (size_t)(rows * columns), 4), rows, columns);
     if (format == FORMAT_E4M3_BLOCK) {
         out.scale_stride = (columns + BLOCK_SIZE - 1) / BLOCK_SIZE;
         int64_t blocks = out.scale_stride * ((rows + BLOCK_SIZE - 1) / BLOCK_SIZE);
-        out.scale = arena_allocate_zero(cast->arena, (size_t)blocks, sizeof(float));
-        quantize_e4m3_blocks(&out, param->tensor, 0);
-    } else {
-        for (int64_t r = 0; r < rows; r++) {
-            format_info(format)->narrow(&out, (const float *)param->tensor->data + r * columns, r, 0, columns);
-        }
+        out.scale = arena_allocate_zero(arena, (size_t)blocks, sizeof(float));
     }
-    *param->tensor = out;
+    return out;
+}
+
+static struct tensor cast_matrix(struct arena *arena, enum format format, const struct tensor *source) {
+    struct tensor out = matrix(arena, format, source->shape[0], source->shape[1]);
+    if (format == FORMAT_E4M3_BLOCK) {
+        quantize_e4m3_blocks(&out, source, 0);
+        return out;
+    }
+    float *row = arena_allocate(arena, (size_t)out.shape[1], sizeof(float));
+    for (int64_t r = 0; r < out.shape[0]; r++) {
+        format_info((enum format)source->format)->widen(row, source, r, 0, out.shape[1]);
+        format_info(format)->narrow(&out, row, r, 0, out.shape[1]);
+    }
+    return out;
+}
+
+// Vectors stay F32; official FP8 checkpoints have only PARAM_LINEAR in FP8.
+static int cast_parameter(void *argument, const struct param *param, struct error *error) {
+    (void)error;
+    const struct cast *cast = argument;
+    struct tensor *tensor = param->tensor;
+    if (param->rank == 1) {
+        float *copy = arena_allocate(cast->arena, (size_t)param->shape[0], sizeof(float));
+        memcpy(copy, tensor->data, (size_t)param->shape[0] * sizeof(float));
+        *tensor = tensor_1d(FORMAT_F32, copy, param->shape[0]);
+        return 0;
+    }
+    enum format format = cast->options->weights;
+    bool linear = param->kind == PARAM_LINEAR;
+    if (linear && cast->options->through_fp8) {
+        *tensor = cast_matrix(cast->arena, FORMAT_E4M3_BLOCK, tensor);
+    }
+    *tensor = cast_matrix(cast->arena, format == FORMAT_E4M3_BLOCK && !linear ? FORMAT_F32 : format, tensor);
     return 0;
 }
 
@@ -67,8 +84,8 @@ void fixture_open(struct fixture *fixture, const char *name, const struct fixtur
     succeed(model_config_read(&model->config, path, &error), &error);
     succeed(checkpoint_open(&fixture->checkpoint, path, &error), &error);
     succeed(model_map(&model->params, &model->config, fixture->checkpoint, &fixture->arena, &error), &error);
-    if (options->weights != FORMAT_F32) {
-        struct cast cast = {options->weights, &fixture->arena};
+    if (options->weights != FORMAT_NONE) {
+        struct cast cast = {options, &fixture->arena};
         params_visit(&model->params, &model->config, cast_parameter, &cast, NULL);
         if (model->config.tie_word_embeddings) {
             model->params.lm_head = model->params.embed_tokens;
@@ -78,7 +95,8 @@ void fixture_open(struct fixture *fixture, const char *name, const struct fixtur
     model_prepare(model, FIXTURE_POSITIONS, &fixture->arena);
 
     params_create(&fixture->gradients, &model->config, &fixture->arena);
-    succeed(params_allocate(&fixture->gradients, &model->config, FORMAT_F32, true, true, &fixture->arena, &error), &error);
+    succeed(params_allocate(&fixture->gradients, &model->config, FORMAT_F32, true, true, &fixture->arena, &error),
+            &error);
     succeed(params_list(&fixture->gradient_list, &fixture->gradients, &model->config, &fixture->arena, &error), &error);
     succeed(model_slot_create(&fixture->slot, model, &error), &error);
 
@@ -145,7 +163,8 @@ struct micro_batch_result fixture_step(struct fixture *fixture, int64_t sequence
         } else {
             slots[i] = fixture->slot;
         }
-        model_forward(&fixture->op, &part, slots[i], &fixture->model, &fixture->gradients, &micro, &fixture->weights, NULL);
+        model_forward(&fixture->op, &part, slots[i], &fixture->model, &fixture->gradients, &micro, &fixture->weights,
+                      NULL);
         result_add(&sum, &part);
         if (!late) {
             model_backward_input(&fixture->op, slots[i], &fixture->model, &fixture->gradients);
@@ -175,7 +194,8 @@ struct tensor fixture_hidden(struct fixture *fixture, enum format format) {
         int64_t row = s * fixture->length;
         spans[s] = (struct attention_span){.query_row = row, .count = fixture->length, .key_row = row};
     }
-    struct token_batch batch = {.tokens = rows, .ids = ids, .positions = positions, .spans = spans, .span_count = fixture->sequences};
+    struct token_batch batch = {
+        .tokens = rows, .ids = ids, .positions = positions, .spans = spans, .span_count = fixture->sequences};
     int64_t width = fixture->model.config.hidden_size;
     struct tensor hidden = tensor_2d(format, arena_allocate(&fixture->arena, (size_t)(rows * width), 4), rows, width);
     model_infer(&fixture->op, &hidden, &fixture->model, &batch, NULL);
@@ -184,7 +204,8 @@ struct tensor fixture_hidden(struct fixture *fixture, enum format format) {
 
 struct tensor fixture_logits(struct fixture *fixture, const struct tensor *hidden) {
     int64_t rows = hidden->shape[0], vocab = fixture->model.config.vocab_size;
-    struct tensor logits = tensor_2d(FORMAT_F32, arena_allocate(&fixture->arena, (size_t)(rows * vocab), 4), rows, vocab);
+    struct tensor logits = tensor_2d(FORMAT_F32, arena_allocate(&fixture->arena, (size_t)(rows * vocab), 4), rows,
+                                     vocab);
     model_logits(&fixture->op, &logits, &fixture->model, hidden);
     return logits;
 }
