@@ -8,11 +8,11 @@
 
 #include <signal.h>
 
+#include "data/token_split.h"
 #include "train/checkpoints.h"
 #include "train/metrics.h"
 #include "train/schedule.h"
 #include "train/step.h"
-#include "train/token_split.h"
 #include "train/validation.h"
 
 struct trainer {

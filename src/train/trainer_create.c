@@ -95,7 +95,7 @@ static int prepare_text(struct trainer *trainer, struct loader_options *options,
         }
     }
     if (code == 0 && data->split_rate > 0) {
-        code = token_split_create(&trainer->split, tokenizer, dataset_vocab_size(trainer->dataset), error);
+        code = token_split_create(&trainer->split, tokenizer, error);
         options->split_offsets = trainer->split.offsets;
         options->split_pieces = trainer->split.pieces;
     }
