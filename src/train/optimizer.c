@@ -5,6 +5,16 @@
 
 #include "base/math.h"
 
+// Compute weights that are F32 in BF16 training too (norms, routers, biases) need no copy.
+static void share_small(struct param_tree *weights, const struct param_tree *source) {
+    for (int64_t i = 0; i < weights->list.count; i++) {
+        struct tensor *weight = weights->list.items[i].tensor;
+        if (weight->format == FORMAT_F32) {
+            *weight = *source->list.items[i].tensor;
+        }
+    }
+}
+
 int optimizer_create(struct optimizer *optimizer, const struct model_config *config, const struct run_config *run,
                      struct arena *arena, struct error *error) {
     *optimizer = (struct optimizer){0};
@@ -25,11 +35,8 @@ int optimizer_create(struct optimizer *optimizer, const struct model_config *con
         return code;
     }
     code = param_tree_create(&optimizer->weights, config, FORMAT_BF16, true, SCOPE_ALL, arena, error);
-    for (int64_t i = 0; code == 0 && i < optimizer->weights.list.count; i++) {
-        struct tensor *weight = optimizer->weights.list.items[i].tensor;
-        if (weight->format == FORMAT_F32) {
-            *weight = *optimizer->masters.list.items[i].tensor;
-        }
+    if (code == 0) {
+        share_small(&optimizer->weights, &optimizer->masters);
     }
     return code;
 }
@@ -43,6 +50,27 @@ void optimizer_start(struct optimizer *optimizer, struct op_context *op) {
         param_tree_copy(op, &optimizer->average, &optimizer->masters);
     }
     optimizer_refresh(optimizer, op);
+}
+
+static bool weights_are_masters(const struct optimizer *optimizer) {
+    return optimizer->weights.list.items == optimizer->masters.list.items;
+}
+
+struct model_params optimizer_average_weights(struct optimizer *optimizer, struct op_context *op) {
+    if (weights_are_masters(optimizer)) {
+        return optimizer->average.params;
+    }
+    share_small(&optimizer->weights, &optimizer->average);
+    param_tree_copy(op, &optimizer->weights, &optimizer->average);
+    return optimizer->weights.params;
+}
+
+struct model_params optimizer_weights(struct optimizer *optimizer, struct op_context *op) {
+    if (!weights_are_masters(optimizer)) {
+        share_small(&optimizer->weights, &optimizer->masters);
+        optimizer_refresh(optimizer, op);
+    }
+    return optimizer->weights.params;
 }
 
 double gradient_norm(struct op_context *op, const struct param_tree *gradients) {

@@ -21,6 +21,10 @@ void optimizer_start(struct optimizer *optimizer, struct op_context *op);
 // After a checkpoint was read: the compute weights are made from the masters.
 void optimizer_refresh(struct optimizer *optimizer, struct op_context *op);
 
+// The compute weights of the moving average (until optimizer_weights is called, nothing may be learned), and the run's own again.
+struct model_params optimizer_average_weights(struct optimizer *optimizer, struct op_context *op);
+struct model_params optimizer_weights(struct optimizer *optimizer, struct op_context *op);
+
 // Root of the sum of squares of all gradients: op_sum_squares per tensor, added in list order. Not finite when any gradient is not.
 double gradient_norm(struct op_context *op, const struct param_tree *gradients);
 

@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "tensor/formats.h"
+#include "weights/cast.h"
 #include "weights/safetensors.h"
 
 #define NAME_CAPACITY (sizeof ((struct param *)0)->name + 16)
@@ -37,27 +38,13 @@ void param_tree_zero(struct op_context *op, struct param_tree *tree) {
     }
 }
 
-// Block formats have no op that multiplies them out: row by row through the format's own widening.
-static void widen_blocks(struct tensor *to, const struct tensor *from) {
-    CHECK(to->format == FORMAT_F32 && tensor_packed(to) && tensor_same_shape(to, from), "copy of E4M3 blocks");
-    int64_t columns = from->shape[1];
-    for (int64_t row = 0; row < from->shape[0]; row++) {
-        format_info((enum format)from->format)->widen((float *)to->data + row * columns, from, row, 0, columns);
-    }
-}
-
 void param_tree_copy(struct op_context *op, struct param_tree *to, const struct param_tree *from) {
     CHECK(to->list.count == from->list.count, "trees of different models");
     for (int64_t i = 0; i < to->list.count; i++) {
         struct tensor *target = to->list.items[i].tensor;
         const struct tensor *source = from->list.items[i].tensor;
-        if (!tensor_present(target) || !tensor_present(source) || target->data == source->data) {
-            continue;
-        }
-        if (source->format == FORMAT_E4M3_BLOCK) {
-            widen_blocks(target, source);
-        } else {
-            op_copy(op, target, source);
+        if (tensor_present(target) && tensor_present(source) && target->data != source->data) {
+            tensor_cast(target, source, false, op->pool);
         }
     }
 }

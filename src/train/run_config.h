@@ -26,7 +26,6 @@ struct duration {
 enum precision { PRECISION_FP32, PRECISION_BF16, PRECISION_FP8 };
 enum moment_format { MOMENTS_BF16, MOMENTS_F32 };
 enum export_format { EXPORT_BF16, EXPORT_F32, EXPORT_FP8 };
-enum isa_choice { CHOICE_ISA_SCALAR, CHOICE_ISA_AVX2, CHOICE_ISA_AVX512, CHOICE_ISA_BEST };   // as enum isa
 
 struct model_section {
     char config[RUN_CONFIG_PATH];      // config.json, or a directory that has one
