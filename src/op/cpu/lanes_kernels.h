@@ -1,8 +1,10 @@
-// The row kernels (row_kernels.h) on 16 lanes, for the instruction sets that have vectors: avx2/row_kernels.c and avx512/row_kernels.c
-// each include this once, after their lanes.h, which defines `struct lanes` (16 floats in registers) and the operations on it.
+// The row kernels (row_kernels.h) on 16 lanes, for the instruction sets that have vectors: avx2/row_kernels.c and
+// avx512/row_kernels.c each include this once, after their lanes.h, which defines `struct lanes` (16 floats in
+// registers) and the operations on it.
 //
-// The sequences are those of the scalar kernels (rms_norm.c, rope.c, swiglu.c, cross_entropy.c, router.c, rows.c, adamw.c, reduce.c). The
-// 16 lanes of a sum are the 16 lanes here; elements beyond the end of a row are loaded as zeros, the padding that the reference spells out.
+// The sequences are those of the scalar kernels (rms_norm.c, rope.c, swiglu.c, cross_entropy.c, router.c, rows.c,
+// adamw.c, reduce.c). The 16 lanes of a sum are the 16 lanes here; elements beyond the end of a row are loaded as
+// zeros, the padding that the reference spells out.
 #ifndef MINKE_OP_CPU_LANES_KERNELS_H
 #define MINKE_OP_CPU_LANES_KERNELS_H
 
@@ -53,8 +55,8 @@ static float rms_norm_dot(struct row dy, struct row x, struct row w, int64_t n) 
     return lanes_sum(sum);
 }
 
-static void rms_norm_backward(struct row dx, enum op_mode mode, struct row dy, struct row x, struct row w, float rstd, float k,
-                              int64_t n) {
+static void rms_norm_backward(struct row dx, enum op_mode mode, struct row dy, struct row x, struct row w, float rstd,
+                              float k, int64_t n) {
     struct lanes factor = lanes_set(rstd), minus_k = lanes_set(-k);
     for (int64_t i = 0; i < n; i += LANES) {
         struct lanes g = lanes_multiply(lanes_load(w, i, n - i), lanes_load(dy, i, n - i));
@@ -95,8 +97,8 @@ static void swiglu(struct row y, struct row gate, struct row up, float weight, i
     }
 }
 
-static float swiglu_backward(struct row dgate, struct row dup, struct row dy, struct row gate, struct row up, float weight,
-                             int64_t n) {
+static float swiglu_backward(struct row dgate, struct row dup, struct row dy, struct row gate, struct row up,
+                             float weight, int64_t n) {
     struct lanes factor = lanes_set(weight), one = lanes_set(1.0f), sum = lanes_set(0.0f);
     for (int64_t i = 0; i < n; i += LANES) {
         struct lanes g = lanes_load(gate, i, n - i), u = lanes_load(up, i, n - i), d = lanes_load(dy, i, n - i);
@@ -156,7 +158,7 @@ static void copy(struct row y, struct row x, int64_t n) {
         return;
     }
     for (int64_t i = 0; i < n; i += LANES) {
-        lanes_store(y, i, n - i, lanes_load(x, i, n - i));
+        lanes_store_any(y, i, n - i, lanes_load(x, i, n - i));
     }
 }
 
@@ -203,10 +205,24 @@ static void ema(float *average, const float *master, float decay, int64_t n) {
 }
 
 static const struct row_kernels lanes_kernels = {
-    .sum_squares = sum_squares, .dot = dot, .rms_norm = rms_norm, .rms_norm_dot = rms_norm_dot,
-    .rms_norm_backward = rms_norm_backward, .rms_norm_weight = rms_norm_weight, .rope = rope, .swiglu = swiglu,
-    .swiglu_backward = swiglu_backward, .maximum = maximum, .exp_sum = exp_sum, .softmax_gradient = softmax_gradient,
-    .sigmoid = sigmoid, .copy = copy, .accumulate = accumulate, .adamw = adamw, .ema = ema, .all_finite = all_finite,
+    .sum_squares = sum_squares,
+    .dot = dot,
+    .rms_norm = rms_norm,
+    .rms_norm_dot = rms_norm_dot,
+    .rms_norm_backward = rms_norm_backward,
+    .rms_norm_weight = rms_norm_weight,
+    .rope = rope,
+    .swiglu = swiglu,
+    .swiglu_backward = swiglu_backward,
+    .maximum = maximum,
+    .exp_sum = exp_sum,
+    .softmax_gradient = softmax_gradient,
+    .sigmoid = sigmoid,
+    .copy = copy,
+    .accumulate = accumulate,
+    .adamw = adamw,
+    .ema = ema,
+    .all_finite = all_finite,
 };
 
 #endif

@@ -1,5 +1,5 @@
-// 16 lanes in two AVX2 registers: the operations that op/cpu/lanes_kernels.h and attention.c are written with. exp repeats the steps of
-// base/math_constants.h, so it has the bits of base/math.h.
+// 16 lanes in two AVX2 registers: the operations that op/cpu/lanes_kernels.h and attention.c are written with. exp
+// repeats the steps of base/math_constants.h, so it has the bits of base/math.h.
 #ifndef MINKE_OP_CPU_AVX2_LANES_H
 #define MINKE_OP_CPU_AVX2_LANES_H
 
@@ -26,7 +26,8 @@ static inline __m256 vector_exp(__m256 x) {
     __m256 p = _mm256_fmadd_ps(_mm256_fmadd_ps(q, r, one), r, one);
     __m256i bits = _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
     __m256 result = _mm256_castsi256_ps(bits);
-    result = _mm256_blendv_ps(result, _mm256_set1_ps(INFINITY), _mm256_cmp_ps(x, _mm256_set1_ps(EXP_OVERFLOW), _CMP_GE_OQ));
+    result =
+        _mm256_blendv_ps(result, _mm256_set1_ps(INFINITY), _mm256_cmp_ps(x, _mm256_set1_ps(EXP_OVERFLOW), _CMP_GE_OQ));
     result = _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(EXP_UNDERFLOW), _CMP_LE_OQ), result);
     __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(EXP_LOG_NAN_BITS));
     return _mm256_blendv_ps(result, nan, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
@@ -180,6 +181,10 @@ static inline void lanes_store(struct row row, int64_t i, int64_t left, struct l
     for (int64_t l = 0; left < LANES && l < left; l++) {
         to[l] = end[l];
     }
+}
+
+static inline void lanes_store_any(struct row row, int64_t i, int64_t left, struct lanes a) {
+    lanes_store(row, i, left, a);
 }
 
 #endif

@@ -1,5 +1,5 @@
-// 16 lanes in one AVX-512 register: the operations that op/cpu/lanes_kernels.h and attention.c are written with. exp repeats the steps of
-// base/math_constants.h, so it has the bits of base/math.h.
+// 16 lanes in one AVX-512 register: the operations that op/cpu/lanes_kernels.h and attention.c are written with. exp
+// repeats the steps of base/math_constants.h, so it has the bits of base/math.h.
 #ifndef MINKE_OP_CPU_AVX512_LANES_H
 #define MINKE_OP_CPU_AVX512_LANES_H
 
@@ -144,17 +144,27 @@ static inline void lanes_store_floats(float *y, int64_t i, int64_t left, struct 
 }
 static inline struct lanes lanes_load(struct row row, int64_t i, int64_t left) {
     if (row.format == FORMAT_BF16) {
-        return lanes_make(bf16_widen_vector(_mm256_maskz_loadu_epi16(lanes_mask(left), (const uint16_t *)row.data + i)));
+        return lanes_make(
+            bf16_widen_vector(_mm256_maskz_loadu_epi16(lanes_mask(left), (const uint16_t *)row.data + i)));
     }
     return lanes_load_floats(row.data, i, left);
 }
+// A result of arithmetic.
 static inline void lanes_store(struct row row, int64_t i, int64_t left, struct lanes a) {
     if (row.format != FORMAT_BF16) {
         lanes_store_floats(row.data, i, left, a);
     } else if (left >= LANES) {
-        _mm256_storeu_si256((__m256i *)(void *)((uint16_t *)row.data + i), bf16_narrow_any(a.v));
+        _mm256_storeu_si256((__m256i *)(void *)((uint16_t *)row.data + i), bf16_narrow_result(a.v));
     } else {
+        _mm256_mask_storeu_epi16((uint16_t *)row.data + i, lanes_mask(left), bf16_narrow_result(a.v));
+    }
+}
+// What was loaded, perhaps a subnormal.
+static inline void lanes_store_any(struct row row, int64_t i, int64_t left, struct lanes a) {
+    if (row.format == FORMAT_BF16) {
         _mm256_mask_storeu_epi16((uint16_t *)row.data + i, lanes_mask(left), bf16_narrow_any(a.v));
+    } else {
+        lanes_store_floats(row.data, i, left, a);
     }
 }
 
