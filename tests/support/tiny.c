@@ -1,7 +1,9 @@
 // See tiny.h.
 #include "support/tiny.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "support/test.h"
 
@@ -74,4 +76,11 @@ void tiny_save(struct tiny *tiny, const char *directory, enum format format, boo
     struct error error = {0};
     require(file_make_directory(directory, &error), &error);
     require(model_save(directory, &tiny->params, &tiny->config, &options, &tiny->op, &error), &error);
+}
+
+char *tiny_directory(void) {
+    if (access("/dev/shm", W_OK) == 0) {
+        setenv("TMPDIR", "/dev/shm", 0);
+    }
+    return test_directory();
 }

@@ -23,4 +23,7 @@ void tiny_close(struct tiny *tiny);
 // Saves into a new directory; fails the test on error.
 void tiny_save(struct tiny *tiny, const char *directory, enum format format, bool power_of_two, int64_t shard_bytes);
 
+// A fresh directory as test_directory gives it, in memory where the system has such a file system: thousands of fsyncs.
+char *tiny_directory(void);
+
 #endif
