@@ -204,8 +204,8 @@ static double hidden_distance(struct fixture *f, const struct tensor *a, const s
     return relative_difference(&wide[0], &wide[1]);
 }
 
-// The same function in another order of sums: rounding apart. FP8 differs more, because kv_b_proj is narrowed to BF16
-// for the absorbed form.
+// The same function in another order of sums and, in BF16, with other roundings (of queries in latent space and, from
+// FP8, of kv_b_proj).
 static void test_absorbed_is_expanded(void **state) {
     (void)state;
     static const struct {
