@@ -14,7 +14,7 @@ static char *directory;
 
 static int setup(void **state) {
     (void)state;
-    directory = test_directory();
+    directory = tiny_directory();
     log_set_level(LOG_ERROR);
     tiny_prepare(directory, TINY_VARIED);
     return 0;

@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "data/dataset_writer.h"
 #include "support/test.h"
@@ -23,6 +25,14 @@ static const char *const tiny_config =
     " \"num_nextn_predict_layers\": 1, \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0,\n"
     " \"rope_scaling\": null, \"initializer_range\": 0.02, \"bos_token_id\": 0, \"eos_token_id\": 1, \"hidden_act\": \"silu\",\n"
     " \"attention_bias\": false, \"tie_word_embeddings\": false, \"torch_dtype\": \"bfloat16\"}\n";
+
+// A test directory in memory where there is such a thing: the trainer fsyncs a lot, and a busy disk takes its time.
+static inline char *tiny_directory(void) {
+    if (access("/dev/shm", W_OK) == 0) {
+        setenv("TMPDIR", "/dev/shm", 0);
+    }
+    return test_directory();
+}
 
 enum tiny_data { TINY_VARIED, TINY_REPEATING };
 
