@@ -186,8 +186,8 @@ static int header_parse_tensor(struct header_scan *scan, char *name, struct erro
     }
     int64_t bytes = dtype_bytes(dtype_find(entry->dtype), rank, shape);
     if (bytes < 0) {
-        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": shape is too large for any file", scan->json.name,
-                         name);
+        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": shape is too large or does not fill whole bytes",
+                         scan->json.name, name);
     }
     if (entry->begin > entry->end || entry->end > scan->data_bytes) {
         return error_set(error, ERROR_FORMAT,

@@ -37,9 +37,10 @@ struct linear_group {
     int64_t rows, columns, depth;
 };
 
-// Packing of one strip: `rows` (<= 16) rows of an operand from `row` on, k from k_begin (even for pairs) to k_end.
+// Packing of one panel: `rows` rows (at most the table's tile_rows, or tile_columns) of an operand from `row` on, k from k_begin
+// (a multiple of STRIDED_DEPTH) to k_end.
 // As rows (side a):     out[chunk][panel row][16 units], chunks `chunk_stride` units apart, rows 16 units apart.
-// As columns (side b):  out[unit][panel column], units `unit_stride` apart; lanes beyond `rows` up to 16 are written too (anything).
+// As columns (side b):  out[unit][panel column], units `unit_stride` apart; columns beyond `rows` may be written too (anything).
 struct linear_strip {
     uint32_t *out;
     int64_t chunk_stride, unit_stride;

@@ -97,7 +97,7 @@ INLINE void load_block(__m256 v[LANES], enum format format, bool along_k, bool b
 
 // ---- Packing --------------------------------------------------------------------------------------------------------
 
-// Strips have up to 16 rows and chunks 16 units: up to two blocks each way.
+// Panels have up to 16 rows and chunks 16 units: up to two blocks each way.
 INLINE void pack_strip(const struct linear_strip *strip, enum format format, bool along_k, bool as_rows) {
     for (int64_t row = 0; row < strip->rows; row += LANES) {
         int64_t rows = strip->rows - row < LANES ? strip->rows - row : LANES, unit = 0;

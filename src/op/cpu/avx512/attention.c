@@ -11,7 +11,8 @@
 #include "op/cpu/kernels.h"
 
 #define FOLD static inline __attribute__((always_inline))
-#define VECTORS (KEYS / LANES)   // registers across a key block
+#define UNROLL _Pragma("GCC unroll 16")   // arrays of registers stay in registers
+#define VECTORS (KEYS / LANES)            // registers across a key block
 
 // chain + a * b per lane, one or two terms.
 FOLD __m512 multiply_add(__m512 chain, __m512i a, __m512i b, bool pairs) {
@@ -24,22 +25,26 @@ FOLD __m512 multiply_add(__m512 chain, __m512i a, __m512i b, bool pairs) {
 // 16 x 16 words: row r, word w -> row w, word r. Interleaves pairs, then quadruples, then quarters of registers.
 FOLD void transpose(__m512i v[LANES]) {
     __m512i t[LANES];
+    UNROLL
     for (int i = 0; i < LANES; i += 2) {
         t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
         t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
     }
+    UNROLL
     for (int i = 0; i < LANES; i += 4) {
         v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
         v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
         v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
         v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
     }
+    UNROLL
     for (int i = 0; i < 4; i++) {
         t[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
         t[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
         t[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
         t[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
     }
+    UNROLL
     for (int i = 0; i < 4; i++) {
         v[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
         v[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
@@ -48,28 +53,33 @@ FOLD void transpose(__m512i v[LANES]) {
     }
 }
 
-// 16 words of a row from element i on, zeros from `width` on; the earlier BF16 of a pair in the high half.
-FOLD __m512i load_words(struct row row, int64_t i, int64_t width, bool pairs) {
+// 16 words of a row, zeros from its last element on (`left` elements from here); the earlier BF16 of a pair in the high
+// half.
+FOLD __m512i load_words(const char *row, int64_t left, bool pairs) {
     if (pairs) {
-        int64_t left = width - i;
         __mmask32 mask = left >= 2 * LANES ? 0xffffffffu : (1u << (unsigned)left) - 1;
-        return _mm512_rol_epi32(_mm512_maskz_loadu_epi16(mask, (const uint16_t *)row.data + i), 16);
+        return _mm512_rol_epi32(_mm512_maskz_loadu_epi16(mask, row), 16);
     }
-    return _mm512_maskz_loadu_epi32(lanes_mask(width - i), (const float *)row.data + i);
+    return _mm512_maskz_loadu_epi32(lanes_mask(left), row);
 }
 
 FOLD void pack_lanes(uint32_t *lanes, struct row first, int64_t stride, int64_t width, int64_t count, bool pairs) {
-    int64_t step = pairs ? 2 : 1, words = (width + step - 1) / step;
+    int64_t step = pairs ? 2 : 1, bytes = 4 / step, words = (width + step - 1) / step;
     for (int64_t j = 0; j < KEYS; j += LANES) {
         for (int64_t w = 0; w < words; w += LANES) {
+            const char *from = (const char *)first.data + j * stride * bytes + w * 4;
             __m512i v[LANES];
+            UNROLL
             for (int r = 0; r < LANES; r++) {
-                v[r] = j + r < count ? load_words(row_advance(first, (j + r) * stride), w * step, width, pairs)
+                v[r] = j + r < count ? load_words(from + r * stride * bytes, width - w * step, pairs)
                                      : _mm512_setzero_si512();
             }
             transpose(v);
-            for (int r = 0; r < LANES && w + r < words; r++) {
-                _mm512_storeu_si512(lanes + (w + r) * KEYS + j, v[r]);
+            UNROLL
+            for (int r = 0; r < LANES; r++) {
+                if (w + r < words) {
+                    _mm512_storeu_si512(lanes + (w + r) * KEYS + j, v[r]);
+                }
             }
         }
     }
@@ -105,10 +115,10 @@ static void pack_queries_pairs(uint32_t *queries, int64_t query_stride, struct r
                                int64_t count) {
     int64_t words = (width + 1) / 2;
     for (int64_t j = 0; j < count; j++) {
-        struct row row = row_advance(first, j * stride);
+        const char *row = (const char *)first.data + j * stride * 2;
         for (int64_t w = 0; w < words; w += LANES) {
             _mm512_mask_storeu_epi32(queries + j * query_stride + w, lanes_mask(words - w),
-                                     load_words(row, 2 * w, width, true));
+                                     load_words(row + 4 * w, width - 2 * w, true));
         }
     }
 }
@@ -117,24 +127,31 @@ static void pack_queries_pairs(uint32_t *queries, int64_t query_stride, struct r
 FOLD void scores_tile(float *score, const uint32_t *queries, const uint32_t *lanes, int64_t words, int rows,
                       int vectors, bool pairs) {
     __m512 chain[6][VECTORS];
+    UNROLL
     for (int r = 0; r < rows; r++) {
+        UNROLL
         for (int v = 0; v < vectors; v++) {
             chain[r][v] = _mm512_setzero_ps();
         }
     }
     for (int64_t w = 0; w < words; w++) {
         __m512i key[VECTORS];
+        UNROLL
         for (int v = 0; v < vectors; v++) {
             key[v] = _mm512_loadu_si512(lanes + w * KEYS + v * LANES);
         }
+        UNROLL
         for (int r = 0; r < rows; r++) {
             __m512i query = _mm512_set1_epi32((int)queries[r * words + w]);
+            UNROLL
             for (int v = 0; v < vectors; v++) {
                 chain[r][v] = multiply_add(chain[r][v], query, key[v], pairs);
             }
         }
     }
+    UNROLL
     for (int r = 0; r < rows; r++) {
+        UNROLL
         for (int v = 0; v < vectors; v++) {
             _mm512_storeu_ps(score + r * KEYS + v * LANES, chain[r][v]);
         }
@@ -166,18 +183,23 @@ FOLD void accumulate_tile(float *sum, const uint32_t *factor, int64_t row_stride
                           const uint32_t *packed, int64_t width, int64_t terms, int rows, int vectors, bool pairs) {
     int64_t words = pairs ? terms / 2 : terms;
     __m512 chain[6][8];
+    UNROLL
     for (int r = 0; r < rows; r++) {
+        UNROLL
         for (int v = 0; v < vectors; v++) {
             chain[r][v] = _mm512_loadu_ps(sum + r * width + v * LANES);
         }
     }
     for (int64_t w = 0; w < words; w++) {
         __m512i value[8];
+        UNROLL
         for (int v = 0; v < vectors; v++) {
             value[v] = _mm512_loadu_si512(packed + w * width + v * LANES);
         }
+        UNROLL
         for (int r = 0; r < rows; r++) {
             __m512i a = _mm512_set1_epi32((int)factor[r * row_stride + w * word_stride]);
+            UNROLL
             for (int v = 0; v < vectors; v++) {
                 chain[r][v] = multiply_add(chain[r][v], a, value[v], pairs);
             }
@@ -185,15 +207,19 @@ FOLD void accumulate_tile(float *sum, const uint32_t *factor, int64_t row_stride
     }
     if (pairs && terms % 2 != 0) {   // the last term stands alone in the high half
         __m512i high = _mm512_set1_epi32((int)0xffff0000u);
+        UNROLL
         for (int r = 0; r < rows; r++) {
             __m512i a = _mm512_and_si512(high, _mm512_set1_epi32((int)factor[r * row_stride + words * word_stride]));
+            UNROLL
             for (int v = 0; v < vectors; v++) {
                 __m512i value = _mm512_and_si512(high, _mm512_loadu_si512(packed + words * width + v * LANES));
                 chain[r][v] = multiply_add(chain[r][v], a, value, pairs);
             }
         }
     }
+    UNROLL
     for (int r = 0; r < rows; r++) {
+        UNROLL
         for (int v = 0; v < vectors; v++) {
             _mm512_storeu_ps(sum + r * width + v * LANES, chain[r][v]);
         }
@@ -244,17 +270,16 @@ FOLD void store_pairs(uint32_t *words, __m512 value) {
 FOLD float softmax(uint32_t *factor, float *maximum, float *sum, const float *score, int64_t visible, float scale,
                    bool pairs) {
     __m512 value[VECTORS], lowest = _mm512_set1_ps(-INFINITY), lanes = lowest;
-    float lane[LANES], before = *maximum, largest = before;
+    UNROLL
     for (int v = 0; v < VECTORS; v++) {
         __mmask16 mask = visible > v * LANES ? lanes_mask(visible - v * LANES) : 0;
         value[v] = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, score + v * LANES), _mm512_set1_ps(scale));
         lanes = _mm512_mask_max_ps(lanes, mask, value[v], lanes);   // of a NaN: the second operand
     }
-    _mm512_storeu_ps(lane, lanes);
-    for (int l = 0; l < LANES; l++) {
-        largest = lane[l] > largest ? lane[l] : largest;
-    }
+    float before = *maximum, largest = lanes_maximum(lanes);
+    largest = largest > before ? largest : before;
     lanes = _mm512_setzero_ps();
+    UNROLL
     for (int v = 0; v < VECTORS; v++) {
         __mmask16 mask = visible > v * LANES ? lanes_mask(visible - v * LANES) : 0;
         __m512 p = _mm512_maskz_mov_ps(mask, vector_exp(_mm512_sub_ps(value[v], _mm512_set1_ps(largest))));
@@ -314,7 +339,11 @@ static void gradient_pairs(uint32_t *p_columns, uint32_t *ds_columns, uint32_t *
         for (int64_t j = 0; j < KEYS; j += LANES) {
             __m512 p[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()},
                    ds[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-            for (int r = 0; r < 2 && i + r < rows; r++) {
+            UNROLL
+            for (int r = 0; r < 2; r++) {
+                if (i + r >= rows) {
+                    continue;
+                }
                 int64_t at = (i + r) * KEYS + j;
                 gradient_lanes(&p[r], &ds[r], score + at, dp + at, lse[i + r], delta[i + r], scale,
                                visible_mask(i + r, j, diagonal));

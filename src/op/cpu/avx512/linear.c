@@ -226,8 +226,59 @@ static void pack_rows(const struct linear_strip *strip) {
     pack_any(strip, true);
 }
 
+// A whole panel of BF16 whose columns are contiguous: two rows of k interleave to one row of units.
+static void pack_columns_interleaved(const struct linear_strip *strip) {
+    const struct linear_operand *source = strip->source;
+    int16_t index[2 * LANES];   // of the words k + 1, k of columns 0 to 15
+    for (int i = 0; i < LANES; i++) {
+        index[2 * i] = (int16_t)i;
+        index[2 * i + 1] = (int16_t)(i + 2 * LANES);
+    }
+    const __m512i first = _mm512_loadu_si512(index), second = _mm512_add_epi16(first, _mm512_set1_epi16(LANES));
+    const char *from = source->data + 2 * (strip->row + strip->k_begin * source->k_stride);
+    const int64_t bytes = 2 * source->k_stride;
+    uint32_t *out = strip->out;
+    for (int64_t k = strip->k_begin; k < strip->k_end; k += 2) {
+        __m512i k0 = _mm512_loadu_si512(from), k1 = k + 1 < strip->k_end ? _mm512_loadu_si512(from + bytes) : _mm512_setzero_si512();
+        _mm512_store_si512(out, _mm512_permutex2var_epi16(k1, first, k0));
+        _mm512_store_si512(out + LANES, _mm512_permutex2var_epi16(k1, second, k0));
+        from += 2 * bytes;
+        out += strip->unit_stride;
+    }
+}
+
+// The same for F32: already rows of units.
+static void pack_columns_copied(const struct linear_strip *strip) {
+    const struct linear_operand *source = strip->source;
+    const char *from = source->data + 4 * (strip->row + strip->k_begin * source->k_stride);
+    uint32_t *out = strip->out;
+    for (int64_t k = strip->k_begin; k < strip->k_end; k++) {
+        __m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + 64);
+        _mm512_store_si512(out, low);
+        _mm512_store_si512(out + LANES, high);
+        from += 4 * source->k_stride;
+        out += strip->unit_stride;
+    }
+}
+
 static void pack_columns(const struct linear_strip *strip) {
-    pack_any(strip, false);
+    if (strip->rows == COLUMNS && strip->source->row_stride == 1 && strip->source->k_stride != 1) {
+        if (strip->source->format == FORMAT_BF16 && strip->unit == UNIT_PAIR) {
+            pack_columns_interleaved(strip);
+            return;
+        }
+        if (strip->source->format == FORMAT_F32) {
+            pack_columns_copied(strip);
+            return;
+        }
+    }
+    struct linear_strip half = *strip;
+    for (int begin = 0; begin < strip->rows; begin += LANES) {
+        half.out = strip->out + begin;
+        half.row = strip->row + begin;
+        half.rows = strip->rows - begin < LANES ? strip->rows - begin : LANES;
+        pack_any(&half, false);
+    }
 }
 
 // ---- Tiles of packed operands ---------------------------------------------------------------------------------------

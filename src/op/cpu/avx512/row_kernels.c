@@ -117,16 +117,11 @@ static float swiglu_backward(struct row dgate, struct row dup, struct row dy, st
 
 static float maximum(const float *x, int64_t n) {
     __m512 lowest = _mm512_set1_ps(-INFINITY), lanes = lowest;
-    float lane[LANES], largest = -INFINITY;
     for (int64_t i = 0; i < n; i += LANES) {
         lanes = _mm512_max_ps(_mm512_mask_loadu_ps(lowest, lanes_mask(n - i), x + i),
                               lanes);   // of a NaN: the second operand
     }
-    _mm512_storeu_ps(lane, lanes);
-    for (int l = 0; l < LANES; l++) {
-        largest = lane[l] > largest ? lane[l] : largest;
-    }
-    return largest;
+    return lanes_maximum(lanes);
 }
 
 static float exp_sum(float *y, const float *x, float maximum_value, int64_t n) {

@@ -78,10 +78,17 @@ static inline void row_store_vector(struct row row, int64_t i, __m512 value, __m
     }
 }
 
+// lane_tree in registers: lane l + lane l+8, then +4, +2, +1.
 static inline float lanes_sum(__m512 lanes) {
-    float lane[LANES];
-    _mm512_storeu_ps(lane, lanes);
-    return lane_tree(lane);
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+// The largest lane; no lane may be NaN.
+static inline float lanes_maximum(__m512 lanes) {
+    return _mm512_reduce_max_ps(lanes);
 }
 
 #endif
