@@ -1,17 +1,12 @@
-// Shared by the tests of src/text: golden files, temporary folders, JSON texts in hexadecimal.
+// Shared by the tests of src/text: golden files, texts in hexadecimal, random text.
 #ifndef TESTS_TEXT_TEXT_SUPPORT_H
 #define TESTS_TEXT_TEXT_SUPPORT_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "support/test.h"
 
-#include <cmocka.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -60,18 +55,6 @@ static inline void hexadecimal_decode(struct byte_buffer *out, const char *digit
         uint8_t byte = (uint8_t)strtoul(pair, NULL, 16);
         assert_success(byte_buffer_append(out, &byte, 1, &error), error);
     }
-}
-
-static inline const char *temporary_folder(void) {
-    static char path[64];
-    snprintf(path, sizeof(path), "/tmp/minke-text-XXXXXX");
-    assert_non_null(mkdtemp(path));
-    return path;
-}
-
-static inline void folder_remove(const char *path) {
-    struct error error = {0};
-    assert_success(file_remove_tree(path, &error), error);
 }
 
 // The ids of `cases` ([{"text": hexadecimal, "ids": [...]}]) equal what the tokenizer gives, and decode to the text.
