@@ -29,7 +29,7 @@ static void pcre2_release(void *pointer, void *data) {
 // ---- characters on which PCRE2 and Unicode 16 disagree ----
 
 // disagreement[code]: 0, or 1 + the class that the character has to be given.
-static uint8_t disagreement[UNICODE_ILL_FORMED + 1];
+static uint8_t disagreement[UNICODE_ILL_FORMED + 1] = {[UNICODE_ILL_FORMED] = 1 + CHARACTER_OTHER};
 static pthread_mutex_t disagreement_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_bool disagreement_known;   // the table is complete
 
@@ -104,12 +104,12 @@ static int disagreement_build(struct error *error) {
         }
     }
     pthread_mutex_lock(&disagreement_lock);
-    bool known = property_compare("\\p{L}+", CHARACTER_LETTER, all, size) &&
+    bool known = atomic_load_explicit(&disagreement_known, memory_order_relaxed);   // another thread was faster
+    known = known || (property_compare("\\p{L}+", CHARACTER_LETTER, all, size) &&
                          property_compare("\\p{M}+", CHARACTER_MARK, all, size) &&
                          property_compare("\\p{N}+", CHARACTER_NUMBER, all, size) &&
                          property_compare("\\p{P}+", CHARACTER_PUNCTUATION, all, size) &&
-                         property_compare("\\p{S}+", CHARACTER_SYMBOL, all, size);
-    disagreement[UNICODE_ILL_FORMED] = 1 + CHARACTER_OTHER;
+                         property_compare("\\p{S}+", CHARACTER_SYMBOL, all, size));
     atomic_store_explicit(&disagreement_known, known, memory_order_release);
     pthread_mutex_unlock(&disagreement_lock);
     memory_free(all);
