@@ -13,6 +13,10 @@
 
 int param_tree_create_empty(struct param_tree *tree, const struct model_config *config, struct arena *arena, struct error *error) {
     *tree = (struct param_tree){0};
+    int code = arena_reserve(arena, params_table_bytes(config), error);
+    if (code != 0) {
+        return code;
+    }
     params_create(&tree->params, config, arena);
     return params_list(&tree->list, &tree->params, config, arena, error);
 }

@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "data/dataset_writer.h"
 #include "support/test.h"
@@ -24,19 +26,28 @@ static const char *const tiny_config =
     " \"rope_scaling\": null, \"initializer_range\": 0.02, \"bos_token_id\": 0, \"eos_token_id\": 1, \"hidden_act\": \"silu\",\n"
     " \"attention_bias\": false, \"tie_word_embeddings\": false, \"torch_dtype\": \"bfloat16\"}\n";
 
-// Document d: BOS, a walk through the vocabulary whose stride depends on d, EOS. Learnable, and no two stretches are alike.
-static inline int64_t tiny_document(int32_t ids[128], int64_t document) {
-    int64_t length = 40 + document * 13 % 60;
-    ids[0] = 0;
-    for (int64_t i = 1; i + 1 < length; i++) {
-        ids[i] = (int32_t)(2 + (document * 17 + i * (1 + document % 5) + i * i * (document % 3)) % (TINY_VOCAB - 2));
+// A test directory in memory where there is such a thing: the trainer fsyncs a lot, and a busy disk takes its time.
+static inline char *tiny_directory(void) {
+    if (access("/dev/shm", W_OK) == 0) {
+        setenv("TMPDIR", "/dev/shm", 0);
     }
-    ids[length - 1] = 1;
+    return test_directory();
+}
+
+enum tiny_data { TINY_VARIED, TINY_REPEATING };
+
+// TINY_REPEATING: the same twelve tokens over and over. TINY_VARIED, document d: a walk through the vocabulary whose stride depends on d. Learnable, and no two stretches are alike.
+static inline int64_t tiny_document(int32_t ids[128], int64_t document, enum tiny_data data) {
+    int64_t length = 40 + document * 13 % 60;
+    for (int64_t i = 0; i < length; i++) {
+        ids[i] = (int32_t)(2 + (document * 17 + i * (1 + document % 5) + i * i * (document % 3)) % (TINY_VOCAB - 2));
+        ids[i] = data == TINY_REPEATING ? (int32_t)(2 + i * 5 % 12) : ids[i];
+    }
     return length;
 }
 
 // Writes DIR/data and DIR/config.json.
-static inline void tiny_prepare(const char *directory) {
+static inline void tiny_prepare(const char *directory, enum tiny_data kind) {
     struct error error = {0};
     char data[1024];
     snprintf(data, sizeof data, "%s/data", directory);
@@ -48,7 +59,7 @@ static inline void tiny_prepare(const char *directory) {
     assert_int_equal(dataset_writer_create(&writer, &options, &error), 0);
     for (int64_t document = 0; document < 44; document++) {
         int32_t ids[128];
-        int64_t length = tiny_document(ids, document);
+        int64_t length = tiny_document(ids, document, kind);
         assert_int_equal(dataset_writer_append(writer, document < 40 ? DATA_TRAIN : DATA_VALIDATION, ids, length, 3 * length, &error),
                          0);
     }
@@ -115,6 +126,46 @@ static inline void assert_same_checkpoint(const char *left, const char *right) {
     }
     free(a);
     free(b);
+}
+
+// The lines of a run's metrics as objects; returns how many there are (at most `capacity` are kept).
+static inline int read_metrics(json_t **lines, int capacity, const struct run_config *run) {
+    size_t size;
+    char *text = test_read_file(test_path(run->train.out, "metrics.jsonl"), &size);
+    int count = 0;
+    for (char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        json_t *root = json_loadb(line, (size_t)(end - line), 0, NULL);
+        assert_non_null(root);
+        if (count < capacity) {
+            lines[count] = root;
+        } else {
+            json_decref(root);
+        }
+        count++;
+    }
+    free(text);
+    return count;
+}
+
+// The metrics of two runs, without what belongs to the machine and the moment.
+static inline void assert_same_metrics(const struct run_config *left, const struct run_config *right) {
+    static const char *const timing[] = {"seconds", "tokens_per_second", "memory_peak"};
+    json_t *a[256], *b[256];
+    int count = read_metrics(a, 256, left);
+    assert_int_equal(read_metrics(b, 256, right), count);
+    assert_true(count <= 256);
+    for (int i = 0; i < count; i++) {
+        for (size_t k = 0; k < sizeof timing / sizeof timing[0]; k++) {
+            assert_int_equal(json_object_del(a[i], timing[k]), 0);
+            assert_int_equal(json_object_del(b[i], timing[k]), 0);
+        }
+        if (!json_equal(a[i], b[i])) {
+            fail_msg("line %d of %s and %s:\n%s\n%s", i + 1, left->train.out, right->train.out, json_dumps(a[i], 0),
+                     json_dumps(b[i], 0));
+        }
+        json_decref(a[i]);
+        json_decref(b[i]);
+    }
 }
 
 static inline const char *tiny_checkpoint(const struct run_config *run, int64_t step) {
