@@ -1,11 +1,11 @@
 // Causal attention: against the textbook formula in double, and the promise that a query row has the same bits whatever
 // it is computed with.
 // clang-format off: cmocka needs these before it
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 // clang-format on
 
 #include <math.h>
@@ -78,8 +78,8 @@ static void naive(double *out, double *lse, const struct problem *p) {
             for (int64_t c = 0; c < width_v; c++) {
                 double total = 0;
                 for (int64_t j = 0; j <= t; j++) {
-                    total +=
-                        exp(score[j] - largest) / sum * (double)element_get(&p->v, (j * p->heads + h) * width_v + c);
+                    total += exp(score[j] - largest) / sum *
+                             (double)element_get(&p->v, (j * p->heads + h) * width_v + c);
                 }
                 out[(t * p->heads + h) * width_v + c] = total;
             }

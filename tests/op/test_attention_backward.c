@@ -1,11 +1,11 @@
 // Gradient of attention: against finite differences of the textbook formula in double, against the textbook gradient
 // for longer sequences, and the same bits for every instruction set, thread count and company of other sequences.
 // clang-format off: cmocka needs these before it
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 // clang-format on
 
 #include <math.h>

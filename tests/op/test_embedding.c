@@ -1,10 +1,10 @@
 // Embedding: lookup and gradient against plain loops, all table formats, repeated ids, views.
 // clang-format off: cmocka needs these before it
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 // clang-format on
 
 #include <string.h>

@@ -2,11 +2,11 @@
 //
 // test_reduce --all compares exp and sigmoid on all 2^32 inputs (a minute or two) instead of a sample.
 // clang-format off: cmocka needs these before it
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 // clang-format on
 
 #include <math.h>

@@ -1,10 +1,10 @@
 // RoPE: the rotation in double, its inverse, gradient as transpose, formats, positions, views.
 // clang-format off: cmocka needs these before it
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 // clang-format on
 
 #include <math.h>

@@ -1,10 +1,10 @@
 // Router: selection against a naive one in double, ties, masks, NaN; gradients by finite differences; the balance loss.
 // clang-format off: cmocka needs these before it
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 // clang-format on
 
 #include <math.h>

@@ -1,10 +1,10 @@
 // Moving rows: gather, scatter, combine, copy, add, zero; formats, views, order of sums.
 // clang-format off: cmocka needs these before it
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 // clang-format on
 
 #include <math.h>

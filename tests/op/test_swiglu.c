@@ -1,10 +1,10 @@
 // SwiGLU: formula in double, gradient by finite differences, weights per row, aliases, edges.
 // clang-format off: cmocka needs these before it
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 // clang-format on
 
 #include <math.h>

@@ -1,10 +1,10 @@
 // Shared parts of the tests of operations (op_fixture.h).
 // clang-format off: cmocka needs these before it
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 // clang-format on
 
 #include "op_fixture.h"
