@@ -1,19 +1,12 @@
 // Causal attention: against the textbook formula in double, and the promise that a query row has the same bits whatever
 // it is computed with.
-// clang-format off: cmocka needs these before it
-#include <cmocka.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 
 // A problem of one sequence: T rows of queries and keys.
 struct problem {

@@ -1,18 +1,11 @@
 // Gradient of attention: against finite differences of the textbook formula in double, against the textbook gradient
 // for longer sequences, and the same bits for every instruction set, thread count and company of other sequences.
-// clang-format off: cmocka needs these before it
-#include <cmocka.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 
 enum { Q, K_NOPE, K_ROPE, V, INPUTS };
 

@@ -1,22 +1,15 @@
 // Sum of squares and the test for finite values; the vector exp and logistic function against base/math.h.
 //
 // test_reduce --all compares exp and sigmoid on all 2^32 inputs (a minute or two) instead of a sample.
-// clang-format off: cmocka needs these before it
-#include <cmocka.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/math.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "op/cpu/kernels.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 
 static bool all_inputs;
 

@@ -1,17 +1,10 @@
 // RMSNorm: formula in double, gradient by finite differences, formats, widths, row batching, aliases, continued chains.
-// clang-format off: cmocka needs these before it
-#include <cmocka.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 
 #define EPSILON 1e-6f
 

@@ -1,17 +1,10 @@
 // Moving rows: gather, scatter, combine, copy, add, zero; formats, views, order of sums.
-// clang-format off: cmocka needs these before it
-#include <cmocka.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 #include "tensor/formats.h"
 
 enum { ROWS = 31, SOURCE = 19, WIDTH = 77, TOP_K = 4 };
