@@ -95,7 +95,7 @@ static void test_combine(void **state) {
         fill_uniform(&y, 1.0f, 3);
         struct tensor expected = tensor_clone(&y);
         for (int i = 0; i < ROWS * TOP_K; i++) {
-            m.rows[i] = (i * 3) % (SOURCE + 2) - 2;   // -2 and -1 are skipped
+            m.rows[i] = (i * 4) % (SOURCE + 2) - 2;   // -2 and -1 are skipped
         }
         for (int64_t i = 0; i < ROWS * WIDTH; i++) {
             float chain = m.mode == OP_ADD ? element_get(&expected, i) : 0.0f;
