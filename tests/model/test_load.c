@@ -219,9 +219,9 @@ static void test_wrong_shape_and_missing(void **state) {
     tiny_save(&tiny, directory, FORMAT_BF16, false, 0);
     config.kv_lora_rank = 17;
     assert_int_equal(model_config_write(&config, test_path(directory, "config.json"), NULL), 0);
-    test_assert_error(
-        open_directory(&opened, directory, &error), &error, ERROR_FORMAT,
-        "model.safetensors: tensor \"model.layers.0.self_attn.kv_a_proj_with_mqa.weight\": expected shape [25, 136], found [24, 136]");
+    test_assert_error(open_directory(&opened, directory, &error), &error, ERROR_FORMAT,
+                      "model.safetensors: tensor \"model.layers.0.self_attn.kv_a_proj_with_mqa.weight\": expected "
+                      "shape [25, 136], found [24, 136]");
     close_directory(&opened);
     error_clear(&error);
     config.kv_lora_rank = 16;
