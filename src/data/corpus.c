@@ -220,6 +220,10 @@ static int64_t available(const struct corpus *corpus) {
     return corpus->window.size - corpus->begin;
 }
 
+static int64_t least(int64_t left, int64_t right) {
+    return left < right ? left : right;
+}
+
 static const char *unread(const struct corpus *corpus) {
     return corpus->window.data + corpus->begin;
 }
@@ -273,7 +277,7 @@ static int open_next(struct corpus *corpus, struct error *error) {
         if ((code = window_fill(corpus, BINARY_BYTES, error)) != 0) {
             return code;
         }
-        int64_t seen = available(corpus) < BINARY_BYTES ? available(corpus) : BINARY_BYTES;
+        int64_t seen = least(available(corpus), BINARY_BYTES);
         if (source->walked && seen > 0 && memchr(unread(corpus), 0, (size_t)seen) != NULL) {
             corpus->binary_files++;
             corpus->position += source->bytes - available(corpus);
@@ -298,9 +302,9 @@ static bool is_blank(char c) {
 }
 
 int64_t corpus_cut(const char *text, int64_t most) {
-    int64_t line = 0, space = 0, least = most / 2;
+    int64_t line = 0, space = 0, first = most / 2;
     int64_t candidate = 0;   // behind a line feed with nothing but blanks between `i` and it
-    for (int64_t i = most; i > least; i--) {
+    for (int64_t i = most; i > first; i--) {
         char c = text[i - 1];   // the last byte of the document if the cut is at i
         if (c == '\n') {
             if (candidate > 0) {
@@ -341,7 +345,7 @@ static int next_line(struct corpus_record *record, struct corpus *corpus, struct
                 return error_set(error, ERROR_LIMIT, "%s: line %lld: more than %lld bytes, the limit of a document",
                                  corpus->reader.path, (long long)corpus->line, (long long)CORPUS_DOCUMENT_LIMIT);
             }
-            int code = window_fill(corpus, 2 * size + 1, error);
+            int code = window_fill(corpus, least(2 * size, CORPUS_DOCUMENT_LIMIT) + 1, error);
             if (code != 0) {
                 return code;
             }
@@ -383,7 +387,7 @@ static int next_text(struct corpus_record *record, int64_t *separator, struct co
         }
         // A separator may stand across the end of what was searched.
         searched = available(corpus) < options->separator_size ? 0 : available(corpus) - options->separator_size + 1;
-        int code = window_fill(corpus, 2 * available(corpus) + 1, error);
+        int code = window_fill(corpus, least(2 * available(corpus), most) + 1, error);
         if (code != 0) {
             return code;
         }
@@ -468,6 +472,10 @@ static int64_t find_ill_formed(const uint8_t *text, int64_t size, int64_t from) 
         at += length;
     }
     return size;
+}
+
+bool corpus_is_well_formed(const char *text, int64_t size) {
+    return find_ill_formed((const uint8_t *)text, size, 0) == size;
 }
 
 static int append_well_formed(struct byte_buffer *text, int64_t *replaced, const struct corpus *corpus,

@@ -68,6 +68,8 @@ void corpus_rewind(struct corpus *corpus);
 int corpus_clean(struct byte_buffer *text, int64_t *replaced, const struct corpus *corpus,
                  const struct corpus_record *record, const char *data, struct error *error);
 
+bool corpus_is_well_formed(const char *text, int64_t size);   // UTF-8
+
 // Where text[0..size) is cut when at most `most` bytes may be taken (most < size): in (most / 2, most], or at least 1.
 int64_t corpus_cut(const char *text, int64_t most);
 

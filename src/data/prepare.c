@@ -548,12 +548,10 @@ static int check_options(const struct prepare_options *options, struct error *er
         (options->corpus.separator != NULL && options->corpus.separator_size < 1)) {
         return error_set(error, ERROR_ARGUMENT, "shard size, document size and separator: expected more than nothing");
     }
-    if (options->corpus.separator != NULL) {
-        json_t *separator = json_stringn(options->corpus.separator, (size_t)options->corpus.separator_size);
-        if (separator == NULL) {   // it goes into dataset.json
-            return error_set(error, ERROR_ARGUMENT, "separator: expected UTF-8");
-        }
-        json_decref(separator);
+    // The separator goes into dataset.json.
+    if (options->corpus.separator != NULL
+        && !corpus_is_well_formed(options->corpus.separator, options->corpus.separator_size)) {
+        return error_set(error, ERROR_ARGUMENT, "separator: expected UTF-8");
     }
     return check_output(options, error);
 }
