@@ -14,6 +14,7 @@
 #ifndef MINKE_DATA_CORPUS_H
 #define MINKE_DATA_CORPUS_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -34,6 +35,7 @@ struct corpus_options {
     int64_t document_bytes;              // of plain text without a separator; 0 = whole files
     enum corpus_ill_formed ill_formed;   // UTF-8: U+FFFD for each maximal prefix of a character, or bytes as they are
     bool line_feeds;                     // CR LF and lone CR become LF
+    const volatile sig_atomic_t *stop;   // not NULL: once it is not 0, waiting for standard input ends with ERROR_STATE
 };
 
 struct corpus;

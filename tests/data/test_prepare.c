@@ -378,9 +378,9 @@ static void test_bad_input(void **state) {
     check_fails(&options, ERROR_ARGUMENT, "separator: expected UTF-8");
     options.corpus.separator = NULL;
     static const volatile sig_atomic_t stop = 1;
-    options.stop = &stop;
+    options.corpus.stop = &stop;
     check_fails(&options, ERROR_STATE, "interrupted");
-    options.stop = NULL;
+    options.corpus.stop = NULL;
     // What stands in the way stays.
     assert_false(file_exists(output));
     test_write_file(output, "mine", 4);
