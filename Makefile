@@ -18,6 +18,7 @@ WARN     := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -
 PACKAGES := jansson libpcre2-8 libmicrohttpd libedit libxxhash inih
 CFLAGS   += -std=c17 -g $(OPT) -fPIC -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden -pthread
 CPPFLAGS += -Isrc -Iinclude -D_GNU_SOURCE $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+LDFLAGS  += -Wl,--as-needed
 LDLIBS   += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -pthread
 
 # A sanitizer build, and the build of `make test-long`, have folders of their own.
@@ -96,20 +97,23 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/libminke.a
 
 # ---- Running: these install what is missing (scripts/deps.sh) and then call make again, which looks for it anew ------
 
+# A job for each processor, unless make was called with -j.
+AGAIN = $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+
 .PHONY: demo test test-long tests run-tests
 demo:
 	@scripts/deps.sh build demo
-	@$(MAKE) --no-print-directory all
+	@$(AGAIN) all
 	@MINKE=$(BUILD)/minke scripts/demo.sh
 
 test:
 	@scripts/deps.sh build test
-	@$(MAKE) --no-print-directory run-tests
+	@$(AGAIN) run-tests
 
 # The same programs with LONG_TESTS defined (all 2^32 inputs of a function, ...): tens of minutes.
 test-long:
 	@scripts/deps.sh build test
-	@$(MAKE) --no-print-directory run-tests LONG=1 TEST_SECONDS=7200
+	@$(AGAIN) run-tests LONG=1 TEST_SECONDS=7200
 
 tests: all $(TESTS)
 run-tests: tests

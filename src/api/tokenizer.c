@@ -4,6 +4,7 @@
 
 #include "api/api.h"
 #include "base/memory.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 struct minke_tokenizer {
@@ -80,6 +81,43 @@ int minke_encode(int32_t **ids, int64_t *count, const struct minke_tokenizer *to
     *count = 0;
     unsigned inner_flags = (flags & MINKE_ENCODE_PLAIN ? 0 : ENCODE_ADDED_TOKENS) | (flags & MINKE_ENCODE_BOS ? ENCODE_BOS : 0);
     int code = encode_locked(&buffer, tokenizer, text, size, inner_flags, &inner);
+    return give_ids(ids, count, &buffer, code, &inner, error);
+}
+
+static int encode_chat(struct token_buffer *out, const struct minke_tokenizer *tokenizer, const struct minke_message *messages,
+                       int64_t message_count, unsigned flags, struct error *error) {
+    enum chat_style style;
+    bool assumed;
+    struct chat_prompt prompt = {0};
+    struct chat_options options = {
+        .add_generation_prompt = (flags & MINKE_CHAT_GENERATION_PROMPT) != 0, .thinking = (flags & MINKE_CHAT_THINKING) != 0,
+    };
+    struct chat_message *inner = memory_allocate((size_t)message_count + 1, sizeof *inner, "messages", error);
+    int code = inner == NULL ? ERROR_MEMORY : chat_style_detect(&style, &assumed, tokenizer->tokenizer, error);
+    if (code == 0) {
+        for (int64_t i = 0; i < message_count; i++) {
+            inner[i] = (struct chat_message){.role = messages[i].role, .content = messages[i].content};
+        }
+        code = chat_render(&prompt, style, inner, message_count, &options, error);
+    }
+    if (code == 0) {
+        struct minke_tokenizer *shared = (struct minke_tokenizer *)(uintptr_t)tokenizer;
+        pthread_mutex_lock(&shared->lock);
+        code = chat_encode(out, tokenizer->encoder, &prompt, error);
+        pthread_mutex_unlock(&shared->lock);
+    }
+    chat_prompt_destroy(&prompt);
+    memory_free(inner);
+    return code;
+}
+
+int minke_encode_chat(int32_t **ids, int64_t *count, const struct minke_tokenizer *tokenizer, const struct minke_message *messages,
+                      int64_t message_count, unsigned flags, struct minke_error *error) {
+    struct error inner = {0};
+    struct token_buffer buffer = {0};
+    *ids = NULL;
+    *count = 0;
+    int code = encode_chat(&buffer, tokenizer, messages, message_count, flags, &inner);
     return give_ids(ids, count, &buffer, code, &inner, error);
 }
 

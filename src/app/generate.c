@@ -59,6 +59,11 @@ static int write_tokens(struct minke_session *session, const struct minke_model 
         if (print_token(&decoder, tokenizer, id) != 0) {
             return 1;
         }
+        if (minke_session_length(session) == wanted->context) {
+            log_warning("the context of %" PRId64 " tokens is full", wanted->context);
+            ++*written;
+            break;
+        }
         if (*written + 1 < wanted->tokens && minke_session_append(session, &id, 1, MINKE_SAMPLED, &error) != 0) {
             log_error("%s", error.text);
             return 1;
@@ -75,18 +80,15 @@ static enum minke_attention attention_by_name(const char *name) {
                                            : MINKE_ATTENTION_AUTO;
 }
 
-static int continue_prompt(struct minke_model *model, const struct minke_tokenizer *tokenizer, const struct generation *wanted,
+static int continue_prompt(struct minke_model *model, const struct minke_tokenizer *tokenizer, struct generation *wanted,
                            const int32_t *ids, int64_t count) {
     struct minke_error error = {0};
     struct minke_session *session = NULL;
-    struct minke_session_options options = {
-        .context = wanted->context != 0 ? wanted->context : count + wanted->tokens,
-        .attention = attention_by_name(wanted->attention),
-    };
     int64_t limit = minke_model_context(model);
-    if (wanted->context == 0 && options.context > limit && count < limit) {
-        options.context = limit;   // the text ends where the model's context does
+    if (wanted->context == 0) {
+        wanted->context = count + wanted->tokens < limit ? count + wanted->tokens : limit;
     }
+    struct minke_session_options options = {.context = wanted->context, .attention = attention_by_name(wanted->attention)};
     double start = clock_seconds();
     if (minke_session_create(&session, model, &options, &error) != 0 ||
         minke_session_append(session, ids, count, MINKE_PROMPT, &error) != 0) {

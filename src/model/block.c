@@ -20,7 +20,8 @@ static struct tensor half_norm(const struct pass *pass, struct tensor *h_kept, f
 }
 
 // In backward: the same bits again, now in the slot.
-static void half_norm_restore(const struct pass *pass, struct tensor *normed, const struct tensor *h_kept, const struct tensor *weight) {
+static void half_norm_restore(const struct pass *pass, struct tensor *normed, const struct tensor *h_kept,
+                              const struct tensor *weight) {
     if (!tensor_present(normed)) {
         *normed = matrix_allocate(pass->keep, pass->compute, h_kept->shape[0], h_kept->shape[1]);
         op_rms_norm(pass->op, normed, NULL, h_kept, weight, (float)pass->config->rms_norm_eps);
@@ -38,10 +39,10 @@ static bool recomputes_norm(const struct pass *pass) {
     return pass->training && pass->recompute->rms_norm;
 }
 
-// ---- Forward ------------------------------------------------------------------------------------------------------------
+// ---- Forward ------------------------------------------------------------------------------------
 
-void block_attention_forward(const struct pass *pass, struct tensor *h, const struct block_params *params, struct layer_cache *cache,
-                             struct block_saved *saved) {
+void block_attention_forward(const struct pass *pass, struct tensor *h, const struct block_params *params,
+                             struct layer_cache *cache, struct block_saved *saved) {
     struct op_context *op = pass->op;
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor normed = half_norm(pass, &saved->h_attention, &saved->attention_rstd, h, &params->input_layernorm);
@@ -70,7 +71,8 @@ void block_experts_forward(const struct pass *pass, struct block_transit *transi
         return;
     }
     bool recompute = pass->training && pass->recompute->swiglu;
-    transit->out = matrix_allocate(pass->op->scratch, pass->compute, transit->normed.shape[0], transit->normed.shape[1]);
+    transit->out = matrix_allocate(pass->op->scratch, pass->compute, transit->normed.shape[0],
+                                   transit->normed.shape[1]);
     ffn_forward(pass->op, &transit->out, &transit->normed, &params->mlp, &saved->mlp, recompute, pass->keep);
 }
 
@@ -86,8 +88,8 @@ void block_combine_forward(const struct pass *pass, struct tensor *h, const stru
     }
 }
 
-void block_forward(const struct pass *pass, struct tensor *h, const struct block_params *params, struct layer_cache *cache,
-                   struct block_saved *saved) {
+void block_forward(const struct pass *pass, struct tensor *h, const struct block_params *params,
+                   struct layer_cache *cache, struct block_saved *saved) {
     struct arena_mark mark = arena_mark(pass->op->scratch);
     struct block_transit transit = {0};
     block_attention_forward(pass, h, params, cache, saved);
@@ -97,10 +99,10 @@ void block_forward(const struct pass *pass, struct tensor *h, const struct block
     arena_release(pass->op->scratch, mark);
 }
 
-// ---- Backward -----------------------------------------------------------------------------------------------------------
+// ---- Backward -----------------------------------------------------------------------------------
 
-void block_combine_backward(const struct pass *pass, struct block_transit *transit, struct block_kept *kept, const struct tensor *dh,
-                            const struct block_params *params, struct block_saved *saved) {
+void block_combine_backward(const struct pass *pass, struct block_transit *transit, struct block_kept *kept,
+                            const struct tensor *dh, const struct block_params *params, struct block_saved *saved) {
     struct tensor *normed = params->is_moe ? &saved->moe.x : &saved->mlp.x;
     half_norm_restore(pass, normed, &saved->h_ffn, &params->post_attention_layernorm);
     saved->moe.shared.x = *normed;
@@ -116,12 +118,14 @@ void block_experts_backward(const struct pass *pass, struct block_transit *trans
     if (params->is_moe) {
         moe_experts_backward(pass, &transit->dx, &transit->moe, &kept->moe, &transit->dout, &params->moe, &saved->moe);
     } else {
-        ffn_backward_input(pass->op, &transit->dx, OP_SET, &kept->mlp, &transit->dout, &params->mlp, &saved->mlp, pass->keep);
+        ffn_backward_input(pass->op, &transit->dx, OP_SET, &kept->mlp, &transit->dout, &params->mlp, &saved->mlp,
+                           pass->keep);
     }
 }
 
-void block_dispatch_backward(const struct pass *pass, struct tensor *dh, struct block_transit *transit, struct block_kept *kept,
-                             struct block_params *dparams, const struct block_params *params, struct block_saved *saved) {
+void block_dispatch_backward(const struct pass *pass, struct tensor *dh, struct block_transit *transit,
+                             struct block_kept *kept, struct block_params *dparams, const struct block_params *params,
+                             struct block_saved *saved) {
     if (params->is_moe) {
         moe_dispatch_backward(pass, &transit->dx, &transit->moe, &kept->moe, &params->moe, &saved->moe);
     }
@@ -129,22 +133,23 @@ void block_dispatch_backward(const struct pass *pass, struct tensor *dh, struct 
                          &params->post_attention_layernorm, saved->ffn_rstd);
 }
 
-void block_attention_backward(const struct pass *pass, struct tensor *dh, struct block_kept *kept, struct block_params *dparams,
-                              const struct block_params *params, struct block_saved *saved) {
+void block_attention_backward(const struct pass *pass, struct tensor *dh, struct block_kept *kept,
+                              struct block_params *dparams, const struct block_params *params,
+                              struct block_saved *saved) {
     struct op_context *op = pass->op;
     half_norm_restore(pass, &saved->attention.x, &saved->h_attention, &params->input_layernorm);
     struct tensor dout = half_dout(pass, dh);
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor dx = matrix_allocate(op->scratch, FORMAT_F32, dh->shape[0], dh->shape[1]);
-    mla_backward_input(op, &dx, &kept->attention, &dparams->self_attn, &dout, &params->self_attn, pass->config, pass->batch,
-                       pass->rope_table, &saved->attention, pass->keep);
+    mla_backward_input(op, &dx, &kept->attention, &dparams->self_attn, &dout, &params->self_attn, pass->config,
+                       pass->batch, pass->rope_table, &saved->attention, pass->keep);
     op_rms_norm_backward(op, dh, OP_ADD, &dparams->input_layernorm, &dx, &saved->h_attention, &params->input_layernorm,
                          saved->attention_rstd);
     arena_release(op->scratch, mark);
 }
 
-void block_backward_input(const struct pass *pass, struct tensor *dh, struct block_kept *kept, struct block_params *dparams,
-                          const struct block_params *params, struct block_saved *saved) {
+void block_backward_input(const struct pass *pass, struct tensor *dh, struct block_kept *kept,
+                          struct block_params *dparams, const struct block_params *params, struct block_saved *saved) {
     struct arena_mark mark = arena_mark(pass->op->scratch);
     struct block_transit transit = {0};
     block_combine_backward(pass, &transit, kept, dh, params, saved);

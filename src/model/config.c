@@ -15,8 +15,8 @@
 #include "base/memory.h"
 
 #define CONFIG_BYTES_LIMIT (16 << 20)
-#define WIDTH_LIMIT (1 << 24) // of any matrix side and count: products of two stay far below 2^63
-#define TOTAL_LIMIT 0x1p53    // parameters
+#define WIDTH_LIMIT (1 << 24)   // of any matrix side and count: products of two stay far below 2^63
+#define TOTAL_LIMIT 0x1p53      // parameters
 
 struct size_field {
     const char *key;
@@ -24,7 +24,7 @@ struct size_field {
     int64_t low, high;
 };
 
-#define SIZE(key, low, high)                                                                                           \
+#define SIZE(key, low, high) \
     { #key, offsetof(struct model_config, key), low, high }
 static const struct size_field required_sizes[] = {
     SIZE(vocab_size, 1, WIDTH_LIMIT),        SIZE(hidden_size, 1, WIDTH_LIMIT),   SIZE(num_hidden_layers, 1, 65536),
@@ -118,7 +118,7 @@ static int read_token(int64_t *value, int64_t fallback, int64_t vocab_size, cons
     }
     *value = found == NULL ? fallback : json_is_null(found) ? -1 : json_integer_value(found);
     if (found == NULL && fallback >= vocab_size) {
-        *value = -1; // a small vocabulary without the family's default token
+        *value = -1;   // a small vocabulary without the family's default token
     }
     return *value < -1 || *value >= vocab_size ? range_error(error, name, key, -1, vocab_size - 1, *value) : 0;
 }
@@ -129,12 +129,11 @@ static int read_router(struct model_config *config, bool v2, const json_t *root,
                        struct error *error) {
     const char *score, *method;
     int code;
-    if ((code = json_get_string_or(&score, v2 ? "softmax" : "sigmoid", root, "scoring_func", name, error)) != 0
-        || (code = json_get_string_or(&method, v2 ? "greedy" : "noaux_tc", root, "topk_method", name, error)) != 0
-        || (code = json_get_boolean_or(&config->norm_topk_prob, !v2, root, "norm_topk_prob", name, error)) != 0
-        || (code = json_get_number_or(&config->routed_scaling_factor, v2 ? 1.0 : 2.5, root, "routed_scaling_factor",
-                                      name, error))
-               != 0) {
+    if ((code = json_get_string_or(&score, v2 ? "softmax" : "sigmoid", root, "scoring_func", name, error)) != 0 ||
+        (code = json_get_string_or(&method, v2 ? "greedy" : "noaux_tc", root, "topk_method", name, error)) != 0 ||
+        (code = json_get_boolean_or(&config->norm_topk_prob, !v2, root, "norm_topk_prob", name, error)) != 0 ||
+        (code = json_get_number_or(&config->routed_scaling_factor, v2 ? 1.0 : 2.5, root, "routed_scaling_factor", name,
+                                   error)) != 0) {
         return code;
     }
     if (strcmp(score, "sigmoid") != 0 && strcmp(score, "softmax") != 0) {
@@ -146,7 +145,8 @@ static int read_router(struct model_config *config, bool v2, const json_t *root,
         config->topk_method = ROUTER_GROUP_TOP2;
     } else if (strcmp(method, "group_limited_greedy") == 0) {
         config->topk_method = ROUTER_GROUP_MAX;
-    } else if (strcmp(method, "greedy") == 0 || strcmp(method, "gready") == 0) { // the published V2 class spells it so
+    } else if (strcmp(method, "greedy") == 0 ||
+               strcmp(method, "gready") == 0) {   // the published V2 class spells it so
         config->topk_method = ROUTER_GREEDY;
     } else {
         return error_set(
@@ -218,20 +218,17 @@ static int read_experts(struct model_config *config, bool v2, const json_t *root
          no_group = json_is_null(json_object_get(root, "n_group"));
     bool no_top = json_is_null(json_object_get(root, "topk_group"));
     if ((code = read_ranged(&config->n_shared_experts, v2 || no_shared ? 0 : 1, 0, 4096, root, "n_shared_experts", name,
-                            error))
-            != 0
-        || (code = read_ranged(&config->n_group, v2 || no_group ? 1 : 8, 1, 65536, root, "n_group", name, error)) != 0
-        || (code = read_ranged(&config->topk_group,
-                               v2       ? 1
-                               : no_top ? config->n_group
-                                        : 4,
-                               1, 65536, root, "topk_group", name, error))
-               != 0
-        || (code = read_ranged(&config->first_k_dense_replace, v2 ? 0 : 3, 0, 65536, root, "first_k_dense_replace",
-                               name, error))
-               != 0
-        || (code = read_ranged(&config->moe_layer_freq, 1, 1, 65536, root, "moe_layer_freq", name, error)) != 0
-        || (code = read_router(config, v2, root, name, error)) != 0) {
+                            error)) != 0 ||
+        (code = read_ranged(&config->n_group, v2 || no_group ? 1 : 8, 1, 65536, root, "n_group", name, error)) != 0 ||
+        (code = read_ranged(&config->topk_group,
+                            v2       ? 1
+                            : no_top ? config->n_group
+                                     : 4,
+                            1, 65536, root, "topk_group", name, error)) != 0 ||
+        (code = read_ranged(&config->first_k_dense_replace, v2 ? 0 : 3, 0, 65536, root, "first_k_dense_replace", name,
+                            error)) != 0 ||
+        (code = read_ranged(&config->moe_layer_freq, 1, 1, 65536, root, "moe_layer_freq", name, error)) != 0 ||
+        (code = read_router(config, v2, root, name, error)) != 0) {
         return code;
     }
     if (config->n_routed_experts == 0) {
@@ -247,15 +244,14 @@ static int read_experts(struct model_config *config, bool v2, const json_t *root
 
 static int read_yarn(struct rope_scaling *rope, const json_t *object, const char *name, struct error *error) {
     int code;
-    if ((code = json_get_number(&rope->factor, object, "factor", name, error)) != 0
-        || (code = json_get_integer(&rope->original_max_position_embeddings, object, "original_max_position_embeddings",
-                                    name, error))
-               != 0
-        || (code = json_get_number_or(&rope->mscale, 1.0, object, "mscale", name, error)) != 0
-        || (code = json_get_number_or(&rope->mscale_all_dim, 0.0, object, "mscale_all_dim", name, error)) != 0
-        || (code = json_get_number_or(&rope->beta_fast, 32.0, object, "beta_fast", name, error)) != 0
-        || (code = json_get_number_or(&rope->beta_slow, 1.0, object, "beta_slow", name, error)) != 0
-        || (code = require_boolean(true, object, "truncate", name, error)) != 0) {
+    if ((code = json_get_number(&rope->factor, object, "factor", name, error)) != 0 ||
+        (code = json_get_integer(&rope->original_max_position_embeddings, object, "original_max_position_embeddings",
+                                 name, error)) != 0 ||
+        (code = json_get_number_or(&rope->mscale, 1.0, object, "mscale", name, error)) != 0 ||
+        (code = json_get_number_or(&rope->mscale_all_dim, 0.0, object, "mscale_all_dim", name, error)) != 0 ||
+        (code = json_get_number_or(&rope->beta_fast, 32.0, object, "beta_fast", name, error)) != 0 ||
+        (code = json_get_number_or(&rope->beta_slow, 1.0, object, "beta_slow", name, error)) != 0 ||
+        (code = require_boolean(true, object, "truncate", name, error)) != 0) {
         return code;
     }
     if (!(rope->factor >= 1.0 && rope->factor <= 1e6)) {
@@ -282,10 +278,10 @@ static int read_yarn(struct rope_scaling *rope, const json_t *object, const char
 }
 
 static int read_rope(struct model_config *config, const json_t *root, const char *name, struct error *error) {
-    const char *key =
-        json_is_object(json_object_get(root, "rope_scaling")) || json_object_get(root, "rope_parameters") == NULL
-            ? "rope_scaling"
-            : "rope_parameters";
+    const char *key = json_is_object(json_object_get(root, "rope_scaling")) ||
+                              json_object_get(root, "rope_parameters") == NULL
+                          ? "rope_scaling"
+                          : "rope_parameters";
     const json_t *object = json_object_get(root, key);
     const char *type;
     char *inner = NULL;
@@ -302,10 +298,10 @@ static int read_rope(struct model_config *config, const json_t *root, const char
         if (inner == NULL) {
             return ERROR_MEMORY;
         }
-        if ((code = json_get_number_or(&config->rope_theta, config->rope_theta, object, "rope_theta", inner, error))
-                != 0
-            || (code = json_get_string_or(&type, "default", object, "type", inner, error)) != 0
-            || (code = json_get_string_or(&type, type, object, "rope_type", inner, error)) != 0) {
+        if ((code = json_get_number_or(&config->rope_theta, config->rope_theta, object, "rope_theta", inner, error)) !=
+                0 ||
+            (code = json_get_string_or(&type, "default", object, "type", inner, error)) != 0 ||
+            (code = json_get_string_or(&type, type, object, "rope_type", inner, error)) != 0) {
             goto out;
         }
         if (strcmp(type, "yarn") == 0) {
@@ -338,14 +334,14 @@ static int read_quantization(struct model_config *config, const json_t *root, co
         return error_set(error, ERROR_FORMAT, "%s: key \"quantization_config\": expected an object, found %s", name,
                          json_type_text(object));
     }
-    if ((code = json_get_string(&method, object, "quant_method", name, error)) != 0
-        || (code = json_get_string_or(&fmt, "e4m3", object, "fmt", name, error)) != 0
-        || (code = json_get_string_or(&scale_fmt, scale_fmt, object, "scale_fmt", name, error)) != 0) {
+    if ((code = json_get_string(&method, object, "quant_method", name, error)) != 0 ||
+        (code = json_get_string_or(&fmt, "e4m3", object, "fmt", name, error)) != 0 ||
+        (code = json_get_string_or(&scale_fmt, scale_fmt, object, "scale_fmt", name, error)) != 0) {
         return code;
     }
     const json_t *block = json_object_get(object, "weight_block_size");
-    bool square = json_array_size(block) == 2 && json_integer_value(json_array_get(block, 0)) == BLOCK_SIZE
-                  && json_integer_value(json_array_get(block, 1)) == BLOCK_SIZE;
+    bool square = json_array_size(block) == 2 && json_integer_value(json_array_get(block, 0)) == BLOCK_SIZE &&
+                  json_integer_value(json_array_get(block, 1)) == BLOCK_SIZE;
     if (strcmp(method, "fp8") != 0 || strcmp(fmt, "e4m3") != 0 || !square) {
         return error_set(error, ERROR_FORMAT,
                          "%s: key \"quantization_config\": expected quant_method \"fp8\", fmt \"e4m3\" and "
@@ -364,28 +360,25 @@ static int read_rest(struct model_config *config, bool v2, const json_t *root, c
     if (json_object_get(root, mtp_key) == NULL && json_object_get(root, "num_mtp_layers") != NULL) {
         mtp_key = "num_mtp_layers";
     }
-    if ((code = read_ranged(&config->num_nextn_predict_layers, v2 ? 0 : 1, 0, 64, root, mtp_key, name, error)) != 0
-        || (code = read_ranged(&config->max_position_embeddings, v2 ? 2048 : 4096, 1, 1 << 30, root,
-                               "max_position_embeddings", name, error))
-               != 0
-        || (code = read_ranged(&heads, config->num_attention_heads, 1, 65536, root, "num_key_value_heads", name, error))
-               != 0
-        || (code = json_get_number_or(&config->rms_norm_eps, 1e-6, root, "rms_norm_eps", name, error)) != 0
-        || (code = json_get_number_or(&config->initializer_range, 0.02, root, "initializer_range", name, error)) != 0
-        || (code = json_get_string_or(&activation, "silu", root, "hidden_act", name, error)) != 0
-        || (code = require_boolean(false, root, "attention_bias", name, error)) != 0
-        || (code = require_boolean(false, root, "mlp_bias", name, error)) != 0
-        || (code = require_boolean(true, root, "rope_interleave", name, error)) != 0
-        || (code = json_get_boolean_or(&config->tie_word_embeddings, false, root, "tie_word_embeddings", name, error))
-               != 0
-        || (code = json_get_string_or(&dtype, "bfloat16", root, "dtype", name, error)) != 0
-        || (code = json_get_string_or(&dtype, dtype, root, "torch_dtype", name, error)) != 0
-        || (code = read_token(&config->bos_token_id, v2 ? 100000 : 0, config->vocab_size, root, "bos_token_id", name,
-                              error))
-               != 0
-        || (code = read_token(&config->eos_token_id, v2 ? 100001 : 1, config->vocab_size, root, "eos_token_id", name,
-                              error))
-               != 0) {
+    if ((code = read_ranged(&config->num_nextn_predict_layers, v2 ? 0 : 1, 0, 64, root, mtp_key, name, error)) != 0 ||
+        (code = read_ranged(&config->max_position_embeddings, v2 ? 2048 : 4096, 1, 1 << 30, root,
+                            "max_position_embeddings", name, error)) != 0 ||
+        (code = read_ranged(&heads, config->num_attention_heads, 1, 65536, root, "num_key_value_heads", name, error)) !=
+            0 ||
+        (code = json_get_number_or(&config->rms_norm_eps, 1e-6, root, "rms_norm_eps", name, error)) != 0 ||
+        (code = json_get_number_or(&config->initializer_range, 0.02, root, "initializer_range", name, error)) != 0 ||
+        (code = json_get_string_or(&activation, "silu", root, "hidden_act", name, error)) != 0 ||
+        (code = require_boolean(false, root, "attention_bias", name, error)) != 0 ||
+        (code = require_boolean(false, root, "mlp_bias", name, error)) != 0 ||
+        (code = require_boolean(true, root, "rope_interleave", name, error)) != 0 ||
+        (code = json_get_boolean_or(&config->tie_word_embeddings, false, root, "tie_word_embeddings", name, error)) !=
+            0 ||
+        (code = json_get_string_or(&dtype, "bfloat16", root, "dtype", name, error)) != 0 ||
+        (code = json_get_string_or(&dtype, dtype, root, "torch_dtype", name, error)) != 0 ||
+        (code = read_token(&config->bos_token_id, v2 ? 100000 : 0, config->vocab_size, root, "bos_token_id", name,
+                           error)) != 0 ||
+        (code = read_token(&config->eos_token_id, v2 ? 100001 : 1, config->vocab_size, root, "eos_token_id", name,
+                           error)) != 0) {
         return code;
     }
     if (heads != config->num_attention_heads) {
@@ -418,7 +411,7 @@ static int read_rest(struct model_config *config, bool v2, const json_t *root, c
 
 // In double: exact below 2^53, and a nonsensical configuration overflows into a large number instead of wrapping round.
 struct count {
-    double attention, mlp, expert, shared, router, block_norms; // of one layer
+    double attention, mlp, expert, shared, router, block_norms;   // of one layer
 };
 
 static struct count count_pieces(const struct model_config *config) {
@@ -438,8 +431,8 @@ static struct count count_pieces(const struct model_config *config) {
 
 // One block with `experts` routed experts counted.
 static double count_block(const struct count *count, bool is_moe, double experts) {
-    return count->attention + count->block_norms
-           + (is_moe ? experts * count->expert + count->shared + count->router : count->mlp);
+    return count->attention + count->block_norms +
+           (is_moe ? experts * count->expert + count->shared + count->router : count->mlp);
 }
 
 static double count_main(const struct model_config *config, double experts) {
@@ -456,8 +449,8 @@ static double count_mtp(const struct model_config *config) {
     struct count count = count_pieces(config);
     double d = (double)config->hidden_size;
     bool is_moe = model_layer_is_moe(config, config->num_hidden_layers);
-    return (double)config->num_nextn_predict_layers
-           * (count_block(&count, is_moe, (double)config->n_routed_experts) + 2.0 * d * d + 3.0 * d);
+    return (double)config->num_nextn_predict_layers *
+           (count_block(&count, is_moe, (double)config->n_routed_experts) + 2.0 * d * d + 3.0 * d);
 }
 
 struct model_count model_count_parameters(const struct model_config *config) {
@@ -471,8 +464,8 @@ struct model_count model_count_parameters(const struct model_config *config) {
 }
 
 static int check_total(const struct model_config *config, const char *name, struct error *error) {
-    double tables =
-        2.0 * (double)config->num_nextn_predict_layers * (double)config->vocab_size * (double)config->hidden_size;
+    double tables = 2.0 * (double)config->num_nextn_predict_layers * (double)config->vocab_size *
+                    (double)config->hidden_size;
     double total = count_main(config, (double)config->n_routed_experts) + count_mtp(config) + tables;
     return total < TOTAL_LIMIT
                ? 0
@@ -485,8 +478,8 @@ bool model_layer_is_moe(const struct model_config *config, int64_t layer) {
     if (config->n_routed_experts == 0) {
         return false;
     }
-    return layer >= config->num_hidden_layers
-           || (layer >= config->first_k_dense_replace && layer % config->moe_layer_freq == 0);
+    return layer >= config->num_hidden_layers ||
+           (layer >= config->first_k_dense_replace && layer % config->moe_layer_freq == 0);
 }
 
 int64_t model_qk_head_dim(const struct model_config *config) {
@@ -517,12 +510,12 @@ int model_config_from_json(struct model_config *config, const json_t *root, cons
         return code;
     }
     bool v2 = strcmp(config->model_type, "deepseek_v2") == 0;
-    if ((code = read_sizes(config, required_sizes, sizeof required_sizes / sizeof required_sizes[0], root, name, error))
-            != 0
-        || (code = read_q_lora_rank(config, root, name, error)) != 0
-        || (code = read_experts(config, v2, root, name, error)) != 0
-        || (code = read_rest(config, v2, root, name, error)) != 0 || (code = read_rope(config, root, name, error)) != 0
-        || (code = read_quantization(config, root, name, error)) != 0) {
+    if ((code = read_sizes(config, required_sizes, sizeof required_sizes / sizeof required_sizes[0], root, name,
+                           error)) != 0 ||
+        (code = read_q_lora_rank(config, root, name, error)) != 0 ||
+        (code = read_experts(config, v2, root, name, error)) != 0 ||
+        (code = read_rest(config, v2, root, name, error)) != 0 || (code = read_rope(config, root, name, error)) != 0 ||
+        (code = read_quantization(config, root, name, error)) != 0) {
         return code;
     }
     if (config->qk_rope_head_dim % 2 != 0) {

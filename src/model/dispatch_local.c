@@ -9,7 +9,11 @@ static void local_plan(const struct dispatch *self, struct op_context *op, struc
     int64_t pairs = routing->tokens * routing->top_k;
     CHECK(pairs <= INT32_MAX, "%lld token-expert pairs in one micro-batch", (long long)pairs);
     *plan = (struct dispatch_plan){
-        .tokens = routing->tokens, .top_k = routing->top_k, .rows = pairs, .slots = map->slots, .weight = routing->weight,
+        .tokens = routing->tokens,
+        .top_k = routing->top_k,
+        .rows = pairs,
+        .slots = map->slots,
+        .weight = routing->weight,
         .offsets = arena_allocate_zero(keep, (size_t)map->slots + 1, sizeof(int32_t)),
         .token = arena_allocate(keep, (size_t)pairs, sizeof(int32_t)),
         .row = arena_allocate(keep, (size_t)pairs, sizeof(int32_t)),
@@ -35,14 +39,14 @@ static void local_plan(const struct dispatch *self, struct op_context *op, struc
     arena_release(op->scratch, mark);
 }
 
-static void local_dispatch(const struct dispatch *self, struct op_context *op, struct tensor *rows, const struct tensor *x,
-                           const struct dispatch_plan *plan) {
+static void local_dispatch(const struct dispatch *self, struct op_context *op, struct tensor *rows,
+                           const struct tensor *x, const struct dispatch_plan *plan) {
     (void)self;
     op_gather_rows(op, rows, x, plan->token);
 }
 
-static void local_combine(const struct dispatch *self, struct op_context *op, struct tensor *out, const struct tensor *rows,
-                          const struct dispatch_plan *plan) {
+static void local_combine(const struct dispatch *self, struct op_context *op, struct tensor *out,
+                          const struct tensor *rows, const struct dispatch_plan *plan) {
     (void)self;
     op_combine_rows(op, out, rows, plan->row, plan->weight, plan->top_k, OP_ADD);
 }
@@ -53,8 +57,8 @@ static void local_combine_backward(const struct dispatch *self, struct op_contex
     op_gather_rows(op, drows, dout, plan->token);
 }
 
-static void local_weight_backward(const struct dispatch *self, struct op_context *op, float *dweight, const float *drow_weight,
-                                  const struct dispatch_plan *plan) {
+static void local_weight_backward(const struct dispatch *self, struct op_context *op, float *dweight,
+                                  const float *drow_weight, const struct dispatch_plan *plan) {
     (void)self;
     (void)op;
     for (int64_t i = 0; i < plan->tokens * plan->top_k; i++) {
@@ -62,8 +66,8 @@ static void local_weight_backward(const struct dispatch *self, struct op_context
     }
 }
 
-static void local_dispatch_backward(const struct dispatch *self, struct op_context *op, struct tensor *dx, enum op_mode mode,
-                                    const struct tensor *drows, const struct dispatch_plan *plan) {
+static void local_dispatch_backward(const struct dispatch *self, struct op_context *op, struct tensor *dx,
+                                    enum op_mode mode, const struct tensor *drows, const struct dispatch_plan *plan) {
     (void)self;
     op_combine_rows(op, dx, drows, plan->row, NULL, plan->top_k, mode);
 }

@@ -5,8 +5,8 @@ void embedding_forward(struct op_context *op, struct tensor *h, const int32_t *i
     op_embedding(op, h, ids, table);
 }
 
-void embedding_backward(struct op_context *op, struct tensor *dtable, const struct embedding_use *uses, int64_t use_count,
-                        int64_t sequences, int64_t length) {
+void embedding_backward(struct op_context *op, struct tensor *dtable, const struct embedding_use *uses,
+                        int64_t use_count, int64_t sequences, int64_t length) {
     for (int64_t s = 0; s < sequences; s++) {
         for (int64_t u = 0; u < use_count; u++) {
             struct tensor rows = tensor_slice(&uses[u].dh, 0, s * length, length);

@@ -8,12 +8,12 @@ void embedding_forward(struct op_context *op, struct tensor *h, const int32_t *i
 
 // One use of the table in a micro-batch: the main model's input or an MTP module's.
 struct embedding_use {
-    const int32_t *ids;          // [T]
-    struct tensor dh;            // f32 [T, d]
+    const int32_t *ids;   // [T]
+    struct tensor dh;     // f32 [T, d]
 };
-// dtable (f32) += the rows of all uses, sequence by sequence (each of `length` rows) and use by use inside a sequence, so that a batch split
-// into micro-batches between sequences adds in the same order.
-void embedding_backward(struct op_context *op, struct tensor *dtable, const struct embedding_use *uses, int64_t use_count,
-                        int64_t sequences, int64_t length);
+// dtable (f32) += the rows of all uses, sequence by sequence (each of `length` rows) and use by use inside a sequence,
+// so that a batch split into micro-batches between sequences adds in the same order.
+void embedding_backward(struct op_context *op, struct tensor *dtable, const struct embedding_use *uses,
+                        int64_t use_count, int64_t sequences, int64_t length);
 
 #endif

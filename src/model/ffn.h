@@ -9,10 +9,10 @@
 #include "model/mla.h"
 #include "model/params.h"
 
-struct ffn_saved {               // slot lifetime
-    struct tensor x;             // [T, d] (set again before backward when the block recomputes its norm)
-    struct tensor gate_up;       // [T, 2I]
-    struct tensor hidden;        // [T, I] = silu(gate) * up; absent when recompute.swiglu
+struct ffn_saved {           // slot lifetime
+    struct tensor x;         // [T, d] (set again before backward when the block recomputes its norm)
+    struct tensor gate_up;   // [T, 2I]
+    struct tensor hidden;    // [T, I] = silu(gate) * up; absent when recompute.swiglu
 };
 struct ffn_kept {
     struct linear_kept gate, up, down;

@@ -7,12 +7,20 @@ static const struct recompute recompute_nothing;
 
 static struct pass inference_pass(struct op_context *op, const struct model *model, const struct token_batch *batch) {
     return (struct pass){
-        .op = op, .config = &model->config, .batch = batch, .rope_table = &model->rope_table, .recompute = &recompute_nothing,
-        .dispatch = model->dispatch, .expert_map = &model->expert_map, .keep = op->scratch, .compute = model->compute,
+        .op = op,
+        .config = &model->config,
+        .batch = batch,
+        .rope_table = &model->rope_table,
+        .recompute = &recompute_nothing,
+        .dispatch = model->dispatch,
+        .expert_map = &model->expert_map,
+        .keep = op->scratch,
+        .compute = model->compute,
     };
 }
 
-// `hidden` in the format of activations: itself, or a copy in scratch (exact on the way back: the values were rounded when they were made).
+// `hidden` in the format of activations: itself, or a copy in scratch (exact on the way back: the values were rounded
+// when they were made).
 static struct tensor as_activation(struct op_context *op, const struct model *model, const struct tensor *hidden) {
     if (hidden->format == model->compute) {
         return *hidden;
@@ -68,7 +76,8 @@ void model_logits(struct op_context *op, struct tensor *logits, struct model *mo
     arena_release(op->scratch, mark);
 }
 
-void model_mtp_logits(struct op_context *op, struct tensor *logits, struct model *model, int64_t depth, const struct tensor *hidden_out) {
+void model_mtp_logits(struct op_context *op, struct tensor *logits, struct model *model, int64_t depth,
+                      const struct tensor *hidden_out) {
     CHECK(depth >= 0 && depth < model->config.num_nextn_predict_layers, "MTP depth %lld", (long long)depth);
     model_logits(op, logits, model, hidden_out);   // shared_head.norm has been applied, the head is the main model's
 }

@@ -76,8 +76,8 @@ int model_map(struct model_params *params, struct model_config *config, struct c
               struct arena *arena, struct error *error) {
     struct mapping mapping = {checkpoint, arena};
     int code;
-    if ((code = check_prefix(checkpoint, error)) != 0 || (code = check_mtp(config, checkpoint, error)) != 0
-        || (code = arena_reserve(arena, params_table_bytes(config), error)) != 0) {
+    if ((code = check_prefix(checkpoint, error)) != 0 || (code = check_mtp(config, checkpoint, error)) != 0 ||
+        (code = arena_reserve(arena, params_table_bytes(config), error)) != 0) {
         return code;
     }
     params_create(params, config, arena);
@@ -92,13 +92,12 @@ int model_map(struct model_params *params, struct model_config *config, struct c
 
 struct saving {
     struct checkpoint_plan_entry *entries;
-    const struct tensor **sources;                       // of each entry
-    char (*copy_names)[sizeof((struct param *)0)->name]; // of the MTP copies of embedding and head
+    const struct tensor **sources;                         // of each entry
+    char (*copy_names)[sizeof((struct param *)0)->name];   // of the MTP copies of embedding and head
     int64_t count;
     const struct model_save_options *options;
     struct pool *pool;
-    uint8_t *buffer; // one tensor in the format of the file
-    int64_t capacity;
+    struct cast_buffer buffer;
 };
 
 static enum format save_format(const struct model_save_options *options, enum param_kind kind) {
@@ -123,8 +122,8 @@ static void plan_model(struct saving *saving, const struct model_params *params,
     for (int64_t i = 0; i < list->count; i++) {
         const struct param *param = &list->items[i];
         plan_entry(saving, param->name, param->kind, param->tensor);
-        bool last_of_mtp = param->layer >= config->num_hidden_layers
-                           && (i + 1 == list->count || list->items[i + 1].layer != param->layer);
+        bool last_of_mtp = param->layer >= config->num_hidden_layers &&
+                           (i + 1 == list->count || list->items[i + 1].layer != param->layer);
         if (last_of_mtp) {
             char *embedding = saving->copy_names[copies++], *head = saving->copy_names[copies++];
             size_t size = sizeof saving->copy_names[0];
@@ -142,28 +141,8 @@ static int save_fetch(void *argument, struct tensor *tensor, int64_t index, stru
     const struct checkpoint_plan_entry *entry = &saving->entries[index];
     const struct tensor *source = saving->sources[index];
     CHECK(tensor_present(source), "%s has no memory", entry->name);
-    if (source->format == entry->format && tensor_packed(source)) {
-        *tensor = *source;
-        return 0;
-    }
-    *tensor = tensor_make(entry->format, NULL, entry->rank, entry->shape);
-    int64_t data_bytes = tensor_elements(tensor) * format_info(entry->format)->bytes, bytes = tensor_bytes(tensor);
-    // Scales behind the data, on a boundary of floats.
-    int64_t scale_offset = (data_bytes + 3) / 4 * 4;
-    bytes += scale_offset - data_bytes;
-    if (bytes > saving->capacity) {
-        memory_free(saving->buffer);
-        saving->capacity = 0;
-        saving->buffer = memory_allocate((size_t)bytes, 1, entry->name, error);
-        if (saving->buffer == NULL) {
-            return ERROR_MEMORY;
-        }
-        saving->capacity = bytes;
-    }
-    tensor->data = saving->buffer;
-    tensor->scale = entry->format == FORMAT_E4M3_BLOCK ? (float *)(void *)(saving->buffer + scale_offset) : NULL;
-    tensor_cast(tensor, source, saving->options->power_of_two, saving->pool);
-    return 0;
+    return tensor_cast_buffered(tensor, &saving->buffer, entry->format, source, saving->options->power_of_two,
+                                saving->pool, error);
 }
 
 static int write_generation_config(const char *directory, const struct model_config *config, struct error *error) {
@@ -217,13 +196,13 @@ static int save_weights(const char *directory, struct model_params *params, cons
                             options->shard_bytes > 0 ? options->shard_bytes : SHARD_BYTES_DEFAULT, save_fetch, &saving,
                             NULL, error);
 out:
-    memory_free(saving.buffer);
+    cast_buffer_free(&saving.buffer);
     arena_destroy(&arena);
     return code;
 }
 
 static void remove_file(const char *directory, const char *name) {
-    char path[4096]; // without the heap: the failure may be that memory has run out
+    char path[4096];   // without the heap: the failure may be that memory has run out
     int length = snprintf(path, sizeof path, "%s/%s", directory, name);
     if (length > 0 && length < (int)sizeof path) {
         unlink(path);
@@ -237,8 +216,8 @@ int model_save(const char *directory, struct model_params *params, const struct 
     if (code != 0) {
         return code;
     }
-    if ((code = write_generation_config(directory, config, error)) == 0
-        && (code = write_config(directory, config, options, error)) == 0) {
+    if ((code = write_generation_config(directory, config, error)) == 0 &&
+        (code = write_config(directory, config, options, error)) == 0) {
         code = save_weights(directory, params, config, options, op, error);
     }
     if (code != 0) {
@@ -271,9 +250,9 @@ static int copy_file(const char *to, const char *from, struct error *error) {
     if (code != 0) {
         return code;
     }
-    if ((code = file_writer_open(&writer, to, error)) == 0
-        && (code = file_writer_append(&writer, file.data, (size_t)file.size, error)) == 0
-        && (code = file_writer_commit(&writer, error)) != 0) {
+    if ((code = file_writer_open(&writer, to, error)) == 0 &&
+        (code = file_writer_append(&writer, file.data, (size_t)file.size, error)) == 0 &&
+        (code = file_writer_commit(&writer, error)) != 0) {
         unlink(to);
     }
     file_unmap(&file);
@@ -291,7 +270,7 @@ int model_copy_companions(const char *to, const char *from, struct error *error)
         char *source = file_join(from, names[i], error), *target = file_join(to, names[i], error);
         if (source == NULL || target == NULL) {
             code = ERROR_MEMORY;
-        } else if (!file_is_directory(source) && !file_exists(target)) { // what was written for `to` itself stays
+        } else if (!file_is_directory(source) && !file_exists(target)) {   // what was written for `to` itself stays
             code = copy_file(target, source, error);
         }
         memory_free(source);

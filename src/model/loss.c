@@ -3,16 +3,17 @@
 
 #include "model/pass.h"
 
-static void chunk(struct op_context *op, struct loss_head *head, struct tensor *dlm_head, const struct tensor *lm_head, int64_t first,
-                  int64_t rows) {
+static void chunk(struct op_context *op, struct loss_head *head, struct tensor *dlm_head, const struct tensor *lm_head,
+                  int64_t first, int64_t rows) {
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor hidden = tensor_slice(&head->hidden, 0, first, rows);
     struct tensor logits = matrix_allocate(op->scratch, FORMAT_F32, rows, lm_head->shape[0]);
     float *loss = floats_allocate(op->scratch, rows);
     op_linear(op, &logits, &hidden, lm_head, OP_SET);
     if (dlm_head) {
-        struct tensor dlogits =
-            hidden.format == FORMAT_F32 ? logits : matrix_allocate(op->scratch, hidden.format, rows, lm_head->shape[0]);
+        struct tensor dlogits = hidden.format == FORMAT_F32
+                                    ? logits
+                                    : matrix_allocate(op->scratch, hidden.format, rows, lm_head->shape[0]);
         op_cross_entropy(op, loss, &dlogits, &logits, head->targets + first, head->scale);
         struct tensor dhidden = tensor_slice(&head->dhidden, 0, first, rows);
         op_linear_backward_input(op, &dhidden, &dlogits, lm_head, OP_SET);

@@ -4,8 +4,8 @@
 //   backward at once, while the logits are there: dlogits = scale * (softmax - onehot), in the format of activations;
 //   dhidden (f32) = dlogits lm_head, dlm_head += dlogits^T hidden
 //
-// Order: sequences ascending; in each the main model, then depth 1..D; rows ascending. lm_head's gradient is one chain in that order, so any
-// split of a batch into micro-batches between sequences gives the same bits.
+// Order: sequences ascending; in each the main model, then depth 1..D; rows ascending. lm_head's gradient is one chain
+// in that order, so any split of a batch into micro-batches between sequences gives the same bits.
 #ifndef MINKE_MODEL_LOSS_H
 #define MINKE_MODEL_LOSS_H
 
@@ -13,12 +13,12 @@
 
 #define LOSS_ROWS 256
 
-struct loss_head {               // one user of the head: the main model or an MTP depth
-    struct tensor hidden;        // [T, d] after its final norm
-    struct tensor dhidden;       // f32 [T, d], set; absent = loss only
-    const int32_t *targets;      // [T]; -1 = none
-    float scale;                 // weight of a target's loss in the total
-    double *loss;                // += sum of -log p, in double
+struct loss_head {            // one user of the head: the main model or an MTP depth
+    struct tensor hidden;     // [T, d] after its final norm
+    struct tensor dhidden;    // f32 [T, d], set; absent = loss only
+    const int32_t *targets;   // [T]; -1 = none
+    float scale;              // weight of a target's loss in the total
+    double *loss;             // += sum of -log p, in double
 };
 // dlm_head f32 [V, d] or NULL (loss only).
 void loss_forward_backward(struct op_context *op, struct loss_head *heads, int64_t head_count, struct tensor *dlm_head,

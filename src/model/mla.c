@@ -4,30 +4,39 @@
 #include "model/pass.h"
 #include "tensor/formats.h"
 
-// The two latent norms have their own epsilon, the default of the official class, whatever rms_norm_eps says of the block norms
-// (docs/numerics.md).
+// The two latent norms have their own epsilon, the default of the official class, whatever rms_norm_eps says of the
+// block norms (docs/numerics.md).
 #define LATENT_EPSILON 1e-6f
 
 struct mla_sizes {
-    int64_t tokens, hidden, heads, nope, rope, value, query_width /* H*(dn+dr) */, kv_width /* H*(dn+dv) */, latent, q_lora;
+    int64_t tokens, hidden, heads, nope, rope, value, latent, q_lora;
+    int64_t query_width, kv_width;   // H * (dn + dr), H * (dn + dv)
     float scale;
 };
 
 static struct mla_sizes mla_sizes(const struct tensor *x, const struct model_config *config) {
     struct mla_sizes n = {
-        .tokens = x->shape[0], .hidden = x->shape[1], .heads = config->num_attention_heads, .nope = config->qk_nope_head_dim,
-        .rope = config->qk_rope_head_dim, .value = config->v_head_dim, .latent = config->kv_lora_rank,
-        .q_lora = config->q_lora_rank, .scale = model_softmax_scale(config),
+        .tokens = x->shape[0],
+        .hidden = x->shape[1],
+        .heads = config->num_attention_heads,
+        .nope = config->qk_nope_head_dim,
+        .rope = config->qk_rope_head_dim,
+        .value = config->v_head_dim,
+        .latent = config->kv_lora_rank,
+        .q_lora = config->q_lora_rank,
+        .scale = model_softmax_scale(config),
     };
     n.query_width = n.heads * (n.nope + n.rope);
     n.kv_width = n.heads * (n.nope + n.value);
     return n;
 }
 
-// ---- Pieces that forward computes and backward may compute again ------------------------------------------------------
+// ---- Pieces that forward computes and backward may compute again --------------------------------
 
-static void norm_queries(struct op_context *op, struct mla_saved *saved, float *rstd, const struct mla_params *params, struct arena *arena) {
-    saved->q_normed = matrix_allocate(arena, saved->q_latent.format, saved->q_latent.shape[0], saved->q_latent.shape[1]);
+static void norm_queries(struct op_context *op, struct mla_saved *saved, float *rstd, const struct mla_params *params,
+                         struct arena *arena) {
+    saved->q_normed = matrix_allocate(arena, saved->q_latent.format, saved->q_latent.shape[0],
+                                      saved->q_latent.shape[1]);
     op_rms_norm(op, &saved->q_normed, rstd, &saved->q_latent, &params->q_a_layernorm, LATENT_EPSILON);
 }
 
@@ -38,8 +47,9 @@ static void norm_latent(struct op_context *op, struct mla_saved *saved, float *r
     op_rms_norm(op, &saved->c, rstd, &latent, &params->kv_a_layernorm, LATENT_EPSILON);
 }
 
-static void project_queries(struct op_context *op, struct mla_saved *saved, const struct mla_params *params, const struct mla_sizes *n,
-                            const int32_t *positions, const struct tensor *rope_table, struct arena *arena) {
+static void project_queries(struct op_context *op, struct mla_saved *saved, const struct mla_params *params,
+                            const struct mla_sizes *n, const int32_t *positions, const struct tensor *rope_table,
+                            struct arena *arena) {
     saved->q = matrix_allocate(arena, saved->x.format, n->tokens, n->query_width);
     if (n->q_lora) {
         op_linear(op, &saved->q, &saved->q_normed, &params->q_b_proj, OP_SET);
@@ -50,17 +60,17 @@ static void project_queries(struct op_context *op, struct mla_saved *saved, cons
     op_rope(op, &rotated, positions, rope_table, false);
 }
 
-static struct tensor expand_latent(struct op_context *op, const struct tensor *c, const struct mla_params *params, const struct mla_sizes *n,
-                                   struct arena *arena) {
+static struct tensor expand_latent(struct op_context *op, const struct tensor *c, const struct mla_params *params,
+                                   const struct mla_sizes *n, struct arena *arena) {
     struct tensor kv = matrix_allocate(arena, c->format, c->shape[0], n->kv_width);
     op_linear(op, &kv, c, &params->kv_b_proj, OP_SET);
     return kv;
 }
 
 // q_latent, kv_latent, rope_key and the two norms: all that stands before the up-projections.
-static void project_down(struct op_context *op, struct mla_saved *saved, const struct tensor *x, const struct mla_params *params,
-                         const struct mla_sizes *n, const int32_t *positions, const struct tensor *rope_table, struct arena *keep,
-                         struct arena *norms) {
+static void project_down(struct op_context *op, struct mla_saved *saved, const struct tensor *x,
+                         const struct mla_params *params, const struct mla_sizes *n, const int32_t *positions,
+                         const struct tensor *rope_table, struct arena *keep, struct arena *norms) {
     if (n->q_lora) {
         saved->q_latent = matrix_allocate(keep, x->format, n->tokens, n->q_lora);
         saved->q_rstd = floats_allocate(keep, n->tokens);
@@ -79,30 +89,32 @@ static void project_down(struct op_context *op, struct mla_saved *saved, const s
     op_rope(op, &heads, positions, rope_table, false);
 }
 
-// ---- The three ways to attend -------------------------------------------------------------------------------------------
+// ---- The three ways to attend -------------------------------------------------------------------
 
 // Keys and values per head: kv [S, H*(dn+dv)], rope_key [S, dr].
-static void attend_expanded(struct op_context *op, struct tensor *o, float *lse, const struct tensor *q, const struct tensor *kv,
-                            const struct tensor *rope_key, const struct mla_sizes *n, const struct attention_span *spans,
-                            int64_t span_count) {
+static void attend_expanded(struct op_context *op, struct tensor *o, float *lse, const struct tensor *q,
+                            const struct tensor *kv, const struct tensor *rope_key, const struct mla_sizes *n,
+                            const struct attention_span *spans, int64_t span_count) {
     struct tensor out = tensor_split_columns(o, n->heads), queries = tensor_split_columns(q, n->heads);
     struct tensor kv_heads = tensor_split_columns(kv, n->heads), rope_heads = tensor_split_columns(rope_key, 1);
     struct tensor keys = columns(&kv_heads, 0, n->nope), values = columns(&kv_heads, n->nope, n->value);
     op_attention(op, &out, lse, &queries, &keys, &rope_heads, &values, spans, span_count, n->scale);
 }
 
-// Expanded attention over a latent cache: the latents of each span's positions are gathered and expanded into scratch. A row of kv_b c has the
-// same bits wherever it is computed, so this equals a cache of expanded keys.
-static void attend_latent_expanded(struct op_context *op, struct tensor *o, const struct tensor *q, const struct layer_cache *cache,
-                                   const struct mla_params *params, const struct mla_sizes *n, const struct token_batch *batch) {
+// Expanded attention over a latent cache: the latents of each span's positions are gathered and expanded into scratch.
+// A row of kv_b c has the same bits wherever it is computed, so this equals a cache of expanded keys.
+static void attend_latent_expanded(struct op_context *op, struct tensor *o, const struct tensor *q,
+                                   const struct layer_cache *cache, const struct mla_params *params,
+                                   const struct mla_sizes *n, const struct token_batch *batch) {
     for (int64_t i = 0; i < batch->span_count; i++) {
         struct attention_span span = batch->spans[i];
         struct arena_mark mark = arena_mark(op->scratch);
         int64_t length = span.position + span.count;
         int32_t *rows = arena_allocate(op->scratch, (size_t)length, sizeof(int32_t));
         for (int64_t p = 0; p < length; p++) {
-            rows[p] = (int32_t)(span.pages ? span.pages[p / ATTENTION_BLOCK] * (int64_t)ATTENTION_BLOCK + p % ATTENTION_BLOCK
-                                           : span.key_row + p);
+            rows[p] = (int32_t)(span.pages
+                                    ? span.pages[p / ATTENTION_BLOCK] * (int64_t)ATTENTION_BLOCK + p % ATTENTION_BLOCK
+                                    : span.key_row + p);
         }
         struct tensor c = matrix_allocate(op->scratch, cache->latent.format, length, n->latent);
         struct tensor rope_key = matrix_allocate(op->scratch, cache->rope_key.format, length, n->rope);
@@ -132,12 +144,14 @@ static void attend_absorbed(struct op_context *op, struct tensor *o, const struc
     const struct tensor *kv_b = tensor_present(&params->kv_b_dense) ? &params->kv_b_dense : &params->kv_b_proj;
     CHECK(kv_b->format != FORMAT_E4M3_BLOCK, "absorbed attention before model_prepare");
     struct tensor per_head = tensor_reshape(kv_b, 3, (int64_t[]){n->heads, n->nope + n->value, n->latent});
-    struct tensor up_key = tensor_slice(&per_head, 1, 0, n->nope), up_value = tensor_slice(&per_head, 1, n->nope, n->value);
+    struct tensor up_key = tensor_slice(&per_head, 1, 0, n->nope),
+                  up_value = tensor_slice(&per_head, 1, n->nope, n->value);
     struct tensor up_key_transposed = tensor_transpose(&up_key, 1, 2);
 
     struct tensor query_rows = matrix_allocate(op->scratch, q->format, n->tokens, n->heads * (n->latent + n->rope));
     struct tensor absorbed = tensor_split_columns(&query_rows, n->heads), queries = tensor_split_columns(q, n->heads);
-    struct tensor absorbed_nope = columns(&absorbed, 0, n->latent), absorbed_rope = columns(&absorbed, n->latent, n->rope);
+    struct tensor absorbed_nope = columns(&absorbed, 0, n->latent),
+                  absorbed_rope = columns(&absorbed, n->latent, n->rope);
     struct tensor nope = columns(&queries, 0, n->nope), rope = columns(&queries, n->nope, n->rope);
     op_linear_heads(op, &absorbed_nope, &nope, &up_key_transposed);
     op_copy(op, &absorbed_rope, &rope);
@@ -145,20 +159,22 @@ static void attend_absorbed(struct op_context *op, struct tensor *o, const struc
     struct tensor context_rows = matrix_allocate(op->scratch, q->format, n->tokens, n->heads * n->latent);
     struct tensor context = tensor_split_columns(&context_rows, n->heads), out = tensor_split_columns(o, n->heads);
     struct tensor latent = shared_by_heads(c, n->heads), rope_heads = tensor_split_columns(rope_key, 1);
-    op_attention(op, &context, NULL, &absorbed, &latent, &rope_heads, &latent, batch->spans, batch->span_count, n->scale);
+    op_attention(op, &context, NULL, &absorbed, &latent, &rope_heads, &latent, batch->spans, batch->span_count,
+                 n->scale);
     op_linear_heads(op, &out, &context, &up_value);
     arena_release(op->scratch, mark);
 }
 
 // Writes this batch's keys to the cache and attends over it.
-static void attend_cached(struct op_context *op, struct mla_saved *saved, const struct mla_params *params, const struct mla_sizes *n,
-                          const struct token_batch *batch, struct layer_cache *cache) {
+static void attend_cached(struct op_context *op, struct mla_saved *saved, const struct mla_params *params,
+                          const struct mla_sizes *n, const struct token_batch *batch, struct layer_cache *cache) {
     op_scatter_rows(op, &cache->rope_key, &saved->rope_key, batch->cache_row);
     if (tensor_present(&cache->keys_values)) {
         CHECK(batch->form == ATTENTION_EXPANDED, "this cache holds expanded keys and values");
         struct tensor kv = expand_latent(op, &saved->c, params, n, op->scratch);
         op_scatter_rows(op, &cache->keys_values, &kv, batch->cache_row);
-        attend_expanded(op, &saved->o, NULL, &saved->q, &cache->keys_values, &cache->rope_key, n, batch->spans, batch->span_count);
+        attend_expanded(op, &saved->o, NULL, &saved->q, &cache->keys_values, &cache->rope_key, n, batch->spans,
+                        batch->span_count);
         return;
     }
     op_scatter_rows(op, &cache->latent, &saved->c, batch->cache_row);
@@ -169,11 +185,12 @@ static void attend_cached(struct op_context *op, struct mla_saved *saved, const 
     }
 }
 
-// ---- Forward ------------------------------------------------------------------------------------------------------------
+// ---- Forward ------------------------------------------------------------------------------------
 
 void mla_forward(struct op_context *op, struct tensor *out, const struct tensor *x, const struct mla_params *params,
                  const struct model_config *config, const struct token_batch *batch, const struct tensor *rope_table,
-                 struct layer_cache *cache, struct mla_saved *saved, const struct recompute *recompute, struct arena *slot) {
+                 struct layer_cache *cache, struct mla_saved *saved, const struct recompute *recompute,
+                 struct arena *slot) {
     struct mla_sizes n = mla_sizes(x, config);
     struct arena_mark mark = arena_mark(op->scratch);
     struct mla_saved temporary;
@@ -195,7 +212,8 @@ void mla_forward(struct op_context *op, struct tensor *out, const struct tensor 
     } else {
         saved->kv = expand_latent(op, &saved->c, params, &n, ups);
         saved->lse = training ? floats_allocate(keep, n.tokens * n.heads) : NULL;
-        attend_expanded(op, &saved->o, saved->lse, &saved->q, &saved->kv, &saved->rope_key, &n, batch->spans, batch->span_count);
+        attend_expanded(op, &saved->o, saved->lse, &saved->q, &saved->kv, &saved->rope_key, &n, batch->spans,
+                        batch->span_count);
     }
     op_linear(op, out, &saved->o, &params->o_proj, OP_SET);
     if (norms == op->scratch) {
@@ -207,11 +225,12 @@ void mla_forward(struct op_context *op, struct tensor *out, const struct tensor 
     arena_release(op->scratch, mark);
 }
 
-// ---- Backward -----------------------------------------------------------------------------------------------------------
+// ---- Backward -----------------------------------------------------------------------------------
 
 // What recompute left out: norms go to the slot (W needs them), up-projections to scratch.
-static void restore(struct op_context *op, struct mla_saved *saved, const struct mla_params *params, const struct mla_sizes *n,
-                    const struct token_batch *batch, const struct tensor *rope_table, struct arena *slot) {
+static void restore(struct op_context *op, struct mla_saved *saved, const struct mla_params *params,
+                    const struct mla_sizes *n, const struct token_batch *batch, const struct tensor *rope_table,
+                    struct arena *slot) {
     if (!tensor_present(&saved->c)) {
         if (n->q_lora) {
             norm_queries(op, saved, NULL, params, slot);
@@ -229,22 +248,23 @@ static void attention_backward(struct op_context *op, struct tensor *dq, struct 
                                const struct tensor *do_rows, const struct mla_saved *saved, const struct mla_sizes *n,
                                const struct token_batch *batch, const struct tensor *rope_table) {
     struct tensor dq_heads = tensor_split_columns(dq, n->heads), q_heads = tensor_split_columns(&saved->q, n->heads);
-    struct tensor dkv_heads = tensor_split_columns(dkv, n->heads), kv_heads = tensor_split_columns(&saved->kv, n->heads);
+    struct tensor dkv_heads = tensor_split_columns(dkv, n->heads),
+                  kv_heads = tensor_split_columns(&saved->kv, n->heads);
     struct tensor dkeys = columns(&dkv_heads, 0, n->nope), dvalues = columns(&dkv_heads, n->nope, n->value);
     struct tensor keys = columns(&kv_heads, 0, n->nope), values = columns(&kv_heads, n->nope, n->value);
     struct tensor drope_heads = tensor_split_columns(drope, 1), rope_heads = tensor_split_columns(&saved->rope_key, 1);
     struct tensor dout = tensor_split_columns(do_rows, n->heads), out = tensor_split_columns(&saved->o, n->heads);
-    op_attention_backward(op, &dq_heads, &dkeys, &drope_heads, &dvalues, &dout, &out, saved->lse, &q_heads, &keys, &rope_heads,
-                          &values, batch->spans, batch->span_count, n->scale);
+    op_attention_backward(op, &dq_heads, &dkeys, &drope_heads, &dvalues, &dout, &out, saved->lse, &q_heads, &keys,
+                          &rope_heads, &values, batch->spans, batch->span_count, n->scale);
     struct tensor dq_rotated = columns(&dq_heads, n->nope, n->rope);
     op_rope(op, &dq_rotated, batch->positions, rope_table, true);
     op_rope(op, &drope_heads, batch->positions, rope_table, true);
 }
 
 // From dq to dx (set), through q_b, its norm and q_a, or through q_proj alone.
-static void queries_backward(struct op_context *op, struct tensor *dx, struct mla_kept *kept, struct mla_params *dparams,
-                             const struct tensor *dq, const struct mla_params *params, const struct mla_saved *saved,
-                             const struct mla_sizes *n, struct arena *slot) {
+static void queries_backward(struct op_context *op, struct tensor *dx, struct mla_kept *kept,
+                             struct mla_params *dparams, const struct tensor *dq, const struct mla_params *params,
+                             const struct mla_saved *saved, const struct mla_sizes *n, struct arena *slot) {
     if (n->q_lora == 0) {
         kept->q = (struct linear_kept){saved->x, *dq};
         op_linear_backward_input(op, dx, dq, &params->q_proj, OP_SET);
@@ -255,8 +275,8 @@ static void queries_backward(struct op_context *op, struct tensor *dx, struct ml
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor dnormed = matrix_allocate(op->scratch, FORMAT_F32, n->tokens, n->q_lora);
     op_linear_backward_input(op, &dnormed, dq, &params->q_b_proj, OP_SET);
-    op_rms_norm_backward(op, &dlatent, OP_SET, &dparams->q_a_layernorm, &dnormed, &saved->q_latent, &params->q_a_layernorm,
-                         saved->q_rstd);
+    op_rms_norm_backward(op, &dlatent, OP_SET, &dparams->q_a_layernorm, &dnormed, &saved->q_latent,
+                         &params->q_a_layernorm, saved->q_rstd);
     arena_release(op->scratch, mark);
     kept->q_a = (struct linear_kept){saved->x, dlatent};
     op_linear_backward_input(op, dx, &dlatent, &params->q_a_proj, OP_SET);
@@ -273,7 +293,8 @@ static void latent_backward(struct op_context *op, struct tensor *dx, struct mla
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor dc = matrix_allocate(op->scratch, FORMAT_F32, n->tokens, n->latent);
     op_linear_backward_input(op, &dc, dkv, &params->kv_b_proj, OP_SET);
-    op_rms_norm_backward(op, &dlatent_part, OP_SET, &dparams->kv_a_layernorm, &dc, &latent, &params->kv_a_layernorm, saved->kv_rstd);
+    op_rms_norm_backward(op, &dlatent_part, OP_SET, &dparams->kv_a_layernorm, &dc, &latent, &params->kv_a_layernorm,
+                         saved->kv_rstd);
     arena_release(op->scratch, mark);
     op_copy(op, &drope_part, drope);
     kept->kv_a = (struct linear_kept){saved->x, dlatent};

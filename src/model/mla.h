@@ -16,7 +16,7 @@
 #include "model/batch.h"
 #include "model/params.h"
 
-struct recompute {               // what backward computes again instead of keeping (report 3.2.3)
+struct recompute {   // what backward computes again instead of keeping (report 3.2.3)
     bool rms_norm, swiglu, mla_up;
 };
 
@@ -25,12 +25,13 @@ struct mla_saved {               // what backward needs from forward; slot lifet
     struct tensor q_latent;      // q_a output before its norm [T, q_lora]
     struct tensor kv_latent;     // kv_a output, before norm and rotation [T, kv_lora + dr]
     struct tensor q_normed, c;   // [T, q_lora], [T, kv_lora]; absent when recompute.rms_norm
-    struct tensor q, kv, rope_key; // [T, H*(dn+dr)] rotated, [T, H*(dn+dv)], [T, dr] rotated; q and kv absent when recompute.mla_up
-    struct tensor o;             // attention output [T, H*dv]
-    float *q_rstd, *kv_rstd, *lse; // [T], [T], [T, H]
+    struct tensor q, kv,
+        rope_key;      // [T, H*(dn+dr)] rotated, [T, H*(dn+dv)], [T, dr] rotated; q and kv absent when recompute.mla_up
+    struct tensor o;   // attention output [T, H*dv]
+    float *q_rstd, *kv_rstd, *lse;   // [T], [T], [T, H]
 };
 
-struct linear_kept {             // what W needs after B: input and output gradient of one Linear (views or slot memory)
+struct linear_kept {   // what W needs after B: input and output gradient of one Linear (views or slot memory)
     struct tensor x, dy;
 };
 struct mla_kept {
@@ -40,9 +41,11 @@ struct mla_kept {
 // saved == NULL: inference. cache == NULL: keys and values are this batch's own (training).
 void mla_forward(struct op_context *op, struct tensor *out, const struct tensor *x, const struct mla_params *params,
                  const struct model_config *config, const struct token_batch *batch, const struct tensor *rope_table,
-                 struct layer_cache *cache, struct mla_saved *saved, const struct recompute *recompute, struct arena *slot);
-// dx f32 [T, d]: a sum of two products, set. dout [T, d] of the format of x must live until W. What recompute left out is seen by its absence in
-// saved. Norm gradients (q_a_layernorm, kv_a_layernorm) are added to dparams here: they are cheap and need no kept tensors.
+                 struct layer_cache *cache, struct mla_saved *saved, const struct recompute *recompute,
+                 struct arena *slot);
+// dx f32 [T, d]: a sum of two products, set. dout [T, d] of the format of x must live until W. What recompute left out
+// is seen by its absence in saved. Norm gradients (q_a_layernorm, kv_a_layernorm) are added to dparams here: they are
+// cheap and need no kept tensors.
 void mla_backward_input(struct op_context *op, struct tensor *dx, struct mla_kept *kept, struct mla_params *dparams,
                         const struct tensor *dout, const struct mla_params *params, const struct model_config *config,
                         const struct token_batch *batch, const struct tensor *rope_table, struct mla_saved *saved,

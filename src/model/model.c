@@ -10,25 +10,25 @@
 struct model_slot {
     struct arena arena;
     int64_t layers, depths;
-    struct block_saved *block_saved;         // [layers]
+    struct block_saved *block_saved;   // [layers]
     struct block_kept *block_kept;
-    struct mtp_saved *mtp_saved;             // [depths]
+    struct mtp_saved *mtp_saved;   // [depths]
     struct mtp_kept *mtp_kept;
 
     // Of the micro-batch at hand, in `arena`.
     int64_t sequences, length;
     struct loss_weights weights;
     struct token_batch batch;
-    int32_t *ids[MODEL_MAX_DEPTH + 1];       // [T] inputs of the main model (0) and of each MTP depth
-    int32_t *targets[MODEL_MAX_DEPTH + 1];   // [T]
-    struct tensor h;                         // f32 [T, d] residual stream, after the last block
-    float *norm_rstd;                        // [T]
+    int32_t *ids[MODEL_MAX_DEPTH + 1];            // [T] inputs of the main model (0) and of each MTP depth
+    int32_t *targets[MODEL_MAX_DEPTH + 1];        // [T]
+    struct tensor h;                              // f32 [T, d] residual stream, after the last block
+    float *norm_rstd;                             // [T]
     struct tensor hidden[MODEL_MAX_DEPTH + 1];    // [T, d] after the final norm, and of each depth
     struct tensor dhidden[MODEL_MAX_DEPTH + 1];   // f32 [T, d]
     bool has_backward;
 };
 
-// ---- Preparation --------------------------------------------------------------------------------------------------------
+// ---- Preparation --------------------------------------------------------------------------------
 
 // BF16 like the official code, which dequantises kv_b_proj for its absorbed form.
 static struct tensor dequantized(const struct tensor *weight, struct arena *arena) {
@@ -53,7 +53,8 @@ static void attention_prepare(struct mla_params *params, struct arena *arena) {
 void model_prepare(struct model *model, int64_t positions, struct arena *arena) {
     const struct model_config *config = &model->config;
     int64_t pairs = config->qk_rope_head_dim / 2;
-    CHECK(config->num_nextn_predict_layers <= MODEL_MAX_DEPTH, "%lld MTP modules", (long long)config->num_nextn_predict_layers);
+    CHECK(config->num_nextn_predict_layers <= MODEL_MAX_DEPTH, "%lld MTP modules",
+          (long long)config->num_nextn_predict_layers);
     model->rope_table = tensor_3d(FORMAT_F32, floats_allocate(arena, positions * pairs * 2), positions, pairs, 2);
     model_rope_table(model->rope_table.data, positions, config);
     if (model->dispatch == NULL) {
@@ -68,7 +69,7 @@ void model_prepare(struct model *model, int64_t positions, struct arena *arena) 
     }
 }
 
-// ---- The slot of a micro-batch ------------------------------------------------------------------------------------------
+// ---- The slot of a micro-batch ------------------------------------------------------------------
 
 int model_slot_create(struct model_slot **slot, const struct model *model, struct error *error) {
     struct model_slot *s = memory_allocate(1, sizeof *s, "micro-batch slot", error);
@@ -135,25 +136,38 @@ static void slot_begin(struct model_slot *slot, const struct micro_batch *micro,
     int32_t *positions = arena_allocate(&slot->arena, (size_t)tokens, sizeof *positions);
     struct attention_span *spans = arena_allocate(&slot->arena, (size_t)micro->sequences, sizeof *spans);
     for (int64_t s = 0; s < micro->sequences; s++) {
-        spans[s] = (struct attention_span){.query_row = s * micro->length, .count = micro->length, .key_row = s * micro->length};
+        spans[s] = (struct attention_span){
+            .query_row = s * micro->length, .count = micro->length, .key_row = s * micro->length};
         for (int64_t i = 0; i < micro->length; i++) {
             positions[s * micro->length + i] = (int32_t)i;
         }
     }
-    slot->batch = (struct token_batch){.tokens = tokens, .ids = slot->ids[0], .positions = positions, .spans = spans,
-                                       .span_count = micro->sequences, .sequence_length = micro->length,
+    slot->batch = (struct token_batch){.tokens = tokens,
+                                       .ids = slot->ids[0],
+                                       .positions = positions,
+                                       .spans = spans,
+                                       .span_count = micro->sequences,
+                                       .sequence_length = micro->length,
                                        .form = ATTENTION_EXPANDED};
 }
 
 static struct pass slot_pass(struct op_context *op, struct model_slot *slot, const struct model *model, bool training) {
     return (struct pass){
-        .op = op, .config = &model->config, .batch = &slot->batch, .rope_table = &model->rope_table, .recompute = &model->recompute,
-        .dispatch = model->dispatch, .expert_map = &model->expert_map, .keep = training ? &slot->arena : op->scratch,
-        .compute = model->compute, .training = training, .balance_scale = slot->weights.balance_scale,
+        .op = op,
+        .config = &model->config,
+        .batch = &slot->batch,
+        .rope_table = &model->rope_table,
+        .recompute = &model->recompute,
+        .dispatch = model->dispatch,
+        .expert_map = &model->expert_map,
+        .keep = training ? &slot->arena : op->scratch,
+        .compute = model->compute,
+        .training = training,
+        .balance_scale = slot->weights.balance_scale,
     };
 }
 
-// ---- Forward ------------------------------------------------------------------------------------------------------------
+// ---- Forward ------------------------------------------------------------------------------------
 
 // Points the pass at the load counters of the next MoE layer.
 static void count_layer(struct pass *pass, const struct block_params *params, int64_t **expert_load) {
@@ -181,14 +195,14 @@ static void hidden_forward(struct pass *pass, struct model_slot *slot, struct mo
     op_rms_norm(op, &slot->hidden[0], slot->norm_rstd, &slot->h, &params->norm, (float)model->config.rms_norm_eps);
     for (int64_t k = 0; k < slot->depths; k++) {
         count_layer(pass, &params->mtp[k].block, &expert_load);
-        mtp_forward(pass, &slot->hidden[k + 1], &slot->hidden[k], slot->ids[k + 1], &params->mtp[k], &params->embed_tokens, NULL,
-                    &slot->mtp_saved[k]);
+        mtp_forward(pass, &slot->hidden[k + 1], &slot->hidden[k], slot->ids[k + 1], &params->mtp[k],
+                    &params->embed_tokens, NULL, &slot->mtp_saved[k]);
     }
 }
 
-void model_forward(struct op_context *op, struct micro_batch_result *result, struct model_slot *slot, struct model *model,
-                   struct model_params *gradients, const struct micro_batch *batch, const struct loss_weights *weights,
-                   int64_t *expert_load) {
+void model_forward(struct op_context *op, struct micro_batch_result *result, struct model_slot *slot,
+                   struct model *model, struct model_params *gradients, const struct micro_batch *batch,
+                   const struct loss_weights *weights, int64_t *expert_load) {
     slot_begin(slot, batch, weights);
     slot->has_backward = gradients != NULL;
     int64_t tokens = slot->batch.tokens;
@@ -199,20 +213,24 @@ void model_forward(struct op_context *op, struct micro_batch_result *result, str
 
     struct loss_head heads[MODEL_MAX_DEPTH + 1];
     for (int64_t k = 0; k <= slot->depths; k++) {
-        slot->dhidden[k] = gradients ? matrix_allocate(&slot->arena, FORMAT_F32, tokens, model->config.hidden_size) : tensor_absent();
+        slot->dhidden[k] = gradients ? matrix_allocate(&slot->arena, FORMAT_F32, tokens, model->config.hidden_size)
+                                     : tensor_absent();
         heads[k] = (struct loss_head){
-            .hidden = slot->hidden[k], .dhidden = slot->dhidden[k], .targets = slot->targets[k],
+            .hidden = slot->hidden[k],
+            .dhidden = slot->dhidden[k],
+            .targets = slot->targets[k],
             .scale = k == 0 ? weights->main_scale : weights->mtp_scale,
             .loss = k == 0 ? &result->main_loss : &result->mtp_loss[k - 1],
         };
     }
-    loss_forward_backward(op, heads, slot->depths + 1, gradients ? &gradients->lm_head : NULL, &model->params.lm_head, slot->sequences,
-                          slot->length);
+    loss_forward_backward(op, heads, slot->depths + 1, gradients ? &gradients->lm_head : NULL, &model->params.lm_head,
+                          slot->sequences, slot->length);
 }
 
-// ---- Backward -----------------------------------------------------------------------------------------------------------
+// ---- Backward -----------------------------------------------------------------------------------
 
-void model_backward_input(struct op_context *op, struct model_slot *slot, struct model *model, struct model_params *gradients) {
+void model_backward_input(struct op_context *op, struct model_slot *slot, struct model *model,
+                          struct model_params *gradients) {
     CHECK(slot->has_backward, "backward without a forward that kept its activations");
     slot->has_backward = false;
     const struct model_params *params = &model->params;
@@ -222,20 +240,23 @@ void model_backward_input(struct op_context *op, struct model_slot *slot, struct
     struct embedding_use uses[MODEL_MAX_DEPTH + 1];
     for (int64_t k = slot->depths; k > 0; k--) {
         uses[k] = (struct embedding_use){slot->ids[k], matrix_allocate(op->scratch, FORMAT_F32, tokens, width)};
-        mtp_backward_input(&pass, &slot->dhidden[k - 1], &uses[k].dh, &slot->mtp_kept[k - 1], &gradients->mtp[k - 1], &slot->dhidden[k],
-                           &params->mtp[k - 1], &params->embed_tokens, &slot->mtp_saved[k - 1]);
+        mtp_backward_input(&pass, &slot->dhidden[k - 1], &uses[k].dh, &slot->mtp_kept[k - 1], &gradients->mtp[k - 1],
+                           &slot->dhidden[k], &params->mtp[k - 1], &params->embed_tokens, &slot->mtp_saved[k - 1]);
     }
     struct tensor dh = matrix_allocate(op->scratch, FORMAT_F32, tokens, width);
-    op_rms_norm_backward(op, &dh, OP_SET, &gradients->norm, &slot->dhidden[0], &slot->h, &params->norm, slot->norm_rstd);
+    op_rms_norm_backward(op, &dh, OP_SET, &gradients->norm, &slot->dhidden[0], &slot->h, &params->norm,
+                         slot->norm_rstd);
     for (int64_t l = slot->layers - 1; l >= 0; l--) {
-        block_backward_input(&pass, &dh, &slot->block_kept[l], &gradients->layers[l], &params->layers[l], &slot->block_saved[l]);
+        block_backward_input(&pass, &dh, &slot->block_kept[l], &gradients->layers[l], &params->layers[l],
+                             &slot->block_saved[l]);
     }
     uses[0] = (struct embedding_use){slot->ids[0], dh};
     embedding_backward(op, &gradients->embed_tokens, uses, slot->depths + 1, slot->sequences, slot->length);
     arena_release(op->scratch, mark);
 }
 
-void model_backward_weight(struct op_context *op, struct model_slot *slot, struct model *model, struct model_params *gradients) {
+void model_backward_weight(struct op_context *op, struct model_slot *slot, struct model *model,
+                           struct model_params *gradients) {
     (void)model;
     for (int64_t k = slot->depths - 1; k >= 0; k--) {
         mtp_backward_weight(op, &gradients->mtp[k], &slot->mtp_kept[k]);

@@ -1,7 +1,9 @@
-// The whole model: embedding, blocks, final norm, MTP modules, head and loss; forward, backward for inputs (B), backward for weights (W).
+// The whole model: embedding, blocks, final norm, MTP modules, head and loss; forward, backward for inputs (B),
+// backward for weights (W).
 //
-// The residual stream is F32 in every precision; "activation" tensors (inputs and outputs of Linears, attention) are F32 or BF16 (`compute`).
-// Lifetimes: model (params, rope table), micro-batch slot (struct model_slot: from its forward to its W), step (gradients).
+// The residual stream is F32 in every precision; "activation" tensors (inputs and outputs of Linears, attention) are
+// F32 or BF16 (`compute`). Lifetimes: model (params, rope table), micro-batch slot (struct model_slot: from its forward
+// to its W), step (gradients).
 #ifndef MINKE_MODEL_MODEL_H
 #define MINKE_MODEL_MODEL_H
 
@@ -10,64 +12,70 @@
 #include "model/mla.h"
 #include "model/params.h"
 
-#define MODEL_MAX_DEPTH 8          // MTP modules
+#define MODEL_MAX_DEPTH 8   // MTP modules
 
 struct model {
     struct model_config config;
-    struct model_params params;        // compute weights: as mapped, or the trainer's F32/BF16 copies
-    struct tensor rope_table;          // f32[positions, dr/2, 2]
-    enum format compute;               // FORMAT_F32 or FORMAT_BF16: format of activations
+    struct model_params params;   // compute weights: as mapped, or the trainer's F32/BF16 copies
+    struct tensor rope_table;     // f32[positions, dr/2, 2]
+    enum format compute;          // FORMAT_F32 or FORMAT_BF16: format of activations
     struct recompute recompute;
     const struct dispatch *dispatch;   // NULL until model_prepare, which puts the local one and the identity map
     struct expert_map expert_map;
 };
-// Builds the rope table for `positions` positions in `arena`, and the BF16 copies of E4M3 kv_b_proj that absorbed attention needs.
+// Builds the rope table for `positions` positions in `arena`, and the BF16 copies of E4M3 kv_b_proj that absorbed
+// attention needs.
 void model_prepare(struct model *model, int64_t positions, struct arena *arena);
 
-// ---- Training --------------------------------------------------------------------------------------------------------
+// ---- Training -----------------------------------------------------------------------------------
 struct loss_weights {
-    float main_scale;        // 1 / (targets of the global batch)
-    float mtp_scale;         // lambda / D / (targets of the global batch)
-    float balance_scale;     // alpha / (sequences of the global batch)
+    float main_scale;      // 1 / (targets of the global batch)
+    float mtp_scale;       // lambda / D / (targets of the global batch)
+    float balance_scale;   // alpha / (sequences of the global batch)
 };
 struct micro_batch {
-    int64_t sequences, length;         // rows = sequences * length
-    const int32_t *ids;                // [sequences, length + 1 + D]: inputs are 0..length-1, depth k predicts column i + 1 + k
+    int64_t sequences, length;   // rows = sequences * length
+    const int32_t *ids;   // [sequences, length + 1 + D]: inputs are 0..length-1, depth k predicts column i + 1 + k
 };
-struct micro_batch_result {            // sums, in canonical (sequence, position) order, in double; not yet divided
-    double main_loss;                  // sum over targets of -log p
-    double mtp_loss[MODEL_MAX_DEPTH];                // the same per depth
-    double balance_loss;               // sum over sequences and MoE layers (main and MTP) of sum_i f_i P_i
+struct micro_batch_result {             // sums, in canonical (sequence, position) order, in double; not yet divided
+    double main_loss;                   // sum over targets of -log p
+    double mtp_loss[MODEL_MAX_DEPTH];   // the same per depth
+    double balance_loss;                // sum over sequences and MoE layers (main and MTP) of sum_i f_i P_i
     int64_t targets;
 };
-struct model_slot;                     // opaque: saved activations and kept pairs of one micro-batch
+struct model_slot;   // opaque: saved activations and kept pairs of one micro-batch
 int model_slot_create(struct model_slot **slot, const struct model *model, struct error *error);
 void model_slot_destroy(struct model_slot *slot);
 int64_t model_slot_bytes(const struct model_slot *slot);   // peak of its arena
 
-// Forward of everything, the loss, and the head's own gradients: the logits live only chunk by chunk, sequence by sequence (main, then each
-// MTP depth), so the head's dW is added here and is the one weight gradient that is not deferred (docs/numerics.md).
-// expert_load (int64 [MoE layers incl. MTP, E], added to; may be NULL) counts routed tokens once, whatever is recomputed.
-// gradients == NULL: loss only (validation).
-void model_forward(struct op_context *op, struct micro_batch_result *result, struct model_slot *slot, struct model *model,
-                   struct model_params *gradients, const struct micro_batch *batch, const struct loss_weights *weights,
-                   int64_t *expert_load);
+// Forward of everything, the loss, and the head's own gradients: the logits live only chunk by chunk, sequence by
+// sequence (main, then each MTP depth), so the head's dW is added here and is the one weight gradient that is not
+// deferred (docs/numerics.md). expert_load (int64 [MoE layers incl. MTP, E], added to; may be NULL) counts routed
+// tokens once, whatever is recomputed. gradients == NULL: loss only (validation).
+void model_forward(struct op_context *op, struct micro_batch_result *result, struct model_slot *slot,
+                   struct model *model, struct model_params *gradients, const struct micro_batch *batch,
+                   const struct loss_weights *weights, int64_t *expert_load);
 // B: everything but the Linear weight gradients (embedding and norm gradients are added here).
-void model_backward_input(struct op_context *op, struct model_slot *slot, struct model *model, struct model_params *gradients);
+void model_backward_input(struct op_context *op, struct model_slot *slot, struct model *model,
+                          struct model_params *gradients);
 // W: the Linear weight gradients; any time after B and before the slot is used again.
-void model_backward_weight(struct op_context *op, struct model_slot *slot, struct model *model, struct model_params *gradients);
+void model_backward_weight(struct op_context *op, struct model_slot *slot, struct model *model,
+                           struct model_params *gradients);
 
-// ---- Inference -------------------------------------------------------------------------------------------------------
-// hidden [tokens, d], F32 or `compute`: the residual stream after the final norm, rounded to `compute` (what the head and the MTP module take).
-// caches: one per layer, or NULL (then keys are this batch's own). Uses op->scratch for all intermediate tensors.
+// ---- Inference ----------------------------------------------------------------------------------
+// hidden [tokens, d], F32 or `compute`: the residual stream after the final norm, rounded to `compute` (what the head
+// and the MTP module take). caches: one per layer, or NULL (then keys are this batch's own). Uses op->scratch for all
+// intermediate tensors.
 void model_infer(struct op_context *op, struct tensor *hidden, struct model *model, const struct token_batch *batch,
                  struct layer_cache *caches);
-// MTP module `depth` (0-based) at rows i: from hidden_in_i (of the main model for depth 0, of the module before for others) and the embedding of
-// ids[i] = token i+depth+1. hidden_out is after shared_head.norm: what its logits and the next module take. cache: this module's own.
+// MTP module `depth` (0-based) at rows i: from hidden_in_i (of the main model for depth 0, of the module before for
+// others) and the embedding of ids[i] = token i+depth+1. hidden_out is after shared_head.norm: what its logits and the
+// next module take. cache: this module's own.
 void model_mtp_infer(struct op_context *op, struct tensor *hidden_out, struct model *model, int64_t depth,
                      const struct tensor *hidden_in, const struct token_batch *batch, struct layer_cache *cache);
 // logits f32[rows, V] of rows from model_infer, or from model_mtp_infer.
 void model_logits(struct op_context *op, struct tensor *logits, struct model *model, const struct tensor *hidden);
-void model_mtp_logits(struct op_context *op, struct tensor *logits, struct model *model, int64_t depth, const struct tensor *hidden_out);
+void model_mtp_logits(struct op_context *op, struct tensor *logits, struct model *model, int64_t depth,
+                      const struct tensor *hidden_out);
 
 #endif

@@ -1,8 +1,9 @@
 // Mixture of experts; see moe.h.
 #include "model/moe.h"
 
-// A layer's routed experts are used between these two. Today every expert is mapped or in memory and there is nothing to do; experts read from disk
-// under a memory limit will be fetched by the first and may be dropped after the second, and nothing else in the model needs to know.
+// A layer's routed experts are used between these two. Today every expert is mapped or in memory and there is nothing
+// to do; experts read from disk under a memory limit will be fetched by the first and may be dropped after the second,
+// and nothing else in the model needs to know.
 static inline void expert_acquire(const struct moe_params *params, const struct dispatch_plan *plan) {
     (void)params;
     (void)plan;
@@ -13,7 +14,8 @@ static inline void expert_release(const struct moe_params *params, const struct 
     (void)plan;
 }
 
-void moe_dispatch_forward(const struct pass *pass, struct moe_saved *saved, const struct tensor *x, const struct moe_params *params) {
+void moe_dispatch_forward(const struct pass *pass, struct moe_saved *saved, const struct tensor *x,
+                          const struct moe_params *params) {
     saved->x = *x;
     router_forward(pass, &saved->router, x, params);
     pass->dispatch->plan(pass->dispatch, pass->op, &saved->plan, &saved->router.routing, pass->expert_map, pass->keep);
@@ -49,15 +51,16 @@ void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, c
     }
 }
 
-void moe_combine_forward(const struct pass *pass, struct tensor *h, const struct moe_transit *transit, const struct moe_saved *saved) {
+void moe_combine_forward(const struct pass *pass, struct tensor *h, const struct moe_transit *transit,
+                         const struct moe_saved *saved) {
     pass->dispatch->combine(pass->dispatch, pass->op, h, &transit->results, &saved->plan);
     if (tensor_present(&transit->shared)) {
         op_add(pass->op, h, &transit->shared);
     }
 }
 
-void moe_combine_backward(const struct pass *pass, struct moe_transit *transit, struct moe_kept *kept, const struct tensor *dout,
-                          const struct moe_saved *saved) {
+void moe_combine_backward(const struct pass *pass, struct moe_transit *transit, struct moe_kept *kept,
+                          const struct tensor *dout, const struct moe_saved *saved) {
     const struct dispatch_plan *plan = &saved->plan;
     kept->plan = plan;
     kept->down.dy = matrix_allocate(pass->keep, dout->format, plan->rows, dout->shape[1]);
@@ -67,8 +70,8 @@ void moe_combine_backward(const struct pass *pass, struct moe_transit *transit, 
 }
 
 // drows = W_gate^T dgate + W_up^T dup, summed in f32 and rounded once to the format in which rows travel.
-static void rows_backward(const struct pass *pass, struct tensor *drows, const struct tensor *dgate, const struct tensor *dup,
-                          const struct moe_params *params, const struct dispatch_plan *plan) {
+static void rows_backward(const struct pass *pass, struct tensor *drows, const struct tensor *dgate,
+                          const struct tensor *dup, const struct moe_params *params, const struct dispatch_plan *plan) {
     struct op_context *op = pass->op;
     struct arena_mark mark = arena_mark(op->scratch);
     bool narrow = drows->format != FORMAT_F32;
@@ -83,8 +86,9 @@ static void rows_backward(const struct pass *pass, struct tensor *drows, const s
     arena_release(op->scratch, mark);
 }
 
-void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe_transit *transit, struct moe_kept *kept,
-                          const struct tensor *dout, const struct moe_params *params, struct moe_saved *saved) {
+void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe_transit *transit,
+                          struct moe_kept *kept, const struct tensor *dout, const struct moe_params *params,
+                          struct moe_saved *saved) {
     struct op_context *op = pass->op;
     const struct dispatch_plan *plan = &saved->plan;
     int64_t width = params->gate_proj[0].shape[0];
@@ -108,8 +112,8 @@ void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe
     }
 }
 
-void moe_dispatch_backward(const struct pass *pass, struct tensor *dx, const struct moe_transit *transit, struct moe_kept *kept,
-                           const struct moe_params *params, const struct moe_saved *saved) {
+void moe_dispatch_backward(const struct pass *pass, struct tensor *dx, const struct moe_transit *transit,
+                           struct moe_kept *kept, const struct moe_params *params, const struct moe_saved *saved) {
     struct op_context *op = pass->op;
     const struct dispatch_plan *plan = &saved->plan;
     enum op_mode mode = tensor_present(&params->shared_experts.gate_proj) ? OP_ADD : OP_SET;
@@ -124,9 +128,11 @@ void moe_dispatch_backward(const struct pass *pass, struct tensor *dx, const str
 void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept) {
     const struct dispatch_plan *plan = kept->plan;
     op_linear_backward_weight(op, &dparams->gate, &kept->router.dy, &kept->router.x);
-    op_linear_grouped_backward_weight(op, dparams->gate_proj, &kept->gate.dy, &kept->gate.x, plan->offsets, plan->slots);
+    op_linear_grouped_backward_weight(op, dparams->gate_proj, &kept->gate.dy, &kept->gate.x, plan->offsets,
+                                      plan->slots);
     op_linear_grouped_backward_weight(op, dparams->up_proj, &kept->up.dy, &kept->up.x, plan->offsets, plan->slots);
-    op_linear_grouped_backward_weight(op, dparams->down_proj, &kept->down.dy, &kept->down.x, plan->offsets, plan->slots);
+    op_linear_grouped_backward_weight(op, dparams->down_proj, &kept->down.dy, &kept->down.x, plan->offsets,
+                                      plan->slots);
     if (tensor_present(&dparams->shared_experts.gate_proj)) {
         ffn_backward_weight(op, &dparams->shared_experts, &kept->shared);
     }

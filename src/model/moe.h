@@ -19,12 +19,12 @@
 #include "model/pass.h"
 #include "model/router.h"
 
-struct moe_saved {               // slot lifetime
-    struct tensor x;             // [T, d] (set again before backward when the block recomputes its norm)
+struct moe_saved {     // slot lifetime
+    struct tensor x;   // [T, d] (set again before backward when the block recomputes its norm)
     struct router_saved router;
     struct dispatch_plan plan;
-    struct tensor rows;          // [R, d]
-    struct tensor gate_up;       // [R, 2I]; becomes [dgate, dup] in backward
+    struct tensor rows;      // [R, d]
+    struct tensor gate_up;   // [R, 2I]; becomes [dgate, dup] in backward
     struct ffn_saved shared;
 };
 struct moe_kept {
@@ -35,24 +35,27 @@ struct moe_kept {
 
 // What passes from one part to the next; op->scratch, released by the block.
 struct moe_transit {
-    struct tensor results;       // forward: expert outputs [R, d]
-    struct tensor shared;        // forward: shared experts' output [T, d]; absent without shared experts
-    struct tensor drows;         // backward: of the gathered rows, first [R, d] of results, then of rows
-    float *dweight;              // backward: [R]
+    struct tensor results;   // forward: expert outputs [R, d]
+    struct tensor shared;    // forward: shared experts' output [T, d]; absent without shared experts
+    struct tensor drows;     // backward: of the gathered rows, first [R, d] of results, then of rows
+    float *dweight;          // backward: [R]
 };
 
-void moe_dispatch_forward(const struct pass *pass, struct moe_saved *saved, const struct tensor *x, const struct moe_params *params);
+void moe_dispatch_forward(const struct pass *pass, struct moe_saved *saved, const struct tensor *x,
+                          const struct moe_params *params);
 void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, const struct moe_params *params,
                          struct moe_saved *saved);
-void moe_combine_forward(const struct pass *pass, struct tensor *h, const struct moe_transit *transit, const struct moe_saved *saved);
+void moe_combine_forward(const struct pass *pass, struct tensor *h, const struct moe_transit *transit,
+                         const struct moe_saved *saved);
 
 // dout [T, d] (compute format, lives until W) -> dx f32 [T, d] (set).
-void moe_combine_backward(const struct pass *pass, struct moe_transit *transit, struct moe_kept *kept, const struct tensor *dout,
-                          const struct moe_saved *saved);
-void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe_transit *transit, struct moe_kept *kept,
-                          const struct tensor *dout, const struct moe_params *params, struct moe_saved *saved);
-void moe_dispatch_backward(const struct pass *pass, struct tensor *dx, const struct moe_transit *transit, struct moe_kept *kept,
-                           const struct moe_params *params, const struct moe_saved *saved);
+void moe_combine_backward(const struct pass *pass, struct moe_transit *transit, struct moe_kept *kept,
+                          const struct tensor *dout, const struct moe_saved *saved);
+void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe_transit *transit,
+                          struct moe_kept *kept, const struct tensor *dout, const struct moe_params *params,
+                          struct moe_saved *saved);
+void moe_dispatch_backward(const struct pass *pass, struct tensor *dx, const struct moe_transit *transit,
+                           struct moe_kept *kept, const struct moe_params *params, const struct moe_saved *saved);
 void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept);
 
 #endif

@@ -9,7 +9,7 @@
 #include "base/rng.h"
 #include "tensor/formats.h"
 
-#define CHUNK 16384 // elements that one task initialises
+#define CHUNK 16384   // elements that one task initialises
 
 static size_t round_up(size_t bytes) {
     return (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
@@ -27,9 +27,9 @@ static int64_t moe_layers(const struct model_config *config) {
 
 size_t params_table_bytes(const struct model_config *config) {
     size_t experts = 3 * round_up((size_t)config->n_routed_experts * sizeof(struct tensor));
-    return round_up((size_t)config->num_hidden_layers * sizeof(struct block_params))
-           + round_up((size_t)config->num_nextn_predict_layers * sizeof(struct mtp_params))
-           + (size_t)moe_layers(config) * experts + 4 * MEMORY_ALIGNMENT;
+    return round_up((size_t)config->num_hidden_layers * sizeof(struct block_params)) +
+           round_up((size_t)config->num_nextn_predict_layers * sizeof(struct mtp_params)) +
+           (size_t)moe_layers(config) * experts + 4 * MEMORY_ALIGNMENT;
 }
 
 static void block_create(struct block_params *block, const struct model_config *config, int64_t layer,
@@ -63,7 +63,7 @@ struct walk {
     void *argument;
     struct error *error;
     int64_t layer, expert;
-    int code; // first non-zero answer of the visitor; nothing is visited after it
+    int code;   // first non-zero answer of the visitor; nothing is visited after it
 };
 
 // columns 0 = a vector of `rows` elements.
@@ -207,7 +207,7 @@ int params_list(struct param_list *list, struct model_params *params, const stru
 struct allocation {
     enum format format;
     bool keep_small_f32, only_trained;
-    struct arena *arena; // NULL: only add up
+    struct arena *arena;   // NULL: only add up
     size_t bytes;
 };
 
@@ -258,17 +258,18 @@ int params_allocate(struct model_params *params, const struct model_config *conf
 
 struct initialization {
     uint64_t seed, stream;
-    float std, constant;  // std < 0: every element is `constant`
-    struct tensor tensor; // packed
+    float std, constant;    // std < 0: every element is `constant`
+    struct tensor tensor;   // packed
     int64_t columns;
-    float *band; // E4M3: [threads, 128 * columns] values before quantisation
+    float *band;         // E4M3: [threads, 128 * columns] values before quantisation
+    bool power_of_two;   // scales
     struct pool *pool;
 };
 
 static void fill(float *out, const struct initialization *init, int64_t begin, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
-        out[i] =
-            init->std < 0.0f ? init->constant : init->std * rng_normal(init->seed, init->stream, (uint64_t)(begin + i));
+        out[i] = init->std < 0.0f ? init->constant
+                                  : init->std * rng_normal(init->seed, init->stream, (uint64_t)(begin + i));
     }
 }
 
@@ -293,7 +294,7 @@ static void initialize_band(void *argument, int64_t task, int worker) {
     fill(values, init, row * init->columns, height * init->columns);
     struct tensor source = tensor_2d(FORMAT_F32, values, height, init->columns);
     struct tensor out = tensor_slice(&init->tensor, 0, row, height);
-    quantize_e4m3_blocks(&out, &source, false);
+    quantize_e4m3_blocks(&out, &source, init->power_of_two);
 }
 
 static int initialize_param(void *argument, const struct param *param, struct error *error) {
@@ -323,7 +324,8 @@ static int initialize_param(void *argument, const struct param *param, struct er
 
 int params_initialize(struct model_params *params, const struct model_config *config, uint64_t seed, double std,
                       struct op_context *op, struct error *error) {
-    struct initialization init = {.seed = seed, .std = (float)std, .pool = op->pool};
+    struct initialization init = {
+        .seed = seed, .std = (float)std, .power_of_two = config->fp8_power_of_two, .pool = op->pool};
     CHECK(std >= 0.0, "std %g", std);
     return params_visit(params, config, initialize_param, &init, error);
 }

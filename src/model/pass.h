@@ -1,7 +1,7 @@
 // What all layers of one forward or backward pass share, and where their tensors live.
 //
-// keep   what backward needs: the micro-batch slot in training, op->scratch otherwise (then it lives until the block's end);
-// op->scratch   everything else; each layer gives back what it took.
+//   keep          what backward needs: the micro-batch slot in training; op->scratch otherwise, until the block's end
+//   op->scratch   everything else; each layer gives back what it took
 #ifndef MINKE_MODEL_PASS_H
 #define MINKE_MODEL_PASS_H
 
@@ -22,11 +22,11 @@ struct pass {
     const struct dispatch *dispatch;
     const struct expert_map *expert_map;
     struct arena *keep;
-    enum format compute;       // of activations: F32 or BF16
-    bool training;             // saved activations stay for backward
-    float balance_scale;       // alpha / (sequences of the global batch); 0 = no balance loss
-    double *balance_loss;      // added to by each MoE layer; NULL = not wanted
-    int64_t *expert_load;      // [E] of the layer at hand, added to by the router's forward; NULL = not wanted
+    enum format compute;    // of activations: F32 or BF16
+    bool training;          // saved activations stay for backward
+    float balance_scale;    // alpha / (sequences of the global batch); 0 = no balance loss
+    double *balance_loss;   // added to by each MoE layer; NULL = not wanted
+    int64_t *expert_load;   // [E] of the layer at hand, added to by the router's forward; NULL = not wanted
 };
 
 // Memory of `arena` as a packed matrix, not zeroed.

@@ -44,7 +44,7 @@ static double pair_frequency(const struct model_config *config, int64_t pair) {
     double high = ceil(yarn_correction(config, config->rope_scaling.beta_slow));
     low = low > 0.0 ? low : 0.0;
     high = high < dim - 1.0 ? high : dim - 1.0;
-    high = low == high ? high + 0.001 : high; // no division by zero
+    high = low == high ? high + 0.001 : high;   // no division by zero
     double ramp = ((double)pair - low) / (high - low);
     ramp = ramp < 0.0 ? 0.0 : ramp > 1.0 ? 1.0 : ramp;
     return theta / config->rope_scaling.factor * ramp + theta * (1.0 - ramp);
@@ -53,8 +53,8 @@ static double pair_frequency(const struct model_config *config, int64_t pair) {
 void model_rope_table(float *table, int64_t positions, const struct model_config *config) {
     const struct rope_scaling *rope = &config->rope_scaling;
     int64_t pairs = config->qk_rope_head_dim / 2;
-    double amplitude =
-        rope->factor == 0.0 ? 1.0 : yarn_mscale(rope, rope->mscale) / yarn_mscale(rope, rope->mscale_all_dim);
+    double amplitude = rope->factor == 0.0 ? 1.0
+                                           : yarn_mscale(rope, rope->mscale) / yarn_mscale(rope, rope->mscale_all_dim);
     for (int64_t pair = 0; pair < pairs; pair++) {
         double frequency = pair_frequency(config, pair);
         for (int64_t position = 0; position < positions; position++) {

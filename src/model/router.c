@@ -29,16 +29,19 @@ static void balance_forward(const struct pass *pass, struct router_saved *saved,
     arena_release(pass->op->scratch, mark);
 }
 
-void router_forward(const struct pass *pass, struct router_saved *saved, const struct tensor *x, const struct moe_params *params) {
+void router_forward(const struct pass *pass, struct router_saved *saved, const struct tensor *x,
+                    const struct moe_params *params) {
     struct router_rule rule = model_router_rule(pass->config);
     int64_t tokens = x->shape[0];
     *saved = (struct router_saved){
         .score = floats_allocate(pass->keep, tokens * rule.experts),
-        .routing = {
-            .tokens = tokens, .top_k = rule.top_k,
-            .expert = arena_allocate(pass->keep, (size_t)(tokens * rule.top_k), sizeof(int32_t)),
-            .weight = floats_allocate(pass->keep, tokens * rule.top_k),
-        },
+        .routing =
+            {
+                .tokens = tokens,
+                .top_k = rule.top_k,
+                .expert = arena_allocate(pass->keep, (size_t)(tokens * rule.top_k), sizeof(int32_t)),
+                .weight = floats_allocate(pass->keep, tokens * rule.top_k),
+            },
     };
     struct arena_mark mark = arena_mark(pass->op->scratch);
     struct tensor logits = matrix_allocate(pass->op->scratch, FORMAT_F32, tokens, rule.experts);

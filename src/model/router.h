@@ -10,13 +10,14 @@
 #include "model/dispatch.h"
 #include "model/pass.h"
 
-struct router_saved {            // slot lifetime
-    float *score;                // [T, E]
+struct router_saved {   // slot lifetime
+    float *score;       // [T, E]
     struct routing routing;
-    float *share;                // [sequences, E] f of the balance loss; NULL without one
+    float *share;   // [sequences, E] f of the balance loss; NULL without one
 };
 
-void router_forward(const struct pass *pass, struct router_saved *saved, const struct tensor *x, const struct moe_params *params);
+void router_forward(const struct pass *pass, struct router_saved *saved, const struct tensor *x,
+                    const struct moe_params *params);
 // dx f32 [T, d] += gate^T dlogits. kept: x and dlogits for W. dweight [T, K].
 void router_backward_input(const struct pass *pass, struct tensor *dx, struct linear_kept *kept, const float *dweight,
                            const struct tensor *x, const struct moe_params *params, const struct router_saved *saved);

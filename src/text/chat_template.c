@@ -54,8 +54,8 @@ int chat_style_detect(enum chat_style *style, bool *assumed, const struct tokeni
                          "v3-0324, r1, r1-think, r1-0528, v3.1");
     }
     bool strips_reasoning = strstr(text, "'" THINK_END "' in") != NULL;
-    // Only v3.1 knows the variable; v3-0324 and r1-0528 end the user's turn with the assistant marker.
-    if (strstr(text, "thinking") != NULL) {
+    // Only v3.1 has the variable `thinking`; v3-0324 and r1-0528 end the user's turn with the assistant marker.
+    if (strstr(text, "set thinking") != NULL) {
         *style = CHAT_V3_1;
     } else if (strstr(text, "+ '" ASSISTANT "'") != NULL) {
         *style = strips_reasoning ? CHAT_R1_0528 : CHAT_V3_0324;

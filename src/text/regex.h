@@ -2,10 +2,10 @@
 // Hugging Face tokenizers.
 //
 // Where the two engines differ in meaning the pattern is refused with a message (\w \b \h \R, nested or intersected
-// character classes, script names, possessive {n,m}+, ...). Where they differ in data (PCRE2's Unicode version is not 16,
-// its \s has U+180E, it takes no ill-formed UTF-8), the subject is rewritten before matching: such a character is replaced
-// by one of equal class and equal length. What remains different: a pattern that names such a character literally, and
-// subcategories (\p{Lu}) of characters newer than the PCRE2 library.
+// character classes, script names, possessive {n,m}+, ...); \s is written out, because PCRE2's has U+180E. Where they differ
+// in data (PCRE2's Unicode version is not 16, it takes no ill-formed UTF-8), the subject is rewritten before matching: such a
+// character is replaced by one of equal class and equal length. What remains different: a pattern that names such a
+// character literally, and subcategories (\p{Lu}) of characters newer than the PCRE2 library.
 #ifndef MINKE_TEXT_REGEX_H
 #define MINKE_TEXT_REGEX_H
 

@@ -3,14 +3,14 @@
 
 #include <string.h>
 
-#include "base/error.h"
+#include "base/memory.h"
 #include "tensor/formats.h"
 
-#define CHUNK 4096 // elements widened at a time
+#define CHUNK 4096   // elements widened at a time
 
 struct cast {
-    struct tensor out, source; // both [rows, columns]
-    int64_t band;              // rows of a task
+    struct tensor out, source;   // both [rows, columns]
+    int64_t band;                // rows of a task
     bool power_of_two;
 };
 
@@ -64,4 +64,33 @@ void tensor_cast(struct tensor *out, const struct tensor *source, bool power_of_
         memcpy(out->scale, source->scale, scale_bytes);
     }
     pool_run(pool, (cast.out.shape[0] + cast.band - 1) / cast.band, cast_band, &cast);
+}
+
+int tensor_cast_buffered(struct tensor *out, struct cast_buffer *buffer, enum format format,
+                         const struct tensor *source, bool power_of_two, struct pool *pool, struct error *error) {
+    if (source->format == format && tensor_packed(source)) {
+        *out = *source;
+        return 0;
+    }
+    *out = tensor_make(format, NULL, source->rank, source->shape);
+    int64_t data_bytes = tensor_elements(out) * format_info(format)->bytes;
+    int64_t scale_offset = (data_bytes + 3) / 4 * 4;   // scales stand behind the data, on a boundary of floats
+    int64_t bytes = scale_offset + tensor_bytes(out) - data_bytes;
+    if (bytes > buffer->capacity) {
+        cast_buffer_free(buffer);
+        buffer->memory = memory_allocate((size_t)bytes, 1, "cast buffer", error);
+        if (buffer->memory == NULL) {
+            return ERROR_MEMORY;
+        }
+        buffer->capacity = bytes;
+    }
+    out->data = buffer->memory;
+    out->scale = format == FORMAT_E4M3_BLOCK ? (float *)(void *)(buffer->memory + scale_offset) : NULL;
+    tensor_cast(out, source, power_of_two, pool);
+    return 0;
+}
+
+void cast_buffer_free(struct cast_buffer *buffer) {
+    memory_free(buffer->memory);
+    *buffer = (struct cast_buffer){0};
 }

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "base/error.h"
 #include "base/pool.h"
 #include "tensor/tensor.h"
 
@@ -13,5 +14,16 @@
 // in F32, then rounded once (the official cast). F32, BF16 -> E4M3: quantize_e4m3_blocks, with power-of-two scales if
 // asked.
 void tensor_cast(struct tensor *out, const struct tensor *source, bool power_of_two, struct pool *pool);
+
+// Memory for the cast of one tensor after another.
+struct cast_buffer {
+    uint8_t *memory;
+    int64_t capacity;
+};
+// *out is `source` itself if it is packed and in `format` already, otherwise a cast of it in the buffer, valid until
+// the next call.
+int tensor_cast_buffered(struct tensor *out, struct cast_buffer *buffer, enum format format,
+                         const struct tensor *source, bool power_of_two, struct pool *pool, struct error *error);
+void cast_buffer_free(struct cast_buffer *buffer);
 
 #endif

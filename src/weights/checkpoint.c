@@ -21,24 +21,24 @@
 #define SCALE_SUFFIX "_scale_inv"
 
 struct item {
-    const char *name; // in checkpoint->names, or in the single file
+    const char *name;   // in checkpoint->names, or in the single file
     int64_t shard;
-    int64_t entry; // in the shard's entries; -1 until the shard is open
+    int64_t entry;   // in the shard's entries; -1 until the shard is open
 };
 
 struct shard {
     const char *name;
-    int64_t expected; // tensors that the index puts here
+    int64_t expected;   // tensors that the index puts here
     bool open;
     struct safetensors file;
 };
 
 struct checkpoint {
     char *directory, *index_path;
-    char *names;          // storage of tensor and shard names; NULL for a single file
-    struct shard *shards; // sorted by name
+    char *names;            // storage of tensor and shard names; NULL for a single file
+    struct shard *shards;   // sorted by name
     int64_t shard_count, shard_capacity;
-    struct item *items; // sorted by name
+    struct item *items;   // sorted by name
     int64_t count, capacity;
 };
 
@@ -58,8 +58,8 @@ static struct item *item_find(const struct checkpoint *checkpoint, const char *n
 // Only plain names: an index file must not reach outside its directory.
 static bool shard_name_is_plain(const char *name) {
     size_t length = strlen(name), suffix = strlen(".safetensors");
-    return length > suffix && strchr(name, '/') == NULL && name[0] != '.'
-           && strcmp(name + length - suffix, ".safetensors") == 0;
+    return length > suffix && strchr(name, '/') == NULL && name[0] != '.' &&
+           strcmp(name + length - suffix, ".safetensors") == 0;
 }
 
 // Position of `name` in the sorted shards; *found tells whether it is there already.
@@ -82,7 +82,7 @@ static int64_t shard_position(const struct checkpoint *checkpoint, const char *n
 struct index_scan {
     struct checkpoint *checkpoint;
     struct json_reader json;
-    int64_t name_bytes; // used of checkpoint->names
+    int64_t name_bytes;   // used of checkpoint->names
 };
 
 // While the index is read, item.shard is the offset of the shard's name in checkpoint->names: sorted positions still
@@ -94,8 +94,8 @@ static int index_parse_pair(struct index_scan *scan, struct error *error) {
     int64_t length;
     bool found;
     int code;
-    if ((code = json_reader_string(&scan->json, name, &length, error)) != 0
-        || (code = json_reader_expect(&scan->json, ':', error)) != 0) {
+    if ((code = json_reader_string(&scan->json, name, &length, error)) != 0 ||
+        (code = json_reader_expect(&scan->json, ':', error)) != 0) {
         return code;
     }
     scan->name_bytes += length + 1;
@@ -124,8 +124,8 @@ static int index_parse_pair(struct index_scan *scan, struct error *error) {
     code = array_grow((void **)&checkpoint->items, &checkpoint->capacity, checkpoint->count + 1,
                       sizeof *checkpoint->items, path, error);
     if (code == 0) {
-        checkpoint->items[checkpoint->count++] =
-            (struct item){.name = name, .shard = checkpoint->shards[position].name - checkpoint->names, .entry = -1};
+        checkpoint->items[checkpoint->count++] = (struct item){
+            .name = name, .shard = checkpoint->shards[position].name - checkpoint->names, .entry = -1};
     }
     return code;
 }
@@ -153,8 +153,8 @@ static int index_parse(struct index_scan *scan, struct error *error) {
     if (!json_reader_accept(&scan->json, '}')) {
         do {
             char *key = scan->checkpoint->names + scan->name_bytes;
-            if ((code = json_reader_string(&scan->json, key, NULL, error)) != 0
-                || (code = json_reader_expect(&scan->json, ':', error)) != 0) {
+            if ((code = json_reader_string(&scan->json, key, NULL, error)) != 0 ||
+                (code = json_reader_expect(&scan->json, ':', error)) != 0) {
                 return code;
             }
             if (strcmp(key, "weight_map") != 0) {
@@ -313,10 +313,6 @@ const char *checkpoint_name(const struct checkpoint *checkpoint, int64_t index) 
     return item_at(checkpoint, index)->name;
 }
 
-int64_t checkpoint_shard_of(const struct checkpoint *checkpoint, int64_t index) {
-    return item_at(checkpoint, index)->shard;
-}
-
 const char *checkpoint_shard_name(const struct checkpoint *checkpoint, int64_t shard) {
     CHECK(shard >= 0 && shard < checkpoint->shard_count, "shard %lld", (long long)shard);
     return checkpoint->shards[shard].name;
@@ -324,6 +320,11 @@ const char *checkpoint_shard_name(const struct checkpoint *checkpoint, int64_t s
 
 bool checkpoint_has(const struct checkpoint *checkpoint, const char *name) {
     return item_find(checkpoint, name) != NULL;
+}
+
+bool checkpoint_holds(const struct checkpoint *checkpoint, int64_t shard, const char *name) {
+    const struct item *item = item_find(checkpoint, name);
+    return item != NULL && item->shard == shard;
 }
 
 // Names the first tensor that the index announces and the file lacks, and closes the file again.
@@ -464,8 +465,8 @@ bool checkpoint_name_is_scale(const char *name) {
 bool checkpoint_name_is_fp8(const char *name) {
     static const char *const suffixes[] = {"_proj.weight", "kv_a_proj_with_mqa.weight"};
     size_t length = strlen(name), unscaled = strlen("eh_proj.weight");
-    if (strstr(name, "layers.") == NULL
-        || (length >= unscaled && strcmp(name + length - unscaled, "eh_proj.weight") == 0)) {
+    if (strstr(name, "layers.") == NULL ||
+        (length >= unscaled && strcmp(name + length - unscaled, "eh_proj.weight") == 0)) {
         return false;
     }
     for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {

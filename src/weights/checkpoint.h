@@ -18,8 +18,8 @@ const char *checkpoint_directory(const struct checkpoint *checkpoint);
 int64_t checkpoint_count(const struct checkpoint *checkpoint);
 int64_t checkpoint_shards(const struct checkpoint *checkpoint);
 const char *checkpoint_name(const struct checkpoint *checkpoint, int64_t index);   // sorted by name; scales are listed too
-int64_t checkpoint_shard_of(const struct checkpoint *checkpoint, int64_t index);   // which shard holds it by the index file
 const char *checkpoint_shard_name(const struct checkpoint *checkpoint, int64_t shard);   // file name; shards are sorted by it
+bool checkpoint_holds(const struct checkpoint *checkpoint, int64_t shard, const char *name);   // by the index
 // Opens (once) and checks a shard: its header, and that every tensor which the index puts there is in it.
 int checkpoint_shard_open(struct checkpoint *checkpoint, const struct safetensors **file, int64_t shard, struct error *error);
 bool checkpoint_has(const struct checkpoint *checkpoint, const char *name);

@@ -22,8 +22,8 @@ struct writing {
     const char *directory;
     const struct checkpoint_plan_entry *entries;
     int64_t count;
-    int64_t *shard_of;       // [count]
-    int64_t shards, written; // shards in all; complete so far
+    int64_t *shard_of;         // [count]
+    int64_t shards, written;   // shards in all; complete so far
     int64_t bytes_done, total_bytes;
     checkpoint_fetch fetch;
     void *argument;
@@ -55,8 +55,8 @@ static int plan_shards(struct writing *writing, int64_t shard_bytes, struct erro
     int64_t used = 0;
     for (int64_t i = 0; i < writing->count; i++) {
         const struct checkpoint_plan_entry *entry = &writing->entries[i];
-        CHECK(entry->format == FORMAT_F32 || entry->format == FORMAT_BF16
-                  || (entry->format == FORMAT_E4M3_BLOCK && entry->rank == 2),
+        CHECK(entry->format == FORMAT_F32 || entry->format == FORMAT_BF16 ||
+                  (entry->format == FORMAT_E4M3_BLOCK && entry->rank == 2),
               "%s: format %d rank %d", entry->name, entry->format, entry->rank);
         int64_t bytes = entry_bytes(entry);
         if (bytes < 0 || __builtin_add_overflow(writing->total_bytes, bytes, &writing->total_bytes)) {
@@ -83,10 +83,10 @@ int checkpoint_check_absent(const char *directory, struct error *error) {
     }
     for (int64_t i = 0; i < count && code == 0; i++) {
         size_t length = strlen(names[i]), suffix = strlen(".safetensors");
-        if (strcmp(names[i], INDEX_NAME) == 0
-            || (length > suffix && strcmp(names[i] + length - suffix, ".safetensors") == 0)) {
-            code =
-                error_set(error, ERROR_ARGUMENT, "%s: holds weights already (%s), expected none", directory, names[i]);
+        if (strcmp(names[i], INDEX_NAME) == 0 ||
+            (length > suffix && strcmp(names[i] + length - suffix, ".safetensors") == 0)) {
+            code = error_set(error, ERROR_ARGUMENT, "%s: holds weights already (%s), expected none", directory,
+                             names[i]);
         }
     }
     file_list_free(names, count);
@@ -95,7 +95,7 @@ int checkpoint_check_absent(const char *directory, struct error *error) {
 
 static int declare_shard(struct safetensors_writer *writer, const struct writing *writing, int64_t shard,
                          struct error *error) {
-    int code = safetensors_writer_metadata(writer, "format", "pt", error); // transformers refuses files without it
+    int code = safetensors_writer_metadata(writer, "format", "pt", error);   // transformers refuses files without it
     for (int64_t i = 0; i < writing->count && code == 0; i++) {
         const struct checkpoint_plan_entry *entry = &writing->entries[i];
         if (writing->shard_of[i] != shard) {
@@ -141,8 +141,8 @@ static int write_shard(struct writing *writing, int64_t shard, struct error *err
     char name[64];
     char *path = file_join(writing->directory, shard_name(name, writing, shard), error);
     int code = path != NULL ? safetensors_writer_create(&writer, error) : ERROR_MEMORY;
-    if (code != 0 || (code = declare_shard(writer, writing, shard, error)) != 0
-        || (code = safetensors_writer_begin(writer, path, error)) != 0) {
+    if (code != 0 || (code = declare_shard(writer, writing, shard, error)) != 0 ||
+        (code = safetensors_writer_begin(writer, path, error)) != 0) {
         goto out;
     }
     for (int64_t i = 0; i < writing->count; i++) {
@@ -150,7 +150,7 @@ static int write_shard(struct writing *writing, int64_t shard, struct error *err
             goto out;
         }
     }
-    writing->written = shard + 1; // from here on the file may exist, whatever commit returns
+    writing->written = shard + 1;   // from here on the file may exist, whatever commit returns
     code = safetensors_writer_commit(writer, NULL, error);
     writer = NULL;
 out:
@@ -160,7 +160,7 @@ out:
 }
 
 struct index_line {
-    char *name; // owned when `scale`
+    char *name;   // owned when `scale`
     int64_t shard;
     bool scale;
 };

@@ -220,8 +220,8 @@ int json_reader_integer(struct json_reader *reader, int64_t *value, struct error
         reader->position++;
     }
     bool leading_zero = reader->position - start > 1 && reader->text[start] == '0';
-    bool fraction = reader->position < reader->size && strchr(".eE", reader->text[reader->position]) != NULL
-                    && reader->text[reader->position] != 0;
+    bool fraction = reader->position < reader->size && strchr(".eE", reader->text[reader->position]) != NULL &&
+                    reader->text[reader->position] != 0;
     if (reader->position == start || leading_zero || fraction) {
         return json_reader_fail(reader, "a non-negative integer", error);
     }
@@ -231,16 +231,16 @@ int json_reader_integer(struct json_reader *reader, int64_t *value, struct error
 
 static bool json_reader_digits(struct json_reader *reader) {
     int64_t start = reader->position;
-    while (reader->position < reader->size && reader->text[reader->position] >= '0'
-           && reader->text[reader->position] <= '9') {
+    while (reader->position < reader->size && reader->text[reader->position] >= '0' &&
+           reader->text[reader->position] <= '9') {
         reader->position++;
     }
     return reader->position > start;
 }
 
 static bool json_reader_one_of(struct json_reader *reader, const char *characters) {
-    if (reader->position < reader->size && reader->text[reader->position] != 0
-        && strchr(characters, reader->text[reader->position]) != NULL) {
+    if (reader->position < reader->size && reader->text[reader->position] != 0 &&
+        strchr(characters, reader->text[reader->position]) != NULL) {
         reader->position++;
         return true;
     }
@@ -277,9 +277,8 @@ static int json_reader_skip_deep(struct json_reader *reader, int depth, struct e
             return 0;
         }
         do {
-            if (object
-                && ((code = json_reader_string(reader, NULL, NULL, error)) != 0
-                    || (code = json_reader_expect(reader, ':', error)) != 0)) {
+            if (object && ((code = json_reader_string(reader, NULL, NULL, error)) != 0 ||
+                           (code = json_reader_expect(reader, ':', error)) != 0)) {
                 return code;
             }
             if ((code = json_reader_skip_deep(reader, depth + 1, error)) != 0) {
@@ -290,8 +289,8 @@ static int json_reader_skip_deep(struct json_reader *reader, int depth, struct e
     }
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         int64_t length = (int64_t)strlen(words[i]);
-        if (reader->size - reader->position >= length
-            && memcmp(reader->text + reader->position, words[i], (size_t)length) == 0) {
+        if (reader->size - reader->position >= length &&
+            memcmp(reader->text + reader->position, words[i], (size_t)length) == 0) {
             reader->position += length;
             return 0;
         }
@@ -320,8 +319,8 @@ void json_text_append(struct json_text *text, const char *format, ...) {
             text->size += needed;
             return;
         }
-        text->failed =
-            array_grow((void **)&text->text, &text->capacity, text->size + needed + 1, 1, "JSON text", NULL) != 0;
+        text->failed = array_grow((void **)&text->text, &text->capacity, text->size + needed + 1, 1, "JSON text",
+                                  NULL) != 0;
     }
 }
 

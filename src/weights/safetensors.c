@@ -16,7 +16,7 @@
 #include "weights/grow.h"
 #include "weights/json_stream.h"
 
-#define HEADER_LIMIT 100000000 // bytes; the limit of the reference implementation
+#define HEADER_LIMIT 100000000   // bytes; the limit of the reference implementation
 #define LENGTH_BYTES 8
 
 // Every dtype of the format and its width; those that format_by_safetensors_name knows become tensors.
@@ -58,9 +58,9 @@ static int64_t dtype_bytes(const struct dtype *dtype, int rank, const int64_t *s
 struct header_scan {
     struct safetensors *file;
     struct json_reader json;
-    int64_t capacity;   // of file->entries
-    int64_t name_bytes; // used of file->names
-    int64_t data_bytes; // behind the header
+    int64_t capacity;     // of file->entries
+    int64_t name_bytes;   // used of file->names
+    int64_t data_bytes;   // behind the header
     const uint8_t *data;
 };
 
@@ -86,17 +86,17 @@ static int header_parse_shape(struct header_scan *scan, int *rank, int64_t *shap
 
 static int header_parse_offsets(struct header_scan *scan, struct safetensors_entry *entry, struct error *error) {
     int code;
-    if ((code = json_reader_expect(&scan->json, '[', error)) != 0
-        || (code = json_reader_integer(&scan->json, &entry->begin, error)) != 0
-        || (code = json_reader_expect(&scan->json, ',', error)) != 0
-        || (code = json_reader_integer(&scan->json, &entry->end, error)) != 0) {
+    if ((code = json_reader_expect(&scan->json, '[', error)) != 0 ||
+        (code = json_reader_integer(&scan->json, &entry->begin, error)) != 0 ||
+        (code = json_reader_expect(&scan->json, ',', error)) != 0 ||
+        (code = json_reader_integer(&scan->json, &entry->end, error)) != 0) {
         return code;
     }
     return json_reader_expect(&scan->json, ']', error);
 }
 
 static int header_parse_dtype(struct header_scan *scan, struct safetensors_entry *entry, struct error *error) {
-    struct json_reader ahead = scan->json; // measures before it decodes
+    struct json_reader ahead = scan->json;   // measures before it decodes
     int64_t length;
     int code = json_reader_string(&ahead, NULL, &length, error);
     if (code != 0) {
@@ -137,8 +137,8 @@ static int header_parse_fields(struct header_scan *scan, struct safetensors_entr
             return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": unknown key of %lld characters", scan->json.name,
                              entry->name, (long long)length);
         }
-        if ((code = json_reader_string(&scan->json, field, NULL, error)) != 0
-            || (code = json_reader_expect(&scan->json, ':', error)) != 0) {
+        if ((code = json_reader_string(&scan->json, field, NULL, error)) != 0 ||
+            (code = json_reader_expect(&scan->json, ':', error)) != 0) {
             return code;
         }
         unsigned which = 0;
@@ -186,8 +186,8 @@ static int header_parse_tensor(struct header_scan *scan, char *name, struct erro
     }
     int64_t bytes = dtype_bytes(dtype_find(entry->dtype), rank, shape);
     if (bytes < 0) {
-        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": shape is too large for any file", scan->json.name,
-                         name);
+        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": shape is too large or does not fill whole bytes",
+                         scan->json.name, name);
     }
     if (entry->begin > entry->end || entry->end > scan->data_bytes) {
         return error_set(error, ERROR_FORMAT,
@@ -201,7 +201,7 @@ static int header_parse_tensor(struct header_scan *scan, char *name, struct erro
                          name, (long long)bytes, (long long)(entry->end - entry->begin));
     }
     enum format format = format_by_safetensors_name(entry->dtype);
-    format = format == FORMAT_E4M3_BLOCK && rank != 2 ? FORMAT_NONE : format; // blocks are defined for matrices alone
+    format = format == FORMAT_E4M3_BLOCK && rank != 2 ? FORMAT_NONE : format;   // blocks are defined for matrices alone
     entry->tensor = tensor_make(format, (void *)(uintptr_t)(scan->data + entry->begin), rank, shape);
     file->count++;
     return 0;
@@ -219,9 +219,9 @@ static int header_parse_metadata(struct header_scan *scan, struct error *error) 
     int64_t start = json->position - 1;
     if (!json_reader_accept(json, '}')) {
         do {
-            if ((code = json_reader_string(json, NULL, NULL, error)) != 0
-                || (code = json_reader_expect(json, ':', error)) != 0
-                || (code = json_reader_string(json, NULL, NULL, error)) != 0) {
+            if ((code = json_reader_string(json, NULL, NULL, error)) != 0 ||
+                (code = json_reader_expect(json, ':', error)) != 0 ||
+                (code = json_reader_string(json, NULL, NULL, error)) != 0) {
                 return code;
             }
         } while (json_reader_accept(json, ','));
@@ -247,8 +247,8 @@ static int header_parse(struct header_scan *scan, struct error *error) {
         do {
             char *name = scan->file->names + scan->name_bytes;
             int64_t length;
-            if ((code = json_reader_string(&scan->json, name, &length, error)) != 0
-                || (code = json_reader_expect(&scan->json, ':', error)) != 0) {
+            if ((code = json_reader_string(&scan->json, name, &length, error)) != 0 ||
+                (code = json_reader_expect(&scan->json, ':', error)) != 0) {
                 return code;
             }
             if (strcmp(name, "__metadata__") == 0) {
@@ -410,11 +410,11 @@ struct declared {
 
 struct safetensors_writer {
     struct file_writer file;
-    bool open; // `file` holds a temporary file
+    bool open;   // `file` holds a temporary file
     struct declared *declared;
     int64_t count, capacity;
     int64_t data_bytes, appended;
-    struct json_text metadata; // inner text of "__metadata__", "" = none
+    struct json_text metadata;   // inner text of "__metadata__", "" = none
 };
 
 int safetensors_writer_create(struct safetensors_writer **writer, struct error *error) {
@@ -435,8 +435,8 @@ int safetensors_writer_declare(struct safetensors_writer *writer, const char *na
     if (declared.bytes < 0 || __builtin_add_overflow(writer->data_bytes, declared.bytes, &writer->data_bytes)) {
         return error_set(error, ERROR_ARGUMENT, "tensor \"%s\": shape is too large for any file", name);
     }
-    int code =
-        array_grow((void **)&writer->declared, &writer->capacity, writer->count + 1, sizeof declared, name, error);
+    int code = array_grow((void **)&writer->declared, &writer->capacity, writer->count + 1, sizeof declared, name,
+                          error);
     if (code != 0) {
         return code;
     }
@@ -508,9 +508,9 @@ int safetensors_writer_begin(struct safetensors_writer *writer, const char *path
     struct json_text text = {0};
     uint8_t length[LENGTH_BYTES];
     int code;
-    if ((code = writer_check_unique(writer, path, error)) != 0
-        || (code = writer_header(writer, &text, path, error)) != 0
-        || (code = file_writer_open(&writer->file, path, error)) != 0) {
+    if ((code = writer_check_unique(writer, path, error)) != 0 ||
+        (code = writer_header(writer, &text, path, error)) != 0 ||
+        (code = file_writer_open(&writer->file, path, error)) != 0) {
         goto out;
     }
     writer->open = true;

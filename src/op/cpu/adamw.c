@@ -81,7 +81,7 @@ void cpu_adamw(struct op_context *op, struct tensor *master, struct tensor *m, s
                             .weight = packed_row(weight),
                             .gradient = gradient->data,
                             .step = step};
-    split_run(op, job.split.tasks, adamw_task, &job);
+    pool_run(op->pool, job.split.tasks, adamw_task, &job);
 }
 
 static void ema_task(void *argument, int64_t task, int worker) {
@@ -97,5 +97,5 @@ void cpu_ema(struct op_context *op, struct tensor *average, const struct tensor 
                             .master = average->data,
                             .gradient = master->data,
                             .decay = decay};
-    split_run(op, job.split.tasks, ema_task, &job);
+    pool_run(op->pool, job.split.tasks, ema_task, &job);
 }

@@ -220,6 +220,6 @@ void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const 
         job.rows_per_task /= 2;
         tasks = count_tasks(&job);
     }
-    split_run(op, tasks, attention_task, &job);
+    pool_run(op->pool, tasks, attention_task, &job);
     arena_release(op->scratch, mark);
 }

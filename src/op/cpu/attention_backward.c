@@ -230,9 +230,9 @@ void cpu_attention_backward(struct op_context *op, struct tensor *dq, struct ten
     }
     job.rope_parts = arena_allocate(op->scratch, (size_t)(rows * job.heads * job.rope), sizeof(float));
     gradient_areas(&job, op);
-    split_run(op, span_count * job.heads, gradient_task, &job);
+    pool_run(op->pool, span_count * job.heads, gradient_task, &job);
     if (job.rope > 0) {
-        split_run(op, span_count * ((job.longest + ROPE_ROWS_PER_TASK - 1) / ROPE_ROWS_PER_TASK), rope_task, &job);
+        pool_run(op->pool, span_count * ((job.longest + ROPE_ROWS_PER_TASK - 1) / ROPE_ROWS_PER_TASK), rope_task, &job);
     }
     arena_release(op->scratch, mark);
 }

@@ -84,9 +84,9 @@ void cpu_balance_loss(struct op_context *op, float *loss, float *f, const float 
     job.share = arena_allocate(op->scratch, (size_t)(sequences * experts), sizeof(float));
     job.split = (struct row_split){
         .rows = tokens, .chunk = TOKENS_PER_TASK, .tasks = (tokens + TOKENS_PER_TASK - 1) / TOKENS_PER_TASK};
-    split_run(op, job.split.tasks, balance_token_task, &job);
+    pool_run(op->pool, job.split.tasks, balance_token_task, &job);
     job.blocks = (experts + EXPERTS_PER_TASK - 1) / EXPERTS_PER_TASK;
-    split_run(op, sequences * job.blocks, balance_expert_task, &job);
+    pool_run(op->pool, sequences * job.blocks, balance_expert_task, &job);
     for (int64_t s = 0; s < sequences; s++) {
         float lane[LANES] = {0};
         for (int64_t e = 0; e < experts; e++) {

@@ -70,16 +70,6 @@ static inline int64_t row_split_end(const struct row_split *split, int64_t task)
     int64_t end = (task + 1) * split->chunk;
     return end < split->rows ? end : split->rows;
 }
-// pool_run without waking anybody for a single task.
-static inline void split_run(struct op_context *op, int64_t tasks,
-                             void (*function)(void *argument, int64_t task, int worker), void *argument) {
-    if (tasks == 1) {
-        function(argument, 0, 0);
-    } else if (tasks > 1) {
-        pool_run(op->pool, tasks, function, argument);
-    }
-}
-
 // Row `index` of a rank-2 F32 or BF16 tensor.
 static inline struct row tensor_row(const struct tensor *tensor, int64_t index) {
     struct row row = {.data = tensor->data, .format = (enum format)tensor->format};

@@ -99,5 +99,5 @@ void cpu_cross_entropy(struct op_context *op, float *loss, struct tensor *dlogit
                                     .targets = targets,
                                     .loss = loss,
                                     .scale = scale};
-    split_run(op, job.split.tasks, cross_entropy_task, &job);
+    pool_run(op->pool, job.split.tasks, cross_entropy_task, &job);
 }

@@ -39,7 +39,7 @@ void cpu_embedding(struct op_context *op, struct tensor *y, const int32_t *ids, 
                                 .y = y,
                                 .table = table,
                                 .ids = ids};
-    split_run(op, job.split.tasks, embedding_task, &job);
+    pool_run(op->pool, job.split.tasks, embedding_task, &job);
 }
 
 static void embedding_backward_task(void *argument, int64_t task, int worker) {
@@ -57,5 +57,5 @@ void cpu_embedding_backward(struct op_context *op, struct tensor *dtable, const 
     struct embedding_job job = {.kernels = &op->kernels->row, .y = dy, .table = dtable, .ids = ids};
     job.split = (struct row_split){
         .rows = columns, .chunk = GRADIENT_COLUMNS, .tasks = (columns + GRADIENT_COLUMNS - 1) / GRADIENT_COLUMNS};
-    split_run(op, job.split.tasks, embedding_backward_task, &job);
+    pool_run(op->pool, job.split.tasks, embedding_backward_task, &job);
 }

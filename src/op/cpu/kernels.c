@@ -26,6 +26,8 @@ static kernels_init *const avx2_list[] = {
 };
 static kernels_init *const avx512_list[] = {
     kernels_avx512_linear,
+    kernels_avx512_row,
+    kernels_avx512_attention,
     NULL,
 };
 static kernels_init *const *const lists[ISA_BEST] = {

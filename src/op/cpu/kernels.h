@@ -37,5 +37,7 @@ void kernels_scalar_adamw(struct cpu_kernels *kernels);
 void kernels_scalar_reduce(struct cpu_kernels *kernels);
 void kernels_avx2_linear(struct cpu_kernels *kernels);
 void kernels_avx512_linear(struct cpu_kernels *kernels);
+void kernels_avx512_row(struct cpu_kernels *kernels);
+void kernels_avx512_attention(struct cpu_kernels *kernels);
 
 #endif

@@ -21,6 +21,7 @@
 #define PACK_UNITS (1 << 13)   // least work of a packing task
 #define DEPTH_UNITS 512        // units of a block of k: 16 panels of 32 columns (1 MiB) would still fit the L2 cache of a core
 #define MAX_PANELS 8           // most column panels of a task
+#define STRIDED_DEPTH 64       // k packed at a time from an operand whose rows, not k, are contiguous
 #define TASKS_PER_THREAD 4     // for balance
 #define MAX_SCALES (DEPTH_UNITS / 32)
 
@@ -91,22 +92,32 @@ static const struct piece *find_piece(const struct run *run, int64_t task, bool 
     return &run->pieces[low];
 }
 
+// How much of k to pack before the next panel has its turn. Where k is strided, a cache line holds rows of several panels; it must
+// still be there when the next panel comes (lines a large power of two apart evict each other early).
+static int64_t packing_depth(const struct linear_operand *source, int64_t depth) {
+    return source->k_stride == 1 ? depth : STRIDED_DEPTH;
+}
+
 static void pack_task(void *argument, int64_t task, int worker) {
     (void)worker;
     const struct run *run = argument;
     const struct piece *piece = find_piece(run, task, true);
-    int64_t first = (task - piece->pack_task) * piece->panels_per_task;
-    int64_t last = minimum(first + piece->panels_per_task, piece->panels);
-    for (int64_t panel = first; panel < last; panel++) {
-        int64_t row = panel_row(piece, panel), rows = panel_row(piece, panel + 1) - row;
-        struct linear_strip strip = {.out = packed_panel(run, piece, panel),
-                                     .chunk_stride = rows * LINEAR_CHUNK,
-                                     .source = &piece->group->a,
-                                     .row = piece->row + row,
-                                     .k_end = piece->group->depth,
-                                     .rows = (int)rows,
-                                     .unit = run->unit};
-        run->kernels->pack_rows(&strip);
+    const struct linear_operand *a = &piece->group->a;
+    int64_t first = (task - piece->pack_task) * piece->panels_per_task, depth = piece->group->depth;
+    int64_t last = minimum(first + piece->panels_per_task, piece->panels), step = packing_depth(a, depth);
+    for (int64_t k = 0; k < depth; k += step) {
+        for (int64_t panel = first; panel < last; panel++) {
+            int64_t row = panel_row(piece, panel), rows = panel_row(piece, panel + 1) - row;
+            struct linear_strip strip = {.out = packed_panel(run, piece, panel) + units_of(run->unit, k) * rows,
+                                         .chunk_stride = rows * LINEAR_CHUNK,
+                                         .source = a,
+                                         .row = piece->row + row,
+                                         .k_begin = k,
+                                         .k_end = minimum(k + step, depth),
+                                         .rows = (int)rows,
+                                         .unit = run->unit};
+            run->kernels->pack_rows(&strip);
+        }
     }
 }
 
@@ -186,6 +197,26 @@ static void run_tile(const struct run *run, const struct linear_group *group, in
     }
 }
 
+// Columns [column, column + columns) of b, k in [k_begin, k_end), as panels of `units` units.
+static void pack_block(const struct run *run, const struct linear_operand *b, int64_t column, int64_t columns, int64_t k_begin,
+                       int64_t k_end, uint32_t *packed) {
+    const int64_t width = run->kernels->tile_columns, units = units_of(run->unit, k_end - k_begin);
+    int64_t step = packing_depth(b, k_end - k_begin);
+    for (int64_t k = k_begin; k < k_end; k += step) {
+        for (int64_t offset = 0; offset < columns; offset += width) {
+            struct linear_strip strip = {.out = packed + offset * units + units_of(run->unit, k - k_begin) * width,
+                                         .unit_stride = width,
+                                         .source = b,
+                                         .row = column + offset,
+                                         .k_begin = k,
+                                         .k_end = minimum(k + step, k_end),
+                                         .rows = (int)minimum(width, columns - offset),
+                                         .unit = run->unit};
+            run->kernels->pack_columns(&strip);
+        }
+    }
+}
+
 static void multiply_block(const struct run *run, const struct piece *piece, int64_t column_begin, int64_t columns,
                            int64_t k_begin, uint32_t *packed_b, float *area) {
     const struct linear_group *group = piece->group;
@@ -194,21 +225,9 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     int64_t units = units_of(run->unit, k_end - k_begin);
     bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
     float scales[MAX_PANELS][MAX_SCALES];
-    for (int64_t panel = 0; panel * width < columns; panel++) {
-        for (int64_t offset = 0; offset < width && panel * width + offset < columns; offset += 16) {
-            struct linear_strip strip = {.out = packed_b + panel * width * units + offset,
-                                         .unit_stride = width,
-                                         .source = &group->b,
-                                         .row = column_begin + panel * width + offset,
-                                         .k_begin = k_begin,
-                                         .k_end = k_end,
-                                         .rows = (int)minimum(16, columns - panel * width - offset),
-                                         .unit = run->unit};
-            run->kernels->pack_columns(&strip);
-        }
-        if (run->scaled) {
-            load_scales(scales[panel], &group->b, column_begin + panel * width, k_begin, k_end);
-        }
+    pack_block(run, &group->b, column_begin, columns, k_begin, k_end, packed_b);
+    for (int64_t panel = 0; run->scaled && panel * width < columns; panel++) {
+        load_scales(scales[panel], &group->b, column_begin + panel * width, k_begin, k_end);
     }
     for (int64_t m = 0; m < piece->panels; m++) {
         int64_t row = panel_row(piece, m), rows = panel_row(piece, m + 1) - row;
@@ -368,7 +387,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
         int64_t cuts = pieces_of(&groups[g], PIECE_ROWS);
         for (int64_t cut = 0; cut < cuts; cut++) {
             int64_t row = groups[g].rows * cut / cuts, rows = groups[g].rows * (cut + 1) / cuts - row;
-            bool mapped = rows <= LINEAR_MAX_MAPPED;
+            bool mapped = rows <= LINEAR_MAX_MAPPED && (groups[g].b.k_stride == 1 || groups[g].b.row_stride == 1);
             struct piece *piece = &pieces[filled++];
             *piece = (struct piece){.group = &groups[g], .row = row, .rows = rows, .mapped = mapped};
             piece->panels = mapped ? 1 : divide_up(rows, kernels->tile_rows);
@@ -386,7 +405,8 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
         total += pieces[i].rows * padded_units(&run, &pieces[i]);
     }
     int64_t room = total < PASS_UNITS ? total : most_units > PASS_UNITS ? most_units : PASS_UNITS;
-    run.packed = arena_allocate(op->scratch, (size_t)room, sizeof *run.packed);
+    // Behind the last panel there is room for the rows that a mapped tile may read beyond its own.
+    run.packed = arena_allocate(op->scratch, (size_t)(room + LINEAR_MAX_MAPPED * LINEAR_CHUNK), sizeof *run.packed);
     for (int64_t begin = 0, end; begin < piece_count; begin = end) {
         int64_t used = 0;
         for (end = begin; end < piece_count; end++) {

@@ -37,9 +37,10 @@ struct linear_group {
     int64_t rows, columns, depth;
 };
 
-// Packing of one strip: `rows` (<= 16) rows of an operand from `row` on, k from k_begin (even for pairs) to k_end.
+// Packing of one panel: `rows` rows (at most the table's tile_rows, or tile_columns) of an operand from `row` on, k from k_begin
+// (a multiple of STRIDED_DEPTH) to k_end.
 // As rows (side a):     out[chunk][panel row][16 units], chunks `chunk_stride` units apart, rows 16 units apart.
-// As columns (side b):  out[unit][panel column], units `unit_stride` apart; lanes beyond `rows` up to 16 are written too (anything).
+// As columns (side b):  out[unit][panel column], units `unit_stride` apart; columns beyond `rows` may be written too (anything).
 struct linear_strip {
     uint32_t *out;
     int64_t chunk_stride, unit_stride;
@@ -73,7 +74,8 @@ struct linear_kernels {
     void (*pack_rows)(const struct linear_strip *strip);
     void (*pack_columns)(const struct linear_strip *strip);
     void (*tile)(const struct linear_tile *tile);
-    // The same product with b read where it lies, for few rows: matrix-vector at memory speed.
+    // The same product with b, one of whose strides is 1, read where it lies, for few rows: matrix-vector at memory speed. May read
+    // a, and write c, as if there were LINEAR_MAX_MAPPED rows.
     void (*tile_mapped)(const struct linear_tile *tile);
     void (*narrow)(uint16_t *out, const float *in, int64_t count);   // bf16_narrow of each
 };

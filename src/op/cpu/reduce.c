@@ -86,7 +86,7 @@ static double reduce_blocks(struct op_context *op, const struct tensor *x,
     job.split = (struct row_split){
         .rows = blocks, .chunk = BLOCKS_PER_TASK, .tasks = (blocks + BLOCKS_PER_TASK - 1) / BLOCKS_PER_TASK};
     job.results = arena_allocate(op->scratch, (size_t)blocks, sizeof *job.results);
-    split_run(op, job.split.tasks, task, &job);
+    pool_run(op->pool, job.split.tasks, task, &job);
     double sum = 0.0;
     for (int64_t b = 0; b < blocks; b++) {
         sum += (double)job.results[b];

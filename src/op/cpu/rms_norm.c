@@ -88,7 +88,7 @@ void cpu_rms_norm(struct op_context *op, struct tensor *y, float *rstd, const st
                                .w = w,
                                .rstd = rstd,
                                .epsilon = epsilon};
-    split_run(op, job.split.tasks, rms_norm_task, &job);
+    pool_run(op->pool, job.split.tasks, rms_norm_task, &job);
 }
 
 static void rms_norm_backward_task(void *argument, int64_t task, int worker) {
@@ -122,8 +122,8 @@ void cpu_rms_norm_backward(struct op_context *op, struct tensor *dx, enum op_mod
         int64_t columns = x->shape[1];
         job.split = (struct row_split){
             .rows = columns, .chunk = WEIGHT_COLUMNS, .tasks = (columns + WEIGHT_COLUMNS - 1) / WEIGHT_COLUMNS};
-        split_run(op, job.split.tasks, rms_norm_weight_task, &job);
+        pool_run(op->pool, job.split.tasks, rms_norm_weight_task, &job);
     }
     job.split = row_split_make(x->shape[0], x->shape[1]);
-    split_run(op, job.split.tasks, rms_norm_backward_task, &job);
+    pool_run(op->pool, job.split.tasks, rms_norm_backward_task, &job);
 }

@@ -51,5 +51,5 @@ void cpu_rope(struct op_context *op, struct tensor *x, const int32_t *positions,
                            .table = table,
                            .positions = positions,
                            .sign = inverse ? -1.0f : 1.0f};
-    split_run(op, job.split.tasks, rope_task, &job);
+    pool_run(op->pool, job.split.tasks, rope_task, &job);
 }

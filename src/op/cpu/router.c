@@ -191,7 +191,7 @@ void cpu_router(struct op_context *op, float *score, int32_t *expert, float *wei
                              .score = score,
                              .weight = weight,
                              .expert = expert};
-    split_run(op, job.split.tasks, router_task, &job);
+    pool_run(op->pool, job.split.tasks, router_task, &job);
     arena_release(op->scratch, mark);
 }
 
@@ -255,6 +255,6 @@ void cpu_router_backward(struct op_context *op, struct tensor *dlogits, const fl
                              .expert_in = expert,
                              .dshare = dshare,
                              .sequence_length = sequence_length};
-    split_run(op, job.split.tasks, router_backward_task, &job);
+    pool_run(op->pool, job.split.tasks, router_backward_task, &job);
     arena_release(op->scratch, mark);
 }

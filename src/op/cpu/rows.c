@@ -49,7 +49,7 @@ static void gather_task(void *argument, int64_t task, int worker) {
 void cpu_gather_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows) {
     struct rows_job job = {
         .kernels = &op->kernels->row, .split = row_split_make(y->shape[0], y->shape[1]), .y = y, .x = x, .rows = rows};
-    split_run(op, job.split.tasks, gather_task, &job);
+    pool_run(op->pool, job.split.tasks, gather_task, &job);
 }
 
 static void scatter_task(void *argument, int64_t task, int worker) {
@@ -65,7 +65,7 @@ static void scatter_task(void *argument, int64_t task, int worker) {
 void cpu_scatter_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows) {
     struct rows_job job = {
         .kernels = &op->kernels->row, .split = row_split_make(x->shape[0], x->shape[1]), .y = y, .x = x, .rows = rows};
-    split_run(op, job.split.tasks, scatter_task, &job);
+    pool_run(op->pool, job.split.tasks, scatter_task, &job);
 }
 
 static void combine_task(void *argument, int64_t task, int worker) {
@@ -97,7 +97,7 @@ void cpu_combine_rows(struct op_context *op, struct tensor *y, const struct tens
                            .weight = weight,
                            .top_k = top_k,
                            .mode = mode};
-    split_run(op, job.split.tasks, combine_task, &job);
+    pool_run(op->pool, job.split.tasks, combine_task, &job);
 }
 
 // Rows of a tensor of rank 1..3, as (a, b) -> a * stride_a + b * stride_b elements from data, each of `columns`
@@ -155,7 +155,7 @@ void cpu_copy(struct op_context *op, struct tensor *y, const struct tensor *x) {
     struct row_grid grid = row_grid_make(y);
     struct rows_job job = {
         .kernels = &op->kernels->row, .split = row_split_make(grid.count, grid.columns), .y = y, .x = x};
-    split_run(op, job.split.tasks, copy_task, &job);
+    pool_run(op->pool, job.split.tasks, copy_task, &job);
 }
 
 static void add_task(void *argument, int64_t task, int worker) {
@@ -171,7 +171,7 @@ void cpu_add(struct op_context *op, struct tensor *y, const struct tensor *x) {
     struct row_grid grid = row_grid_make(y);
     struct rows_job job = {
         .kernels = &op->kernels->row, .split = row_split_make(grid.count, grid.columns), .y = y, .x = x};
-    split_run(op, job.split.tasks, add_task, &job);
+    pool_run(op->pool, job.split.tasks, add_task, &job);
 }
 
 static void zero_task(void *argument, int64_t task, int worker) {
@@ -186,5 +186,5 @@ static void zero_task(void *argument, int64_t task, int worker) {
 void cpu_zero(struct op_context *op, struct tensor *y) {
     struct row_grid grid = row_grid_make(y);
     struct rows_job job = {.kernels = &op->kernels->row, .split = row_split_make(grid.count, grid.columns), .y = y};
-    split_run(op, job.split.tasks, zero_task, &job);
+    pool_run(op->pool, job.split.tasks, zero_task, &job);
 }

@@ -68,7 +68,7 @@ void cpu_swiglu(struct op_context *op, struct tensor *y, const struct tensor *ga
                              .gate = gate,
                              .up = up,
                              .weight = weight};
-    split_run(op, job.split.tasks, swiglu_task, &job);
+    pool_run(op->pool, job.split.tasks, swiglu_task, &job);
 }
 
 static void swiglu_backward_task(void *argument, int64_t task, int worker) {
@@ -96,5 +96,5 @@ void cpu_swiglu_backward(struct op_context *op, struct tensor *dgate, struct ten
                              .dy = dy,
                              .weight = weight,
                              .dweight = dweight};
-    split_run(op, job.split.tasks, swiglu_backward_task, &job);
+    pool_run(op->pool, job.split.tasks, swiglu_backward_task, &job);
 }

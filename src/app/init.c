@@ -1,0 +1,141 @@
+// `minke init`: config.json -> a model directory with random weights, Normal(0, std) by (seed, name, element): the same
+// for any number of threads and, up to rounding, for any format.
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "app/app.h"
+#include "app/formats.h"
+#include "app/options.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "model/load.h"
+
+struct init_request {
+    const char *config_path, *directory;
+    enum format format;
+    int64_t seed;
+    double std;   // negative: initializer_range of the configuration
+};
+
+static int check_target(const char *directory, struct error *error) {
+    char **names;
+    int64_t count;
+    if (!file_exists(directory)) {
+        return 0;
+    }
+    int code = file_list(&names, &count, directory, error);
+    if (code == 0) {
+        if (count > 0) {
+            code = error_set(error, ERROR_ARGUMENT,
+                             "%s: expected an empty or new directory, found %lld files (the first is %s)", directory,
+                             (long long)count, names[0]);
+        }
+        file_list_free(names, count);
+    }
+    return code;
+}
+
+static int write_model(const struct init_request *request, struct model_config *config, struct op_context *op,
+                       struct arena *arena, struct error *error) {
+    struct model_params params;
+    struct model_save_options options = {.format = request->format, .power_of_two = config->fp8_power_of_two};
+    double std = request->std < 0.0 ? config->initializer_range : request->std;
+    bool existed = file_exists(request->directory);
+    int code;
+    config->initializer_range = std;
+    if ((code = arena_reserve(arena, params_table_bytes(config), error)) != 0) {
+        return code;
+    }
+    params_create(&params, config, arena);
+    if ((code = params_allocate(&params, config, request->format, false, false, arena, error)) != 0 ||
+        (code = file_make_directory(request->directory, error)) != 0 ||
+        (code = params_initialize(&params, config, (uint64_t)request->seed, std, op, error)) != 0) {
+        goto out;
+    }
+    code = model_save(request->directory, &params, config, &options, op, error);
+out:
+    if (code != 0 && !existed) {
+        rmdir(request->directory);
+    }
+    return code;
+}
+
+static int run(const struct init_request *request, const struct common_options *common) {
+    struct error error = {0};
+    struct model_config config;
+    struct pool *pool = NULL;
+    struct arena arena, scratch;
+    struct op_context op;
+    double started = clock_seconds();
+    char count[32];
+    arena_init(&arena, "model");
+    arena_init(&scratch, "scratch");
+    int code;
+    if ((code = model_config_read(&config, request->config_path, &error)) == 0 &&
+        (code = check_target(request->directory, &error)) == 0 &&
+        (code = pool_create(&pool, (int)common->threads, &error)) == 0 &&
+        (code = op_context_init(&op, common->isa, pool, &scratch, &error)) == 0) {
+        code = write_model(request, &config, &op, &arena, &error);
+    }
+    arena_destroy(&arena);
+    arena_destroy(&scratch);
+    pool_destroy(pool);
+    if (code != 0) {
+        log_error("%s", error.text);
+        return 1;
+    }
+    struct model_count parameters = model_count_parameters(&config);
+    log_info("wrote %s: %s parameters, std %g, seed %" PRId64 ", in %.1f s", request->directory,
+             text_count(count, (double)(parameters.total + parameters.mtp_unique)), config.initializer_range,
+             request->seed, clock_seconds() - started);
+    return 0;
+}
+
+int command_init(int argc, char **argv) {
+    struct init_request request = {.std = -1.0};
+    const char *dtype = "bf16";
+    const struct command_option options[] = {
+        {.name = "seed",
+         .argument = "S",
+         .help = "of the random numbers (0)",
+         .integer = &request.seed,
+         .minimum = 0,
+         .maximum = INT64_MAX},
+        {.name = "dtype",
+         .argument = "D",
+         .help = "format of the weights (bf16)",
+         .text = &dtype,
+         .choices = "bf16|f32|fp8"},
+        {.name = "std",
+         .argument = "X",
+         .help = "standard deviation (default: initializer_range of the configuration)",
+         .number = &request.std,
+         .least = 0.0,
+         .most = 100.0},
+        {0},
+    };
+    const struct command_positional positionals[] = {
+        {.name = "CONFIG", .help = "a config.json, or a directory that holds one", .text = &request.config_path},
+        {.name = "OUT_DIR", .help = "a new or empty directory", .text = &request.directory},
+        {0},
+    };
+    struct common_options common = {0};
+    const struct command_syntax syntax = {
+        .name = "init",
+        .summary = "write a model with random weights from a config.json",
+        .description = "The directory gets config.json, generation_config.json and the weights; add a tokenizer to use "
+                       "it with text.",
+        .examples = "minke init config.json model --seed 1 --std 0.006",
+        .options = options,
+        .positionals = positionals,
+        .common = &common,
+    };
+    int status;
+    if (!options_parse(&syntax, argc, argv, &status)) {
+        return status;
+    }
+    request.format = app_dtype_format(dtype);
+    return run(&request, &common);
+}

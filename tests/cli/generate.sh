@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# generate, chat, logits and perplexity on a small random model with a tokenizer trained here.
+set -u
+failed=0
+check() {   # description, exit status of what was checked
+    if [ "$2" -eq 0 ]; then
+        echo "ok $1"
+    else
+        echo "not ok $1"
+        failed=1
+    fi
+}
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder" || exit 1
+
+for i in $(seq 1 400); do
+    echo "Line $i: the quick brown fox jumps over the lazy dog, $((i * i)) times; Wörter und Zeichen."
+done > text
+cat > config.json <<'JSON'
+{"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 512, "hidden_size": 64,
+ "num_hidden_layers": 2, "first_k_dense_replace": 1, "moe_layer_freq": 1, "intermediate_size": 96, "moe_intermediate_size": 32,
+ "num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16,
+ "qk_rope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 2,
+ "topk_group": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": true, "routed_scaling_factor": 2.5,
+ "num_nextn_predict_layers": 1, "max_position_embeddings": 256, "rope_theta": 10000.0, "rope_scaling": null, "rms_norm_eps": 1e-6,
+ "hidden_act": "silu", "attention_bias": false, "tie_word_embeddings": false, "initializer_range": 0.2, "bos_token_id": 0,
+ "eos_token_id": 1, "torch_dtype": "bfloat16"}
+JSON
+"$MINKE" prepare data text --train-tokenizer 512 --document-bytes 2000 --quiet && "$MINKE" init config.json model --std 0.2 --quiet &&
+    cp data/tokenizer.json data/tokenizer_config.json model/
+check "a small model with a tokenizer" $?
+
+first=$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 5 --ignore-eos --quiet)
+[ -n "$first" ] && [ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 5 --ignore-eos --quiet --threads 3)" = "$first" ]
+check "the same seed gives the same text on any number of threads" $?
+[ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 5 --ignore-eos --quiet --isa scalar)" = "$first" ]
+check "and on any instruction set" $?
+[ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 6 --ignore-eos --quiet)" != "$first" ]
+check "another seed gives another text" $?
+printf 'The quick' > prompt
+[ "$("$MINKE" generate model --prompt-file prompt -n 24 --temp 1 --seed 5 --ignore-eos --quiet)" = "$first" ]
+check "a prompt from a file" $?
+"$MINKE" generate model -p "The quick" -n 100000 --ignore-eos --quiet 2>message >/dev/null
+[ $? -eq 0 ] && grep -q "the context of 256 tokens is full" message && [ "$(wc -l < message)" -eq 1 ]
+check "a text ends where the context does, and says so" $?
+
+"$MINKE" tokenize model < prompt > ids
+"$MINKE" logits model --ids-file ids -o a.npy --quiet && "$MINKE" logits model --ids "$(tr -d '[]' < ids)" -o b.npy --quiet && cmp a.npy b.npy
+check "logits from a file and from the command line" $?
+tokens=$(tr ',' '\n' < ids | wc -l)
+[ "$(stat -c %s a.npy)" -eq $((128 + tokens * 512 * 4)) ]
+check "logits: one row of the vocabulary for every token" $?
+"$MINKE" logits model --ids-file ids -o mtp.npy --mtp --quiet && [ "$(stat -c %s mtp.npy)" -eq $((128 + (tokens - 1) * 512 * 4)) ]
+check "MTP logits: a row less" $?
+"$MINKE" logits model --ids 1,2,9999 -o c.npy 2>message
+[ $? -ne 0 ] && grep -q "expected an id in 0..511, found 9999" message && [ ! -e c.npy ] && [ -z "$(ls | grep 'c.npy')" ]
+check "an id out of range: one clear line, no file" $?
+"$MINKE" logits model --ids 1,x -o c.npy 2>message
+[ $? -ne 0 ] && grep -q 'id 1: expected a number' message
+check "a list of ids that is none" $?
+"$MINKE" logits model --ids 1,2 -o /nowhere/c.npy 2>message
+[ $? -ne 0 ] && grep -q '/nowhere/c.npy' message
+check "an output that cannot be written" $?
+
+head -c 3000 text > short
+"$MINKE" perplexity model short --json --quiet > whole && grep -q '"bytes":3000' whole
+check "perplexity" $?
+"$MINKE" perplexity model short --json --quiet --context 64 --stride 32 > windows && grep -q '"bytes":3000' windows
+check "perplexity by windows scores every byte" $?
+: > empty
+"$MINKE" perplexity model empty 2>message
+[ $? -ne 0 ] && grep -q 'empty' message && [ "$(wc -l < message)" -eq 1 ]
+check "perplexity of an empty file: one clear line" $?
+
+printf 'hello\nand again\\\nin two lines\n/regenerate\n/undo\n/stats\n/quit\n' | "$MINKE" chat model -n 12 --temp 1 --seed 3 --quiet > chat 2>message
+[ $? -eq 0 ] && [ ! -s message ] && grep -q 'of 256 tokens, 2 messages' chat
+check "a conversation from a pipe" $?
+"$MINKE" chat model --context 32 < text > /dev/null 2>message
+[ $? -ne 0 ] && grep -q 'context holds 32' message
+check "a conversation that outgrows its context" $?
+"$MINKE" generate no_such_model -p x 2>message
+[ $? -ne 0 ] && [ "$(wc -l < message)" -eq 1 ] && grep -q no_such_model message
+check "a missing model: one clear line" $?
+exit $failed

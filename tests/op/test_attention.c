@@ -1,0 +1,319 @@
+// Causal attention: against the textbook formula in double, and the promise that a query row has the same bits whatever
+// it is computed with.
+// clang-format off: cmocka needs these before it
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+// clang-format on
+
+#include <math.h>
+#include <string.h>
+
+#include "../support/op_fixture.h"
+#include "base/memory.h"
+#include "base/rng.h"
+
+// A problem of one sequence: T rows of queries and keys.
+struct problem {
+    struct tensor q, k_nope, k_rope, v;
+    int64_t tokens, heads;
+    float scale;
+    const struct attention_span *spans;
+    int64_t span_count;
+};
+
+static struct problem problem_new(enum format format, int64_t tokens, int64_t heads, int64_t nope, int64_t rope,
+                                  int64_t width_v, int edges) {
+    struct problem p = {.tokens = tokens, .heads = heads, .scale = 1.0f / sqrtf((float)(nope + rope))};
+    p.q = tensor_new_3d(format, tokens, heads, nope + rope);
+    p.k_nope = tensor_new_3d(format, tokens, heads, nope);
+    p.v = tensor_new_3d(format, tokens, heads, width_v);
+    p.k_rope = tensor_new_3d(format, tokens, 1, rope);
+    struct tensor *all[] = {&p.q, &p.k_nope, &p.k_rope, &p.v};
+    for (uint64_t i = 0; i < 4; i++) {
+        if (edges > 0) {
+            fill_edges(all[i], 3.0f, i + 1, edges);
+        } else {
+            fill_uniform(all[i], 3.0f, i + 1);
+        }
+    }
+    return p;
+}
+
+static void problem_free(struct problem *p) {
+    tensor_free(&p->q);
+    tensor_free(&p->k_nope);
+    tensor_free(&p->k_rope);
+    tensor_free(&p->v);
+}
+
+static void run_problem(struct op_context *op, struct tensor *outputs, void *argument) {
+    struct problem *p = argument;
+    op_attention(op, &outputs[0], outputs[1].data, &p->q, &p->k_nope, &p->k_rope, &p->v, p->spans, p->span_count,
+                 p->scale);
+}
+
+static void naive(double *out, double *lse, const struct problem *p) {
+    int64_t nope = p->k_nope.shape[2], width = p->q.shape[2], width_v = p->v.shape[2];
+    double *score = array_new(p->tokens, sizeof *score);
+    for (int64_t t = 0; t < p->tokens; t++) {
+        for (int64_t h = 0; h < p->heads; h++) {
+            double largest = -INFINITY, sum = 0;
+            for (int64_t j = 0; j <= t; j++) {
+                score[j] = 0;
+                for (int64_t d = 0; d < width; d++) {
+                    double key = d < nope ? (double)element_get(&p->k_nope, (j * p->heads + h) * nope + d)
+                                          : (double)element_get(&p->k_rope, j * (width - nope) + d - nope);
+                    score[j] += (double)element_get(&p->q, (t * p->heads + h) * width + d) * key;
+                }
+                score[j] *= (double)p->scale;
+                largest = fmax(largest, score[j]);
+            }
+            for (int64_t j = 0; j <= t; j++) {
+                sum += exp(score[j] - largest);
+            }
+            lse[t * p->heads + h] = largest + log(sum);
+            for (int64_t c = 0; c < width_v; c++) {
+                double total = 0;
+                for (int64_t j = 0; j <= t; j++) {
+                    total +=
+                        exp(score[j] - largest) / sum * (double)element_get(&p->v, (j * p->heads + h) * width_v + c);
+                }
+                out[(t * p->heads + h) * width_v + c] = total;
+            }
+        }
+    }
+    memory_free(score);
+}
+
+static void check_against_naive(enum format format, int64_t tokens, int64_t heads, int64_t nope, int64_t rope,
+                                int64_t width_v) {
+    struct problem p = problem_new(format, tokens, heads, nope, rope, width_v, 0);
+    struct attention_span span = {.count = tokens};
+    p.spans = &span;
+    p.span_count = 1;
+    struct tensor outputs[] = {tensor_new_3d(format, tokens, heads, width_v), tensor_new_2d(FORMAT_F32, tokens, heads)};
+    assert_same_everywhere(run_problem, outputs, 2, &p);
+    double *out = array_new(tokens * heads * width_v, sizeof *out), *lse = array_new(tokens * heads, sizeof *lse);
+    naive(out, lse, &p);
+    assert_true(relative_error(&outputs[0], out) < (format == FORMAT_F32 ? 4e-6 : 8e-3));
+    assert_true(relative_error(&outputs[1], lse) < 2e-6);
+    memory_free(out);
+    memory_free(lse);
+    tensor_free(&outputs[0]);
+    tensor_free(&outputs[1]);
+    problem_free(&p);
+}
+
+static void test_formula(void **state) {
+    (void)state;
+    for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
+        check_against_naive(format, 1, 1, 1, 0, 1);
+        check_against_naive(format, 67, 2, 1, 1, 1);
+        check_against_naive(format, 70, 3, 5, 3, 7);
+        check_against_naive(format, 130, 2, 16, 8, 16);
+        check_against_naive(format, 65, 1, 64, 0, 33);
+        check_against_naive(format, 80, 1, 0, 6, 8);
+        check_against_naive(format, 66, 2, 128, 64, 128);
+    }
+}
+
+static void test_edges(void **state) {
+    (void)state;
+    for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
+        for (int rarity = 3; rarity < 100000; rarity *= 12) {
+            struct problem p = problem_new(format, 133, 2, 21, 7, 19, rarity);
+            struct attention_span span = {.count = 133};
+            p.spans = &span;
+            p.span_count = 1;
+            struct tensor outputs[] = {tensor_new_3d(format, 133, 2, 19), tensor_new_2d(FORMAT_F32, 133, 2)};
+            assert_same_everywhere(run_problem, outputs, 2, &p);
+            tensor_free(&outputs[0]);
+            tensor_free(&outputs[1]);
+            problem_free(&p);
+        }
+    }
+}
+
+// The problem with k and v spread over pages in shuffled order; rows of no page hold NaN.
+static struct problem problem_paged(const struct problem *p, int32_t *pages, int64_t page_count) {
+    struct problem paged = *p;
+    struct tensor *to[] = {&paged.k_nope, &paged.k_rope, &paged.v};
+    for (int i = 0; i < 3; i++) {
+        struct tensor from = *to[i];
+        *to[i] = tensor_new_3d((enum format)from.format, page_count * ATTENTION_BLOCK, from.shape[1], from.shape[2]);
+        int64_t width = from.shape[1] * from.shape[2];
+        for (int64_t e = 0; e < tensor_elements(to[i]); e++) {
+            element_set(to[i], e, NAN);
+        }
+        for (int64_t e = 0; e < tensor_elements(&from); e++) {
+            int64_t row = e / width, page = (row / ATTENTION_BLOCK * 3 + 1) % page_count;
+            pages[row / ATTENTION_BLOCK] = (int32_t)page;
+            element_set(to[i], (page * ATTENTION_BLOCK + row % ATTENTION_BLOCK) * width + e % width,
+                        element_get(&from, e));
+        }
+    }
+    paged.q = tensor_clone(&p->q);
+    return paged;
+}
+
+static void check_chunking(enum format format, enum isa isa, int64_t heads, bool shared) {
+    enum { TOKENS = 203, NOPE = 18, ROPE = 9, WIDTH_V = 21, PAGES = 7 };
+    // Infinite values in the future of some rows must not reach them.
+    struct problem p = problem_new(format, TOKENS, heads, NOPE, ROPE, WIDTH_V, 4000);
+    if (shared) {
+        p.k_nope.stride[1] = p.v.stride[1] = 0;
+    }
+    int32_t pages[PAGES];
+    struct problem paged = problem_paged(&p, pages, PAGES);
+    if (shared) {
+        paged.k_nope.stride[1] = paged.v.stride[1] = 0;
+    }
+    struct attention_span whole = {.count = TOKENS};
+    p.spans = &whole;
+    p.span_count = 1;
+    struct tensor expected[] = {tensor_new_3d(format, TOKENS, heads, WIDTH_V),
+                                tensor_new_2d(FORMAT_F32, TOKENS, heads)};
+    struct tensor found[] = {tensor_new_3d(format, TOKENS, heads, WIDTH_V), tensor_new_2d(FORMAT_F32, TOKENS, heads)};
+    struct op_fixture fixture;
+    op_fixture_open(&fixture, isa, 3);
+    run_problem(&fixture.op, expected, &p);
+    for (int64_t chunk = 1; chunk <= 131; chunk = chunk * 2 + (chunk == 63)) {
+        struct attention_span spans[TOKENS], paged_spans[TOKENS];
+        int64_t count = 0;
+        for (int64_t begin = 0; begin < TOKENS; begin += chunk, count++) {
+            spans[count] = (struct attention_span){
+                .query_row = begin, .position = begin, .count = TOKENS - begin < chunk ? TOKENS - begin : chunk};
+            paged_spans[count] = spans[count];
+            paged_spans[count].pages = pages;
+        }
+        p.spans = spans;
+        paged.spans = paged_spans;
+        p.span_count = paged.span_count = count;
+        for (int form = 0; form < 2; form++) {
+            memset(found[0].data, 0xff, (size_t)tensor_bytes(&found[0]));
+            memset(found[1].data, 0xff, (size_t)tensor_bytes(&found[1]));
+            run_problem(&fixture.op, found, form == 0 ? &p : &paged);
+            assert_true(same_bits(&found[0], &expected[0]));
+            assert_true(same_bits(&found[1], &expected[1]));
+        }
+    }
+    op_fixture_close(&fixture);
+    for (int i = 0; i < 2; i++) {
+        tensor_free(&expected[i]);
+        tensor_free(&found[i]);
+    }
+    problem_free(&p);
+    problem_free(&paged);
+}
+
+static void test_chunks_and_pages(void **state) {
+    (void)state;
+    for (enum isa isa = ISA_SCALAR; isa < ISA_BEST && isa_available(isa); isa++) {
+        for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
+            check_chunking(format, isa, 2, false);
+            check_chunking(format, isa, 3, true);
+        }
+    }
+}
+
+// Keys shared by heads through stride 0 give the bits of keys copied for each head; sequences side by side those of
+// each alone.
+static void test_shared_heads_and_mixed_spans(void **state) {
+    (void)state;
+    enum { TOKENS = 150, HEADS = 5, NOPE = 32, ROPE = 8, WIDTH_V = 32, FIRST = 71 };
+    for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
+        struct problem shared = problem_new(format, TOKENS, HEADS, NOPE, ROPE, WIDTH_V, 0), copied = shared;
+        shared.k_nope.stride[1] = shared.v.stride[1] = 0;
+        copied.k_nope = tensor_new_3d(format, TOKENS, HEADS, NOPE);
+        copied.v = tensor_new_3d(format, TOKENS, HEADS, WIDTH_V);
+        for (int64_t t = 0; t < TOKENS; t++) {
+            for (int64_t h = 0; h < HEADS; h++) {
+                for (int64_t d = 0; d < NOPE; d++) {
+                    int64_t row = t * HEADS * NOPE;
+                    element_set(&copied.k_nope, row + h * NOPE + d, element_get(&shared.k_nope, row + d));
+                    element_set(&copied.v, row + h * NOPE + d, element_get(&shared.v, row + d));
+                }
+            }
+        }
+        // Two sequences: rows 0..70 and 71..149; the second is computed in two pieces, listed out of order.
+        struct attention_span spans[] = {
+            {.query_row = FIRST + 40, .count = TOKENS - FIRST - 40, .position = 40, .key_row = FIRST},
+            {.query_row = 0, .count = FIRST},
+            {.query_row = 3, .count = 0},
+            {.query_row = FIRST, .count = 40, .key_row = FIRST}};
+        struct tensor a[] = {tensor_new_3d(format, TOKENS, HEADS, WIDTH_V), tensor_new_2d(FORMAT_F32, TOKENS, HEADS)};
+        struct tensor b[] = {tensor_new_3d(format, TOKENS, HEADS, WIDTH_V), tensor_new_2d(FORMAT_F32, TOKENS, HEADS)};
+        shared.spans = spans;
+        shared.span_count = 4;
+        assert_same_everywhere(run_problem, a, 2, &shared);
+        struct attention_span alone[] = {{.count = FIRST},
+                                         {.query_row = FIRST, .count = TOKENS - FIRST, .key_row = FIRST}};
+        copied.spans = alone;
+        copied.span_count = 2;
+        assert_same_everywhere(run_problem, b, 2, &copied);
+        assert_true(same_bits(&a[0], &b[0]));
+        assert_true(same_bits(&a[1], &b[1]));
+        for (int i = 0; i < 2; i++) {
+            tensor_free(&a[i]);
+            tensor_free(&b[i]);
+        }
+        tensor_free(&copied.k_nope);
+        tensor_free(&copied.v);
+        problem_free(&shared);
+    }
+}
+
+// Views with gaps between rows and heads, as the projections leave them, and no lse.
+static void test_strides(void **state) {
+    (void)state;
+    enum { TOKENS = 77, HEADS = 3, NOPE = 12, ROPE = 4, WIDTH_V = 10, KV = NOPE + WIDTH_V };
+    for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
+        struct problem p = problem_new(format, TOKENS, HEADS, NOPE, ROPE, WIDTH_V, 0);
+        struct tensor kv = tensor_new_3d(format, TOKENS, HEADS, KV), latent = tensor_new_2d(format, TOKENS, 30 + ROPE);
+        struct tensor wide = tensor_new_3d(format, TOKENS, HEADS, WIDTH_V + 5),
+                      out = tensor_new_3d(format, TOKENS, HEADS, WIDTH_V);
+        for (int64_t row = 0; row < TOKENS * HEADS; row++) {
+            for (int64_t d = 0; d < KV; d++) {
+                element_set(&kv, row * KV + d,
+                            d < NOPE ? element_get(&p.k_nope, row * NOPE + d)
+                                     : element_get(&p.v, row * WIDTH_V + d - NOPE));
+            }
+        }
+        for (int64_t i = 0; i < TOKENS * ROPE; i++) {
+            element_set(&latent, i / ROPE * (30 + ROPE) + 30 + i % ROPE, element_get(&p.k_rope, i));
+        }
+        struct tensor k_nope = tensor_slice(&kv, 2, 0, NOPE), v = tensor_slice(&kv, 2, NOPE, WIDTH_V);
+        struct tensor rope = tensor_slice(&latent, 1, 30, ROPE), k_rope = tensor_split_columns(&rope, 1);
+        struct tensor view = tensor_slice(&wide, 2, 2, WIDTH_V);
+        struct attention_span span = {.count = TOKENS};
+        struct op_fixture fixture;
+        op_fixture_open(&fixture, ISA_BEST, 2);
+        op_attention(&fixture.op, &out, NULL, &p.q, &p.k_nope, &p.k_rope, &p.v, &span, 1, p.scale);
+        op_attention(&fixture.op, &view, NULL, &p.q, &k_nope, &k_rope, &v, &span, 1, p.scale);
+        op_fixture_close(&fixture);
+        for (int64_t i = 0; i < TOKENS * HEADS * WIDTH_V; i++) {
+            assert_true(element_get(&out, i) == element_get(&wide, i / WIDTH_V * (WIDTH_V + 5) + 2 + i % WIDTH_V));
+        }
+        for (int64_t row = 0; row < TOKENS * HEADS; row++) {   // nothing beside the view was written
+            assert_true(element_get(&wide, row * (WIDTH_V + 5)) == 0.0f &&
+                        element_get(&wide, row * (WIDTH_V + 5) + 14) == 0.0f);
+        }
+        tensor_free(&kv);
+        tensor_free(&latent);
+        tensor_free(&wide);
+        tensor_free(&out);
+        problem_free(&p);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_formula),          cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_chunks_and_pages), cmocka_unit_test(test_shared_heads_and_mixed_spans),
+        cmocka_unit_test(test_strides),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
