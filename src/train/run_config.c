@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <ini.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -195,15 +196,15 @@ static const struct run_config_key *key_find(const char *name) {
 }
 
 static int unknown_key(const char *name, const char *place, struct error *error) {
-    const struct run_config_key *nearest = NULL;
-    int best = 0;
+    const struct run_config_key *nearest = &run_config_keys[0];
+    int best = INT_MAX;
     for (int i = 0; i < run_config_key_count; i++) {
         // The section counts little: "train.gamma" should find "schedule.gamma".
         const char *key = run_config_keys[i].name;
         const char *own = strchr(name, '.') != NULL ? strchr(name, '.') : name;
         int whole = spelling_distance(name, key), tail = spelling_distance(own, strchr(key, '.')) + 1;
         int distance = whole < tail ? whole : tail;
-        if (nearest == NULL || distance < best) {
+        if (distance < best) {
             best = distance;
             nearest = &run_config_keys[i];
         }

@@ -52,7 +52,7 @@ void batch_gradient_compute(struct batch_gradient *batch, struct micro_batch_res
     int64_t shards = batch->reduction_shards;
     CHECK(sequences % shards == 0 && batch->buffer_count <= MAX_BUFFERS, "%lld sequences in %lld shards",
           (long long)sequences, (long long)shards);
-    struct micro_batch_result levels[MAX_BUFFERS];
+    struct micro_batch_result levels[MAX_BUFFERS] = {0};
     if (batch->expert_load != NULL) {
         memset(batch->expert_load, 0, (size_t)batch->expert_load_count * sizeof *batch->expert_load);
     }
