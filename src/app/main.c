@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "app/app.h"
-#include "app/options.h"
 #include "base/log.h"
+#include "base/spelling.h"
 #include "minke.h"
 
 static int run_help(int argc, char **argv);
@@ -33,7 +33,7 @@ static int unknown_command(const char *name) {
     const struct command *nearest = NULL;
     int best = 3;   // further away it is no misspelling
     for (size_t i = 0; i < COMMANDS; i++) {
-        int distance = options_edit_distance(name, commands[i].name);
+        int distance = spelling_distance(name, commands[i].name);
         if (distance < best) {
             best = distance;
             nearest = &commands[i];

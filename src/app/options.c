@@ -7,31 +7,9 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/spelling.h"
 
 #define COMMON_OPTIONS 4   // three and the end of the table
-
-int options_edit_distance(const char *left, const char *right) {
-    enum { LONGEST = 31 };
-    size_t rows = strlen(left), columns = strlen(right);
-    if (rows > LONGEST || columns > LONGEST) {
-        return LONGEST;
-    }
-    int previous[LONGEST + 1], current[LONGEST + 1];
-    for (size_t j = 0; j <= columns; j++) {
-        previous[j] = (int)j;
-    }
-    for (size_t i = 1; i <= rows; i++) {
-        current[0] = (int)i;
-        for (size_t j = 1; j <= columns; j++) {
-            int replace = previous[j - 1] + (left[i - 1] != right[j - 1]);
-            int insert = current[j - 1] + 1, delete = previous[j] + 1;
-            int best = replace < insert ? replace : insert;
-            current[j] = best < delete ? best : delete;
-        }
-        memcpy(previous, current, sizeof previous);
-    }
-    return previous[columns];
-}
 
 // The shared rows, with destinations of their own: `isa_text` is turned into an enum after parsing.
 static void common_table(struct command_option table[COMMON_OPTIONS], struct common_options *common,
@@ -68,7 +46,7 @@ static const struct command_option *find_in(const struct command_option *table, 
 
 static const char *nearest_name(const struct command_option *table, const char *name, const char *best, int *distance) {
     for (; table != NULL && table->name != NULL; table++) {
-        int candidate = options_edit_distance(name, table->name);
+        int candidate = spelling_distance(name, table->name);
         if (candidate < *distance) {
             *distance = candidate;
             best = table->name;

@@ -90,7 +90,4 @@ bool options_parse(const struct command_syntax *syntax, int argc, char **argv, i
 int options_read(const struct command_syntax *syntax, int argc, char **argv, struct error *error);
 void options_print_help(const struct command_syntax *syntax);
 
-// Letters to insert, delete or replace to turn one word into the other (Levenshtein); 31 for words longer than that.
-int options_edit_distance(const char *left, const char *right);
-
 #endif

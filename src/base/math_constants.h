@@ -10,15 +10,15 @@
 //            bits(p) + (bits(shifted) << 23) as 32-bit integers: times 2^n; the shifter's own bits leave on the left
 //            then, in this order: x >= EXP_OVERFLOW gives +inf, x <= EXP_UNDERFLOW gives +0, NaN gives EXP_LOG_NAN_BITS
 //
-//   log(x)   e = (int)(bits(x) - LOG_SQRT_HALF_BITS) >> 23     arithmetic shift; x = m * 2^e with sqrt(1/2) <= m <
-//   sqrt(2)
+//   log(x)   e = (int)(bits(x) - LOG_SQRT_HALF_BITS) >> 23     arithmetic shift: x = m * 2^e, m from sqrt(1/2)
 //            f = float(bits(x) - (e << 23)) - 1
 //            p = LOG_P8;  p = fmaf(p, f, LOG_P7);  ... LOG_P0
 //            s = f * f;  y = fmaf(s * f, p, s * -0.5f)          log(1 + f) = f + y
 //            h = e * LOG_LN2_HIGH (exact);  sum = h + f;  rest = f - (sum - h)
 //            sum + (fmaf(e, LOG_LN2_LOW, y) + rest)
-//            then: bits(x) below 0x00800000 as signed integers (zero, subnormal, negative) gives NaN, unless x is +-0 or a
-//            subnormal ((bits & 0x7fffffff) < 0x00800000): -inf; x = +inf gives +inf, NaN gives EXP_LOG_NAN_BITS
+//            then, in this order: bits(x) below 0x00800000 as signed integers (zero, subnormal, negative) gives NaN;
+//            bits(x) & 0x7fffffff below 0x00800000 (zero or subnormal of either sign) gives -inf;
+//            x = +inf gives +inf; NaN gives NaN; each NaN is EXP_LOG_NAN_BITS
 //
 // Coefficients: Remez exchange in 40 digits for the relative error of the function, then rounded to single
 // (tools/math_coefficients.py): q(r) = (exp(r) - 1 - r) / r^2 on |r| <= ln(2)/2, error 3.2e-9;

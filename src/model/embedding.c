@@ -6,11 +6,9 @@ void embedding_forward(struct op_context *op, struct tensor *h, const int32_t *i
 }
 
 void embedding_backward(struct op_context *op, struct tensor *dtable, const struct embedding_use *uses,
-                        int64_t use_count, int64_t sequences, int64_t length) {
-    for (int64_t s = 0; s < sequences; s++) {
-        for (int64_t u = 0; u < use_count; u++) {
-            struct tensor rows = tensor_slice(&uses[u].dh, 0, s * length, length);
-            op_embedding_backward(op, dtable, &rows, uses[u].ids + s * length);
-        }
+                        int64_t use_count, int64_t first, int64_t length) {
+    for (int64_t u = 0; u < use_count; u++) {
+        struct tensor rows = tensor_slice(&uses[u].dh, 0, first, length);
+        op_embedding_backward(op, dtable, &rows, uses[u].ids + first);
     }
 }

@@ -11,9 +11,9 @@ struct embedding_use {
     const int32_t *ids;   // [T]
     struct tensor dh;     // f32 [T, d]
 };
-// dtable (f32) += the rows of all uses, sequence by sequence (each of `length` rows) and use by use inside a sequence,
-// so that a batch split into micro-batches between sequences adds in the same order.
+// dtable (f32) += rows first..first+length-1, one sequence, of all uses in turn. Sequence by sequence, so that a batch
+// split into micro-batches adds in the same order.
 void embedding_backward(struct op_context *op, struct tensor *dtable, const struct embedding_use *uses,
-                        int64_t use_count, int64_t sequences, int64_t length);
+                        int64_t use_count, int64_t first, int64_t length);
 
 #endif

@@ -307,7 +307,7 @@ void mla_backward_input(struct op_context *op, struct tensor *dx, struct mla_kep
                         struct arena *slot) {
     struct mla_sizes n = mla_sizes(&saved->x, config);
     struct arena_mark mark = arena_mark(op->scratch);
-    int format = dout->format;
+    enum format format = dout->format;
     *kept = (struct mla_kept){.o = {saved->o, *dout}};
     restore(op, saved, params, &n, batch, rope_table, slot);
 

@@ -19,34 +19,32 @@ struct model_slot {
     int64_t sequences, length;
     struct loss_weights weights;
     struct token_batch batch;
-    int32_t *ids[MODEL_MAX_DEPTH + 1];            // [T] inputs of the main model (0) and of each MTP depth
-    int32_t *targets[MODEL_MAX_DEPTH + 1];        // [T]
-    struct tensor h;                              // f32 [T, d] residual stream, after the last block
-    float *norm_rstd;                             // [T]
-    struct tensor hidden[MODEL_MAX_DEPTH + 1];    // [T, d] after the final norm, and of each depth
-    struct tensor dhidden[MODEL_MAX_DEPTH + 1];   // f32 [T, d]
-    bool has_backward;
+    int32_t *ids[MODEL_MAX_DEPTH + 2];                     // [T] token i+k; depth k reads k and predicts k+1
+    struct tensor h;                                       // f32 [T, d] residual stream, after the last block
+    float *norm_rstd;                                      // [T]
+    struct loss_head heads[MODEL_MAX_DEPTH + 1];           // hidden states after their norms and their gradients
+    enum { SLOT_EMPTY, SLOT_FORWARD, SLOT_INPUT } stage;   // what has been done of F and B
 };
 
 // ---- Preparation --------------------------------------------------------------------------------
 
-// BF16 like the official code, which dequantises kv_b_proj for its absorbed form.
-static struct tensor dequantized(const struct tensor *weight, struct arena *arena) {
-    struct tensor dense = matrix_allocate(arena, FORMAT_BF16, weight->shape[0], weight->shape[1]);
+// In the format of activations: with BF16 like the official code, which dequantises kv_b_proj for its absorbed form.
+static struct tensor dequantized(const struct tensor *weight, enum format format, struct arena *arena) {
+    struct tensor dense = matrix_allocate(arena, format, weight->shape[0], weight->shape[1]);
     float row[BLOCK_SIZE];
     for (int64_t r = 0; r < weight->shape[0]; r++) {
         for (int64_t c = 0; c < weight->shape[1]; c += BLOCK_SIZE) {
             int64_t count = weight->shape[1] - c < BLOCK_SIZE ? weight->shape[1] - c : BLOCK_SIZE;
             format_info(FORMAT_E4M3_BLOCK)->widen(row, weight, r, c, count);
-            format_info(FORMAT_BF16)->narrow(&dense, row, r, c, count);
+            format_info(format)->narrow(&dense, row, r, c, count);
         }
     }
     return dense;
 }
 
-static void attention_prepare(struct mla_params *params, struct arena *arena) {
+static void attention_prepare(struct mla_params *params, enum format compute, struct arena *arena) {
     if (params->kv_b_proj.format == FORMAT_E4M3_BLOCK) {
-        params->kv_b_dense = dequantized(&params->kv_b_proj, arena);
+        params->kv_b_dense = dequantized(&params->kv_b_proj, compute, arena);
     }
 }
 
@@ -62,10 +60,10 @@ void model_prepare(struct model *model, int64_t positions, struct arena *arena) 
         model->expert_map = (struct expert_map){.slots = config->n_routed_experts};
     }
     for (int64_t l = 0; l < config->num_hidden_layers; l++) {
-        attention_prepare(&model->params.layers[l].self_attn, arena);
+        attention_prepare(&model->params.layers[l].self_attn, model->compute, arena);
     }
     for (int64_t k = 0; k < config->num_nextn_predict_layers; k++) {
-        attention_prepare(&model->params.mtp[k].block.self_attn, arena);
+        attention_prepare(&model->params.mtp[k].block.self_attn, model->compute, arena);
     }
 }
 
@@ -126,12 +124,8 @@ static void slot_begin(struct model_slot *slot, const struct micro_batch *micro,
     slot->sequences = micro->sequences;
     slot->length = micro->length;
     slot->weights = *weights;
-    for (int64_t k = 0; k <= slot->depths; k++) {
+    for (int64_t k = 0; k <= slot->depths + 1; k++) {
         slot->ids[k] = shifted_ids(slot, micro, stride, k);
-        slot->targets[k] = k < slot->depths ? NULL : shifted_ids(slot, micro, stride, k + 1);
-    }
-    for (int64_t k = 0; k < slot->depths; k++) {
-        slot->targets[k] = slot->ids[k + 1];   // what depth k predicts is what depth k+1 reads
     }
     int32_t *positions = arena_allocate(&slot->arena, (size_t)tokens, sizeof *positions);
     struct attention_span *spans = arena_allocate(&slot->arena, (size_t)micro->sequences, sizeof *spans);
@@ -178,90 +172,131 @@ static void count_layer(struct pass *pass, const struct block_params *params, in
     }
 }
 
+static void heads_begin(struct model_slot *slot, const struct model *model, struct micro_batch_result *result,
+                        bool training) {
+    int64_t tokens = slot->batch.tokens, width = model->config.hidden_size;
+    for (int64_t k = 0; k <= slot->depths; k++) {
+        slot->heads[k] = (struct loss_head){
+            .hidden = matrix_allocate(&slot->arena, model->compute, tokens, width),
+            .dhidden = training ? matrix_allocate(&slot->arena, FORMAT_F32, tokens, width) : tensor_absent(),
+            .targets = slot->ids[k + 1],
+            .scale = k == 0 ? slot->weights.main_scale : slot->weights.mtp_scale,
+            .loss = k == 0 ? &result->main_loss : &result->mtp_loss[k - 1],
+        };
+    }
+}
+
 static void hidden_forward(struct pass *pass, struct model_slot *slot, struct model *model, int64_t *expert_load) {
     const struct model_params *params = &model->params;
     struct op_context *op = pass->op;
-    int64_t tokens = slot->batch.tokens, width = model->config.hidden_size;
-    slot->h = matrix_allocate(&slot->arena, FORMAT_F32, tokens, width);
-    slot->norm_rstd = floats_allocate(&slot->arena, tokens);
+    struct loss_head *heads = slot->heads;
+    slot->h = matrix_allocate(&slot->arena, FORMAT_F32, slot->batch.tokens, model->config.hidden_size);
+    slot->norm_rstd = floats_allocate(&slot->arena, slot->batch.tokens);
     embedding_forward(op, &slot->h, slot->ids[0], &params->embed_tokens);
     for (int64_t l = 0; l < slot->layers; l++) {
         count_layer(pass, &params->layers[l], &expert_load);
         block_forward(pass, &slot->h, &params->layers[l], NULL, &slot->block_saved[l]);
     }
-    for (int64_t k = 0; k <= slot->depths; k++) {
-        slot->hidden[k] = matrix_allocate(&slot->arena, model->compute, tokens, width);
-    }
-    op_rms_norm(op, &slot->hidden[0], slot->norm_rstd, &slot->h, &params->norm, (float)model->config.rms_norm_eps);
+    op_rms_norm(op, &heads[0].hidden, slot->norm_rstd, &slot->h, &params->norm, (float)model->config.rms_norm_eps);
     for (int64_t k = 0; k < slot->depths; k++) {
         count_layer(pass, &params->mtp[k].block, &expert_load);
-        mtp_forward(pass, &slot->hidden[k + 1], &slot->hidden[k], slot->ids[k + 1], &params->mtp[k],
+        mtp_forward(pass, &heads[k + 1].hidden, &heads[k].hidden, slot->ids[k + 1], &params->mtp[k],
                     &params->embed_tokens, NULL, &slot->mtp_saved[k]);
     }
+}
+
+// Whether embedding and head share one gradient (tie_word_embeddings).
+static bool tied(const struct model_params *gradients) {
+    return gradients->lm_head.data == gradients->embed_tokens.data;
 }
 
 void model_forward(struct op_context *op, struct micro_batch_result *result, struct model_slot *slot,
                    struct model *model, struct model_params *gradients, const struct micro_batch *batch,
                    const struct loss_weights *weights, int64_t *expert_load) {
+    CHECK(batch->length <= model->rope_table.shape[0], "sequences of %lld tokens, positions prepared for %lld",
+          (long long)batch->length, (long long)model->rope_table.shape[0]);
+    bool training = gradients != NULL;
     slot_begin(slot, batch, weights);
-    slot->has_backward = gradients != NULL;
-    int64_t tokens = slot->batch.tokens;
-    *result = (struct micro_batch_result){.targets = tokens};
-    struct pass pass = slot_pass(op, slot, model, slot->has_backward);
+    *result = (struct micro_batch_result){.targets = slot->batch.tokens};
+    heads_begin(slot, model, result, training);
+    struct pass pass = slot_pass(op, slot, model, training);
     pass.balance_loss = &result->balance_loss;
     hidden_forward(&pass, slot, model, expert_load);
-
-    struct loss_head heads[MODEL_MAX_DEPTH + 1];
-    for (int64_t k = 0; k <= slot->depths; k++) {
-        slot->dhidden[k] = gradients ? matrix_allocate(&slot->arena, FORMAT_F32, tokens, model->config.hidden_size)
-                                     : tensor_absent();
-        heads[k] = (struct loss_head){
-            .hidden = slot->hidden[k],
-            .dhidden = slot->dhidden[k],
-            .targets = slot->targets[k],
-            .scale = k == 0 ? weights->main_scale : weights->mtp_scale,
-            .loss = k == 0 ? &result->main_loss : &result->mtp_loss[k - 1],
-        };
-    }
-    loss_forward_backward(op, heads, slot->depths + 1, gradients ? &gradients->lm_head : NULL, &model->params.lm_head,
-                          slot->sequences, slot->length);
+    loss_forward_backward(op, slot->heads, slot->depths + 1, training && !tied(gradients) ? &gradients->lm_head : NULL,
+                          &model->params.lm_head, slot->sequences, slot->length);
+    slot->stage = training ? SLOT_FORWARD : SLOT_EMPTY;
 }
 
 // ---- Backward -----------------------------------------------------------------------------------
 
-void model_backward_input(struct op_context *op, struct model_slot *slot, struct model *model,
-                          struct model_params *gradients) {
-    CHECK(slot->has_backward, "backward without a forward that kept its activations");
-    slot->has_backward = false;
+// Gradients of the tables of tokens, sequence by sequence.
+static void tables_backward(struct op_context *op, const struct model_slot *slot, const struct model *model,
+                            struct model_params *gradients, const struct embedding_use *uses) {
+    for (int64_t s = 0; s < slot->sequences; s++) {
+        int64_t first = s * slot->length;
+        if (tied(gradients)) {
+            loss_backward_weight(op, slot->heads, slot->depths + 1, &gradients->lm_head, &model->params.lm_head, first,
+                                 slot->length);
+        }
+        embedding_backward(op, &gradients->embed_tokens, uses, slot->depths + 1, first, slot->length);
+    }
+}
+
+// B, with each layer's W at once when `weights_now`: then what W needs is given back layer by layer.
+static void backward(struct op_context *op, struct model_slot *slot, struct model *model,
+                     struct model_params *gradients, bool weights_now) {
+    CHECK(slot->stage == SLOT_FORWARD, "backward without a forward that kept its activations");
     const struct model_params *params = &model->params;
     struct pass pass = slot_pass(op, slot, model, true);
-    struct arena_mark mark = arena_mark(op->scratch);
+    struct arena_mark mark = arena_mark(op->scratch), kept = arena_mark(&slot->arena);
     int64_t tokens = slot->batch.tokens, width = model->config.hidden_size;
     struct embedding_use uses[MODEL_MAX_DEPTH + 1];
     for (int64_t k = slot->depths; k > 0; k--) {
         uses[k] = (struct embedding_use){slot->ids[k], matrix_allocate(op->scratch, FORMAT_F32, tokens, width)};
-        mtp_backward_input(&pass, &slot->dhidden[k - 1], &uses[k].dh, &slot->mtp_kept[k - 1], &gradients->mtp[k - 1],
-                           &slot->dhidden[k], &params->mtp[k - 1], &params->embed_tokens, &slot->mtp_saved[k - 1]);
+        mtp_backward_input(&pass, &slot->heads[k - 1].dhidden, &uses[k].dh, &slot->mtp_kept[k - 1],
+                           &gradients->mtp[k - 1], &slot->heads[k].dhidden, &params->mtp[k - 1], &params->embed_tokens,
+                           &slot->mtp_saved[k - 1]);
+        if (weights_now) {
+            mtp_backward_weight(op, &gradients->mtp[k - 1], &slot->mtp_kept[k - 1]);
+            arena_release(&slot->arena, kept);
+        }
     }
     struct tensor dh = matrix_allocate(op->scratch, FORMAT_F32, tokens, width);
-    op_rms_norm_backward(op, &dh, OP_SET, &gradients->norm, &slot->dhidden[0], &slot->h, &params->norm,
+    op_rms_norm_backward(op, &dh, OP_SET, &gradients->norm, &slot->heads[0].dhidden, &slot->h, &params->norm,
                          slot->norm_rstd);
     for (int64_t l = slot->layers - 1; l >= 0; l--) {
         block_backward_input(&pass, &dh, &slot->block_kept[l], &gradients->layers[l], &params->layers[l],
                              &slot->block_saved[l]);
+        if (weights_now) {
+            block_backward_weight(op, &gradients->layers[l], &slot->block_kept[l]);
+            arena_release(&slot->arena, kept);
+        }
     }
     uses[0] = (struct embedding_use){slot->ids[0], dh};
-    embedding_backward(op, &gradients->embed_tokens, uses, slot->depths + 1, slot->sequences, slot->length);
+    tables_backward(op, slot, model, gradients, uses);
     arena_release(op->scratch, mark);
+    slot->stage = weights_now ? SLOT_EMPTY : SLOT_INPUT;
+}
+
+void model_backward(struct op_context *op, struct model_slot *slot, struct model *model,
+                    struct model_params *gradients) {
+    backward(op, slot, model, gradients, true);
+}
+
+void model_backward_input(struct op_context *op, struct model_slot *slot, struct model *model,
+                          struct model_params *gradients) {
+    backward(op, slot, model, gradients, false);
 }
 
 void model_backward_weight(struct op_context *op, struct model_slot *slot, struct model *model,
                            struct model_params *gradients) {
     (void)model;
+    CHECK(slot->stage == SLOT_INPUT, "W before B");
     for (int64_t k = slot->depths - 1; k >= 0; k--) {
         mtp_backward_weight(op, &gradients->mtp[k], &slot->mtp_kept[k]);
     }
     for (int64_t l = slot->layers - 1; l >= 0; l--) {
         block_backward_weight(op, &gradients->layers[l], &slot->block_kept[l]);
     }
+    slot->stage = SLOT_EMPTY;
 }

@@ -23,8 +23,8 @@ struct model {
     const struct dispatch *dispatch;   // NULL until model_prepare, which puts the local one and the identity map
     struct expert_map expert_map;
 };
-// Builds the rope table for `positions` positions in `arena`, and the BF16 copies of E4M3 kv_b_proj that absorbed
-// attention needs.
+// config, params and compute must be set. Builds the rope table for `positions` positions in `arena`, and the plain
+// copies (in `compute`) of E4M3 kv_b_proj that absorbed attention needs.
 void model_prepare(struct model *model, int64_t positions, struct arena *arena);
 
 // ---- Training -----------------------------------------------------------------------------------
@@ -49,12 +49,15 @@ void model_slot_destroy(struct model_slot *slot);
 int64_t model_slot_bytes(const struct model_slot *slot);   // peak of its arena
 
 // Forward of everything, the loss, and the head's own gradients: the logits live only chunk by chunk, sequence by
-// sequence (main, then each MTP depth), so the head's dW is added here and is the one weight gradient that is not
-// deferred (docs/numerics.md). expert_load (int64 [MoE layers incl. MTP, E], added to; may be NULL) counts routed
-// tokens once, whatever is recomputed. gradients == NULL: loss only (validation).
+// sequence (main, then each MTP depth), so the head's dW is added here (a tied head's in B, see loss.h) and is the one
+// weight gradient that is not deferred (docs/numerics.md). expert_load (int64 [MoE layers incl. MTP, E], added to; may
+// be NULL) counts routed tokens once, whatever is recomputed. gradients == NULL: loss only (validation).
 void model_forward(struct op_context *op, struct micro_batch_result *result, struct model_slot *slot,
                    struct model *model, struct model_params *gradients, const struct micro_batch *batch,
                    const struct loss_weights *weights, int64_t *expert_load);
+// B and W together, layer by layer: the bits of the two below, with less memory.
+void model_backward(struct op_context *op, struct model_slot *slot, struct model *model,
+                    struct model_params *gradients);
 // B: everything but the Linear weight gradients (embedding and norm gradients are added here).
 void model_backward_input(struct op_context *op, struct model_slot *slot, struct model *model,
                           struct model_params *gradients);

@@ -28,7 +28,7 @@ void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, c
     struct op_context *op = pass->op;
     const struct dispatch_plan *plan = &saved->plan;
     int64_t hidden_size = saved->x.shape[1], width = params->gate_proj[0].shape[0];
-    int format = saved->x.format;
+    enum format format = saved->x.format;
     saved->gate_up = matrix_allocate(pass->keep, format, plan->rows, 2 * width);
     transit->results = matrix_allocate(op->scratch, format, plan->rows, hidden_size);
     struct tensor gate = columns(&saved->gate_up, 0, width), up = columns(&saved->gate_up, width, width);

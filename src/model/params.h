@@ -16,8 +16,8 @@ struct mla_params {                          // names as in the checkpoint under
     struct tensor kv_a_layernorm;            // [kv_lora]
     struct tensor kv_b_proj;                 // [H*(dn+dv), kv_lora]; head i: dn rows of W_UK, then dv rows of W_UV
     struct tensor o_proj;                    // [d, H*dv]
-    // Not a parameter, never visited: kv_b_proj in BF16 for absorbed attention, which needs transposed views, made by model_prepare when
-    // kv_b_proj is E4M3; absent otherwise.
+    // Not a parameter, never visited: kv_b_proj without blocks for absorbed attention, which needs transposed views,
+    // made by model_prepare when kv_b_proj is E4M3; absent otherwise.
     struct tensor kv_b_dense;
 };
 

@@ -30,10 +30,10 @@ struct pass {
 };
 
 // Memory of `arena` as a packed matrix, not zeroed.
-static inline struct tensor matrix_allocate(struct arena *arena, int format, int64_t rows, int64_t columns) {
+static inline struct tensor matrix_allocate(struct arena *arena, enum format format, int64_t rows, int64_t columns) {
     size_t width = format == FORMAT_BF16 ? 2 : 4;
     void *data = arena_allocate(arena, (size_t)(rows * columns), width);
-    return tensor_2d((enum format)format, data, rows, columns);
+    return tensor_2d(format, data, rows, columns);
 }
 
 static inline float *floats_allocate(struct arena *arena, int64_t count) {

@@ -126,20 +126,10 @@ static void test_mistakes(void **state) {
     test_assert_error(read_line(many, "out", &error), &error, ERROR_ARGUMENT, "FILES: found 0, expected at least 1");
 }
 
-static void test_edit_distance(void **state) {
-    (void)state;
-    assert_int_equal(options_edit_distance("train", "train"), 0);
-    assert_int_equal(options_edit_distance("trian", "train"), 2);
-    assert_int_equal(options_edit_distance("", "abc"), 3);
-    assert_int_equal(options_edit_distance("kitten", "sitting"), 3);
-    assert_int_equal(options_edit_distance("a", "a word that is much longer than any option"), 31);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forms),
         cmocka_unit_test(test_mistakes),
-        cmocka_unit_test(test_edit_distance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

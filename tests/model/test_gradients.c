@@ -72,6 +72,7 @@ static const struct {
 } variants[] = {
     {"v3_mtp2", {FORMAT_F32, FORMAT_NONE, 2, ISA_BEST, false}},
     {"v3_mtp2", {FORMAT_BF16, FORMAT_BF16, 2, ISA_BEST, false}},
+    {"v2_group_limited", {FORMAT_BF16, FORMAT_BF16, 2, ISA_BEST, false}},   // tied embedding and head
     {"v3_ragged", {FORMAT_F32, FORMAT_NONE, 2, ISA_BEST, false}},
     {"v3_ragged", {FORMAT_BF16, FORMAT_BF16, 2, ISA_BEST, false}},
 };
@@ -119,6 +120,29 @@ static void test_weights_much_later(void **state) {
         fixture_open(&f, variants[i].name, &variants[i].options);
         struct bits now = step_bits(&f, 1, false), later = step_bits(&f, 1, true);
         check_same(&now, &later);
+        fixture_close(&f);
+    }
+}
+
+// B and W layer by layer: the same bits in a smaller slot.
+static void test_backward_at_once(void **state) {
+    (void)state;
+    for (size_t i = 0; i < VARIANTS; i++) {
+        struct fixture f;
+        struct micro_batch_result result;
+        fixture_open(&f, variants[i].name, &variants[i].options);
+        struct bits parts = step_bits(&f, f.sequences, false);
+        int64_t bytes = model_slot_bytes(f.slot);
+        fixture_clear(&f);
+        model_slot_destroy(f.slot);
+        assert_int_equal(model_slot_create(&f.slot, &f.model, NULL), 0);
+        struct micro_batch micro = {f.sequences, f.length, f.ids};
+        model_forward(&f.op, &result, f.slot, &f.model, &f.gradients, &micro, &f.weights, NULL);
+        model_backward(&f.op, f.slot, &f.model, &f.gradients);
+        struct bits together;
+        together.values = fixture_gradients_copy(&f, &together.count);
+        check_same(&parts, &together);
+        assert_true(model_slot_bytes(f.slot) < bytes);
         fixture_close(&f);
     }
 }
@@ -350,6 +374,7 @@ int main(void) {
         cmocka_unit_test(test_gradients_against_torch),
         cmocka_unit_test(test_micro_batch_splits),
         cmocka_unit_test(test_weights_much_later),
+        cmocka_unit_test(test_backward_at_once),
         cmocka_unit_test(test_recompute),
         cmocka_unit_test(test_recompute_saves_memory),
         cmocka_unit_test(test_expert_load_counted_once),

@@ -13,13 +13,14 @@
 
 #include "base/memory.h"
 #include "support/test.h"
+#include "support/tiny.h"
 #include "tensor/formats.h"
 
 static char *root;
 
 static int setup(void **state) {
     (void)state;
-    root = test_directory();
+    root = tiny_directory();
     return 0;
 }
 

@@ -22,6 +22,8 @@ static kernels_init *const scalar_list[] = {
 };
 static kernels_init *const avx2_list[] = {
     kernels_avx2_linear,
+    kernels_avx2_row,
+    kernels_avx2_attention,
     NULL,
 };
 static kernels_init *const avx512_list[] = {

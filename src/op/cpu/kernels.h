@@ -36,6 +36,8 @@ void kernels_scalar_cross_entropy(struct cpu_kernels *kernels);
 void kernels_scalar_adamw(struct cpu_kernels *kernels);
 void kernels_scalar_reduce(struct cpu_kernels *kernels);
 void kernels_avx2_linear(struct cpu_kernels *kernels);
+void kernels_avx2_row(struct cpu_kernels *kernels);
+void kernels_avx2_attention(struct cpu_kernels *kernels);
 void kernels_avx512_linear(struct cpu_kernels *kernels);
 void kernels_avx512_row(struct cpu_kernels *kernels);
 void kernels_avx512_attention(struct cpu_kernels *kernels);

@@ -19,11 +19,11 @@
 #define PIECE_ROWS 512         // bounds the F32 area of a task
 #define PASS_UNITS (1 << 24)   // packed units of side a at a time (64 MiB)
 #define PACK_UNITS (1 << 13)   // least work of a packing task
-#define DEPTH_UNITS 512        // units of a block of k: 16 panels of 32 columns (1 MiB) would still fit the L2 cache of a core
+#define DEPTH_UNITS 512        // units of a block of k: 8 panels of 32 columns take half of an L2 cache of 1 MiB
 #define MAX_PANELS 8           // most column panels of a task
 #define STRIDED_DEPTH 64       // k packed at a time from an operand whose rows, not k, are contiguous
 #define TASKS_PER_THREAD 4     // for balance
-#define MAX_SCALES (DEPTH_UNITS / 32)
+#define MAX_SCALES (2 * DEPTH_UNITS / BLOCK_SIZE)
 
 struct piece {
     const struct linear_group *group;

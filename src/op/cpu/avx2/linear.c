@@ -9,7 +9,7 @@
 
 #define ROWS 6
 #define COLUMNS 16
-#define LANES 8
+#define VECTOR 8
 
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
@@ -41,10 +41,10 @@ INLINE __m256 load_eight(enum format format, const char *from) {
 
 // The first `count` of them; the rest are zeros and their memory is not touched.
 INLINE __m256 load_some(enum format format, const char *from, int64_t count) {
-    if (count >= LANES) {
+    if (count >= VECTOR) {
         return load_eight(format, from);
     }
-    char copy[LANES * 4] = {0};
+    char copy[VECTOR * 4] = {0};
     if (count > 0) {
         memcpy(copy, from, (size_t)(count * element_bytes(format)));
     }
@@ -52,15 +52,15 @@ INLINE __m256 load_some(enum format format, const char *from, int64_t count) {
 }
 
 // v[i] lane j -> v[j] lane i.
-INLINE void transpose(__m256 v[LANES]) {
-    __m256 t[LANES], s[LANES];
+INLINE void transpose(__m256 v[VECTOR]) {
+    __m256 t[VECTOR], s[VECTOR];
     UNROLL
-    for (int i = 0; i < LANES; i += 2) {
+    for (int i = 0; i < VECTOR; i += 2) {
         t[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
         t[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
     }
     UNROLL
-    for (int i = 0; i < LANES; i += 4) {
+    for (int i = 0; i < VECTOR; i += 4) {
         s[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
         s[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
         s[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
@@ -74,19 +74,19 @@ INLINE void transpose(__m256 v[LANES]) {
 }
 
 // A block of up to 8 rows x 8 units. `by_row`: v[i] = units of row i; else v[i] = rows of unit i. What is missing is zero.
-INLINE void load_block(__m256 v[LANES], enum format format, bool along_k, bool by_row, const struct linear_operand *source,
+INLINE void load_block(__m256 v[VECTOR], enum format format, bool along_k, bool by_row, const struct linear_operand *source,
                        int64_t row, int64_t rows, int64_t k, int64_t count) {
     const int64_t row_bytes = source->row_stride * element_bytes(format), k_bytes = source->k_stride * element_bytes(format);
     const char *from = source->data + row * row_bytes + k * k_bytes;
     const int64_t vectors = along_k ? rows : count, inside = along_k ? count : rows, stride = along_k ? row_bytes : k_bytes;
-    if (vectors >= LANES && inside >= LANES) {
+    if (vectors >= VECTOR && inside >= VECTOR) {
         UNROLL
-        for (int i = 0; i < LANES; i++) {
+        for (int i = 0; i < VECTOR; i++) {
             v[i] = load_eight(format, from + i * stride);
         }
     } else {
         UNROLL
-        for (int i = 0; i < LANES; i++) {
+        for (int i = 0; i < VECTOR; i++) {
             v[i] = i < vectors ? load_some(format, from + i * stride, inside) : _mm256_setzero_ps();
         }
     }
@@ -99,18 +99,18 @@ INLINE void load_block(__m256 v[LANES], enum format format, bool along_k, bool b
 
 // Panels have up to 16 rows and chunks 16 units: up to two blocks each way.
 INLINE void pack_strip(const struct linear_strip *strip, enum format format, bool along_k, bool as_rows) {
-    for (int64_t row = 0; row < strip->rows; row += LANES) {
-        int64_t rows = strip->rows - row < LANES ? strip->rows - row : LANES, unit = 0;
-        for (int64_t k = strip->k_begin; k < strip->k_end; k += LANES, unit += LANES) {
-            int64_t count = strip->k_end - k < LANES ? strip->k_end - k : LANES;
-            __m256 v[LANES];
+    for (int64_t row = 0; row < strip->rows; row += VECTOR) {
+        int64_t rows = strip->rows - row < VECTOR ? strip->rows - row : VECTOR, unit = 0;
+        for (int64_t k = strip->k_begin; k < strip->k_end; k += VECTOR, unit += VECTOR) {
+            int64_t count = strip->k_end - k < VECTOR ? strip->k_end - k : VECTOR;
+            __m256 v[VECTOR];
             load_block(v, format, along_k, as_rows, strip->source, strip->row + row, rows, k, count);
             uint32_t *out = as_rows ? strip->out + unit / LINEAR_CHUNK * strip->chunk_stride + row * LINEAR_CHUNK +
                                           unit % LINEAR_CHUNK
                                     : strip->out + unit * strip->unit_stride + row;
             int64_t stride = as_rows ? LINEAR_CHUNK : strip->unit_stride, vectors = as_rows ? rows : count;
             UNROLL
-            for (int i = 0; i < LANES; i++) {
+            for (int i = 0; i < VECTOR; i++) {
                 if (i < vectors) {
                     _mm256_store_ps((float *)(void *)(out + i * stride), v[i]);
                 }
@@ -152,7 +152,7 @@ static void pack_columns(const struct linear_strip *strip) {
 
 // One unit: all accumulators advance by one product.
 INLINE void step(__m256 sum[ROWS][2], const float *a, const float *b, const int rows, const int vectors) {
-    __m256 b0 = _mm256_load_ps(b), b1 = vectors > 1 ? _mm256_load_ps(b + LANES) : b0;
+    __m256 b0 = _mm256_load_ps(b), b1 = vectors > 1 ? _mm256_load_ps(b + VECTOR) : b0;
     UNROLL
     for (int i = 0; i < rows; i++) {
         __m256 x = _mm256_broadcast_ss(a + i * LINEAR_CHUNK);
@@ -176,7 +176,7 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
         for (int i = 0; i < rows; i++) {
             UNROLL
             for (int j = 0; j < vectors; j++) {
-                sum[i][j] = load ? _mm256_loadu_ps(c + i * stride + j * LANES) : _mm256_setzero_ps();
+                sum[i][j] = load ? _mm256_loadu_ps(c + i * stride + j * VECTOR) : _mm256_setzero_ps();
             }
         }
         int64_t units = tile->units - begin < block ? tile->units - begin : block;
@@ -203,7 +203,7 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
             for (int i = 0; i < rows; i++) {
                 UNROLL
                 for (int j = 0; j < vectors; j++) {
-                    __m256 total = start ? _mm256_setzero_ps() : _mm256_loadu_ps(c + i * stride + j * LANES);
+                    __m256 total = start ? _mm256_setzero_ps() : _mm256_loadu_ps(c + i * stride + j * VECTOR);
                     sum[i][j] = _mm256_fmadd_ps(sum[i][j], scale, total);
                 }
             }
@@ -212,7 +212,7 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
         for (int i = 0; i < rows; i++) {
             UNROLL
             for (int j = 0; j < vectors; j++) {
-                _mm256_storeu_ps(c + i * stride + j * LANES, sum[i][j]);
+                _mm256_storeu_ps(c + i * stride + j * VECTOR, sum[i][j]);
             }
         }
     }
@@ -238,7 +238,7 @@ static void (*const tiles[ROWS + 1][2])(const struct linear_tile *tile) = {
 };
 
 static void tile_packed(const struct linear_tile *tile) {
-    tiles[tile->rows][tile->columns > LANES](tile);
+    tiles[tile->rows][tile->columns > VECTOR](tile);
 }
 
 // ---- Tiles that read b where it lies: 8 columns, few rows -----------------------------------------------------------
@@ -253,12 +253,12 @@ INLINE void tile_mapped_any(const struct linear_tile *tile, const int rows, cons
     for (int i = 0; i < rows; i++) {
         sum[i] = !scaled && tile->add ? _mm256_loadu_ps(c + i * tile->c_stride) : _mm256_setzero_ps();
     }
-    for (int64_t k = 0; k < tile->depth; k += LANES) {
-        int64_t count = tile->depth - k < LANES ? tile->depth - k : LANES;
-        __m256 v[LANES];
+    for (int64_t k = 0; k < tile->depth; k += VECTOR) {
+        int64_t count = tile->depth - k < VECTOR ? tile->depth - k : VECTOR;
+        __m256 v[VECTOR];
         load_block(v, format, along_k, false, tile->mapped, tile->column, tile->columns, k, count);
         UNROLL
-        for (int u = 0; u < LANES; u++) {
+        for (int u = 0; u < VECTOR; u++) {
             if (u < count) {
                 UNROLL
                 for (int i = 0; i < rows; i++) {
@@ -266,8 +266,8 @@ INLINE void tile_mapped_any(const struct linear_tile *tile, const int rows, cons
                 }
             }
         }
-        a += k % LINEAR_CHUNK == 0 ? LANES : tile->rows * LINEAR_CHUNK - LANES;
-        if (scaled && (k % BLOCK_SIZE == BLOCK_SIZE - LANES || k + LANES >= tile->depth)) {
+        a += k % LINEAR_CHUNK == 0 ? VECTOR : tile->rows * LINEAR_CHUNK - VECTOR;
+        if (scaled && (k % BLOCK_SIZE == BLOCK_SIZE - VECTOR || k + VECTOR >= tile->depth)) {
             __m256 scale = _mm256_set1_ps(tile->scale[k / BLOCK_SIZE]);
             UNROLL
             for (int i = 0; i < rows; i++) {
@@ -322,7 +322,7 @@ void kernels_avx2_linear(struct cpu_kernels *kernels) {
     struct linear_kernels *linear = &kernels->linear;
     linear->tile_rows = ROWS;
     linear->tile_columns = COLUMNS;
-    linear->mapped_columns = LANES;
+    linear->mapped_columns = VECTOR;
     linear->pack_rows = pack_rows;
     linear->pack_columns = pack_columns;
     linear->tile = tile_packed;

@@ -7,7 +7,7 @@
 #include <math.h>
 
 #include "op/cpu/attention.h"
-#include "op/cpu/avx512/vector_math.h"
+#include "op/cpu/avx512/lanes.h"
 #include "op/cpu/kernels.h"
 
 #define FOLD static inline __attribute__((always_inline))
@@ -276,7 +276,7 @@ FOLD float softmax(uint32_t *factor, float *maximum, float *sum, const float *sc
         value[v] = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, score + v * LANES), _mm512_set1_ps(scale));
         lanes = _mm512_mask_max_ps(lanes, mask, value[v], lanes);   // of a NaN: the second operand
     }
-    float before = *maximum, largest = lanes_maximum(lanes);
+    float before = *maximum, largest = lanes_largest(lanes_make(lanes));
     largest = largest > before ? largest : before;
     lanes = _mm512_setzero_ps();
     UNROLL
@@ -292,7 +292,7 @@ FOLD float softmax(uint32_t *factor, float *maximum, float *sum, const float *sc
     }
     float correction = _mm512_cvtss_f32(vector_exp(_mm512_set1_ps(before - largest)));
     *maximum = largest;
-    *sum = fmaf(*sum, correction, lanes_sum(lanes));
+    *sum = fmaf(*sum, correction, lanes_sum(lanes_make(lanes)));
     return correction;
 }
 
@@ -357,16 +357,14 @@ static void gradient_pairs(uint32_t *p_columns, uint32_t *ds_columns, uint32_t *
 
 static void scale_row(float *y, float factor, int64_t n) {
     for (int64_t i = 0; i < n; i += LANES) {
-        __mmask16 mask = lanes_mask(n - i);
-        _mm512_mask_storeu_ps(y + i, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, y + i), _mm512_set1_ps(factor)));
+        lanes_store_floats(y, i, n - i, lanes_multiply(lanes_load_floats(y, i, n - i), lanes_set(factor)));
     }
 }
 
 static void finish(struct row y, const float *x, float divisor, int64_t n) {
-    __m512 by = _mm512_set1_ps(divisor), zero = _mm512_setzero_ps();
     for (int64_t i = 0; i < n; i += LANES) {
-        __mmask16 mask = lanes_mask(n - i);
-        row_store_vector(y, i, _mm512_add_ps(_mm512_div_ps(_mm512_maskz_loadu_ps(mask, x + i), by), zero), mask);
+        struct lanes value = lanes_divide(lanes_load_floats(x, i, n - i), lanes_set(divisor));
+        lanes_store(y, i, n - i, lanes_add(value, lanes_set(0.0f)));
     }
 }
 

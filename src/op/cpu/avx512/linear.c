@@ -12,7 +12,7 @@
 
 #define ROWS 14
 #define COLUMNS 32
-#define LANES 16
+#define VECTOR 16
 
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
@@ -28,6 +28,9 @@ struct e4m3_table {
     __m512i high[2], low[2];
 };
 static uint8_t e4m3_high[128], e4m3_low[128];
+// For each 32-bit lane of four codes, whose upper and lower bytes are two vectors: the bytes of the pair of the first two codes, lowest
+// first: low and high byte of the second BF16, then of the first (64 and more: lower bytes).
+static uint8_t e4m3_pair[64];
 
 INLINE struct e4m3_table e4m3_table_load(void) {
     struct e4m3_table table = {{_mm512_loadu_si512(e4m3_high), _mm512_loadu_si512(e4m3_high + 64)},
@@ -91,15 +94,15 @@ INLINE __m512i load_along_rows(enum format format, enum linear_unit unit, const 
 }
 
 // v[i] lane j -> v[j] lane i.
-INLINE void transpose(__m512i v[LANES]) {
-    __m512i t[LANES];
+INLINE void transpose(__m512i v[VECTOR]) {
+    __m512i t[VECTOR];
     UNROLL
-    for (int i = 0; i < LANES; i += 2) {
+    for (int i = 0; i < VECTOR; i += 2) {
         t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
         t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
     }
     UNROLL
-    for (int i = 0; i < LANES; i += 4) {
+    for (int i = 0; i < VECTOR; i += 4) {
         v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
         v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
         v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
@@ -118,29 +121,29 @@ INLINE void transpose(__m512i v[LANES]) {
 }
 
 // A block of up to 16 rows x 16 units. `by_row`: v[i] = units of row i; else v[i] = rows of unit i. Missing rows and units are zero.
-INLINE void load_block(__m512i v[LANES], enum format format, enum linear_unit unit, bool along_k, bool by_row,
+INLINE void load_block(__m512i v[VECTOR], enum format format, enum linear_unit unit, bool along_k, bool by_row,
                        const struct e4m3_table *table, const struct linear_operand *source, int64_t row, int rows, int64_t k,
                        int64_t count) {
     const int64_t bytes = format == FORMAT_F32 ? 4 : format == FORMAT_BF16 ? 2 : 1;
     const int64_t row_bytes = source->row_stride * bytes, k_bytes = source->k_stride * bytes;
     const char *from = source->data + row * row_bytes + k * k_bytes;
     if (along_k) {
-        if (rows == LANES) {
+        if (rows == VECTOR) {
             UNROLL
-            for (int i = 0; i < LANES; i++) {
+            for (int i = 0; i < VECTOR; i++) {
                 v[i] = load_along_k(format, unit, table, from + i * row_bytes, count);
             }
         } else {
             UNROLL
-            for (int i = 0; i < LANES; i++) {
+            for (int i = 0; i < VECTOR; i++) {
                 v[i] = i < rows ? load_along_k(format, unit, table, from + i * row_bytes, count) : _mm512_setzero_si512();
             }
         }
     } else {
         const int step = unit == UNIT_PAIR ? 2 : 1;
-        __mmask16 mask = (__mmask16)(rows >= LANES ? 0xffffu : (1u << rows) - 1u);
+        __mmask16 mask = (__mmask16)(rows >= VECTOR ? 0xffffu : (1u << rows) - 1u);
         UNROLL
-        for (int i = 0; i < LANES; i++) {
+        for (int i = 0; i < VECTOR; i++) {
             v[i] = i * step < count ? load_along_rows(format, unit, table, from + i * step * k_bytes, k_bytes,
                                                       i * step + 1 < count, mask)
                                     : _mm512_setzero_si512();
@@ -157,25 +160,25 @@ INLINE void pack_strip(const struct linear_strip *strip, enum format format, enu
     const int step = unit == UNIT_PAIR ? 2 : 1;
     const struct e4m3_table table = e4m3_table_load();
     int64_t chunk = 0;
-    for (int64_t k = strip->k_begin; k < strip->k_end; k += LANES * step, chunk++) {
+    for (int64_t k = strip->k_begin; k < strip->k_end; k += VECTOR * step, chunk++) {
         int64_t count = strip->k_end - k;
-        __m512i v[LANES];
-        if (count >= LANES * step) {
-            load_block(v, format, unit, along_k, as_rows, &table, strip->source, strip->row, strip->rows, k, LANES * step);
+        __m512i v[VECTOR];
+        if (count >= VECTOR * step) {
+            load_block(v, format, unit, along_k, as_rows, &table, strip->source, strip->row, strip->rows, k, VECTOR * step);
         } else {
             load_block(v, format, unit, along_k, as_rows, &table, strip->source, strip->row, strip->rows, k, count);
         }
-        uint32_t *out = strip->out + (as_rows ? chunk * strip->chunk_stride : chunk * LANES * strip->unit_stride);
+        uint32_t *out = strip->out + (as_rows ? chunk * strip->chunk_stride : chunk * VECTOR * strip->unit_stride);
         int64_t stride = as_rows ? LINEAR_CHUNK : strip->unit_stride;
         int64_t vectors = as_rows ? strip->rows : (count + step - 1) / step;
-        if (vectors >= LANES) {
+        if (vectors >= VECTOR) {
             UNROLL
-            for (int i = 0; i < LANES; i++) {
+            for (int i = 0; i < VECTOR; i++) {
                 _mm512_store_si512(out + i * stride, v[i]);
             }
         } else {
             UNROLL
-            for (int i = 0; i < LANES; i++) {
+            for (int i = 0; i < VECTOR; i++) {
                 if (i < vectors) {
                     _mm512_store_si512(out + i * stride, v[i]);
                 }
@@ -229,19 +232,19 @@ static void pack_rows(const struct linear_strip *strip) {
 // A whole panel of BF16 whose columns are contiguous: two rows of k interleave to one row of units.
 static void pack_columns_interleaved(const struct linear_strip *strip) {
     const struct linear_operand *source = strip->source;
-    int16_t index[2 * LANES];   // of the words k + 1, k of columns 0 to 15
-    for (int i = 0; i < LANES; i++) {
+    int16_t index[2 * VECTOR];   // of the words k + 1, k of columns 0 to 15
+    for (int i = 0; i < VECTOR; i++) {
         index[2 * i] = (int16_t)i;
-        index[2 * i + 1] = (int16_t)(i + 2 * LANES);
+        index[2 * i + 1] = (int16_t)(i + 2 * VECTOR);
     }
-    const __m512i first = _mm512_loadu_si512(index), second = _mm512_add_epi16(first, _mm512_set1_epi16(LANES));
+    const __m512i first = _mm512_loadu_si512(index), second = _mm512_add_epi16(first, _mm512_set1_epi16(VECTOR));
     const char *from = source->data + 2 * (strip->row + strip->k_begin * source->k_stride);
     const int64_t bytes = 2 * source->k_stride;
     uint32_t *out = strip->out;
     for (int64_t k = strip->k_begin; k < strip->k_end; k += 2) {
         __m512i k0 = _mm512_loadu_si512(from), k1 = k + 1 < strip->k_end ? _mm512_loadu_si512(from + bytes) : _mm512_setzero_si512();
         _mm512_store_si512(out, _mm512_permutex2var_epi16(k1, first, k0));
-        _mm512_store_si512(out + LANES, _mm512_permutex2var_epi16(k1, second, k0));
+        _mm512_store_si512(out + VECTOR, _mm512_permutex2var_epi16(k1, second, k0));
         from += 2 * bytes;
         out += strip->unit_stride;
     }
@@ -255,7 +258,7 @@ static void pack_columns_copied(const struct linear_strip *strip) {
     for (int64_t k = strip->k_begin; k < strip->k_end; k++) {
         __m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + 64);
         _mm512_store_si512(out, low);
-        _mm512_store_si512(out + LANES, high);
+        _mm512_store_si512(out + VECTOR, high);
         from += 4 * source->k_stride;
         out += strip->unit_stride;
     }
@@ -273,10 +276,10 @@ static void pack_columns(const struct linear_strip *strip) {
         }
     }
     struct linear_strip half = *strip;
-    for (int begin = 0; begin < strip->rows; begin += LANES) {
+    for (int begin = 0; begin < strip->rows; begin += VECTOR) {
         half.out = strip->out + begin;
         half.row = strip->row + begin;
-        half.rows = strip->rows - begin < LANES ? strip->rows - begin : LANES;
+        half.rows = strip->rows - begin < VECTOR ? strip->rows - begin : VECTOR;
         pack_any(&half, false);
     }
 }
@@ -291,7 +294,7 @@ INLINE __m512 multiply_add(enum linear_unit unit, __m512 sum, __m512i a, __m512i
 // One unit: all accumulators advance by one (pair) product.
 INLINE void step(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, const int rows, const int vectors,
                  enum linear_unit unit) {
-    __m512i b0 = _mm512_load_si512(b), b1 = vectors > 1 ? _mm512_load_si512(b + LANES) : b0;
+    __m512i b0 = _mm512_load_si512(b), b1 = vectors > 1 ? _mm512_load_si512(b + VECTOR) : b0;
     UNROLL
     for (int i = 0; i < rows; i++) {
         __m512i x = _mm512_set1_epi32((int)a[i * LINEAR_CHUNK]);
@@ -315,7 +318,7 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
         for (int i = 0; i < rows; i++) {
             UNROLL
             for (int j = 0; j < vectors; j++) {
-                sum[i][j] = load ? _mm512_loadu_ps(c + i * stride + j * LANES) : _mm512_setzero_ps();
+                sum[i][j] = load ? _mm512_loadu_ps(c + i * stride + j * VECTOR) : _mm512_setzero_ps();
             }
         }
         int64_t units = tile->units - begin < block ? tile->units - begin : block;
@@ -342,7 +345,7 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
             for (int i = 0; i < rows; i++) {
                 UNROLL
                 for (int j = 0; j < vectors; j++) {
-                    __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(c + i * stride + j * LANES);
+                    __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(c + i * stride + j * VECTOR);
                     sum[i][j] = _mm512_fmadd_ps(sum[i][j], scale, total);
                 }
             }
@@ -351,7 +354,7 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
         for (int i = 0; i < rows; i++) {
             UNROLL
             for (int j = 0; j < vectors; j++) {
-                _mm512_storeu_ps(c + i * stride + j * LANES, sum[i][j]);
+                _mm512_storeu_ps(c + i * stride + j * VECTOR, sum[i][j]);
             }
         }
     }
@@ -374,54 +377,120 @@ ALL_ROWS(TILE, PAIR)
 static void (*const tiles[2][ROWS + 1][2])(const struct linear_tile *tile) = {ALL_ROWS(ENTRY, F32) ALL_ROWS(ENTRY, PAIR)};
 
 static void tile_packed(const struct linear_tile *tile) {
-    tiles[tile->unit][tile->rows][tile->columns > LANES](tile);
+    tiles[tile->unit][tile->rows][tile->columns > VECTOR](tile);
 }
 
 // ---- Tiles that read b where it lies: 16 columns, few rows ----------------------------------------------------------
 
+// Asks for the cache lines that 16 rows will need PREFETCH_BYTES later; past the end of the rows, those of the next 16 rows.
+// Sixteen rows are more streams than hardware prefetchers follow. Into the second cache level: rows a power of two apart would throw each
+// other out of the first.
+#define PREFETCH_BYTES 1024
+INLINE void prefetch_rows(const struct linear_tile *tile, enum format format, int64_t k) {
+    const int64_t bytes = format == FORMAT_F32 ? 4 : format == FORMAT_BF16 ? 2 : 1;
+    const int64_t row_bytes = tile->mapped->row_stride * bytes, length = tile->depth * bytes;
+    int64_t column = tile->column, offset = k * bytes + PREFETCH_BYTES;
+    if (offset >= length) {
+        column += VECTOR;
+        offset -= length;
+    }
+    const char *from = tile->mapped->data + column * row_bytes + offset;
+    UNROLL
+    for (int i = 0; i < VECTOR; i++) {
+        _mm_prefetch(from + i * row_bytes, _MM_HINT_T1);
+    }
+}
+
+// 64 k of 16 rows of E4M3, k contiguous, as 32 vectors of pairs: four codes travel in a lane through the transposition and become
+// two pairs afterwards. Advances the sums of `rows` rows of a.
+INLINE void step_e4m3(__m512 sum[LINEAR_MAX_MAPPED], const uint32_t *a, int64_t chunk_stride, const int rows,
+                      const struct e4m3_table *table, const char *from, int64_t row_bytes) {
+    const __m512i first = _mm512_loadu_si512(e4m3_pair), second = _mm512_add_epi8(first, _mm512_set1_epi8(2));
+    const __m512i sign = _mm512_set1_epi8((char)0x80);
+    __m512i v[VECTOR];
+    UNROLL
+    for (int i = 0; i < VECTOR; i++) {
+        v[i] = _mm512_loadu_si512(from + i * row_bytes);
+    }
+    transpose(v);
+    UNROLL
+    for (int u = 0; u < VECTOR; u++) {
+        __m512i high = _mm512_permutex2var_epi8(table->high[0], v[u], table->high[1]);
+        __m512i low = _mm512_permutex2var_epi8(table->low[0], v[u], table->low[1]);
+        high = _mm512_ternarylogic_epi32(high, v[u], sign, 0xf8);   // high | (v & sign)
+        __m512i pair0 = _mm512_permutex2var_epi8(high, first, low), pair1 = _mm512_permutex2var_epi8(high, second, low);
+        const uint32_t *x = a + 2 * u / LINEAR_CHUNK * chunk_stride + 2 * u % LINEAR_CHUNK;
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            sum[i] = multiply_add(UNIT_PAIR, sum[i], _mm512_set1_epi32((int)x[i * LINEAR_CHUNK]), pair0);
+            sum[i] = multiply_add(UNIT_PAIR, sum[i], _mm512_set1_epi32((int)x[i * LINEAR_CHUNK + 1]), pair1);
+        }
+    }
+}
+
+// Up to 16 units of 16 columns (`count` k; fewer columns for the last tile).
+INLINE void step_mapped(__m512 sum[LINEAR_MAX_MAPPED], const uint32_t *a, const int rows, const struct linear_tile *tile,
+                        const enum format format, const enum linear_unit unit, const bool along_k,
+                        const struct e4m3_table *table, int64_t k) {
+    const int width = unit == UNIT_PAIR ? 2 : 1;
+    int64_t count = tile->depth - k;
+    __m512i v[VECTOR];
+    if (count >= VECTOR * width && tile->columns == VECTOR) {
+        load_block(v, format, unit, along_k, false, table, tile->mapped, tile->column, VECTOR, k, VECTOR * width);
+    } else {
+        count = count < VECTOR * width ? count : VECTOR * width;
+        load_block(v, format, unit, along_k, false, table, tile->mapped, tile->column, tile->columns, k, count);
+    }
+    if (count > (VECTOR - 1) * width) {
+        UNROLL
+        for (int u = 0; u < VECTOR; u++) {
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                sum[i] = multiply_add(unit, sum[i], _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + u]), v[u]);
+            }
+        }
+        return;
+    }
+    UNROLL
+    for (int u = 0; u < VECTOR; u++) {
+        if (u * width < count) {
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                sum[i] = multiply_add(unit, sum[i], _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + u]), v[u]);
+            }
+        }
+    }
+}
+
 // Rows are computed as 1, 2, 4 or 8: those beyond tile->rows read what follows in a and end in rows of c that nobody reads.
 INLINE void tile_mapped_any(const struct linear_tile *tile, const int rows, const enum format format,
                             const enum linear_unit unit, const bool along_k) {
-    const int width = unit == UNIT_PAIR ? 2 : 1;
+    const int64_t width = unit == UNIT_PAIR ? 2 : 1, chunk_stride = tile->rows * LINEAR_CHUNK;
+    const bool scaled = format == FORMAT_E4M3_BLOCK, wide = scaled && unit == UNIT_PAIR && along_k && tile->columns == VECTOR;
     const struct e4m3_table table = e4m3_table_load();
     const uint32_t *a = tile->a;
-    const bool scaled = format == FORMAT_E4M3_BLOCK;
     float *const c = tile->c;
     __m512 sum[LINEAR_MAX_MAPPED];
     UNROLL
     for (int i = 0; i < rows; i++) {
         sum[i] = !scaled && tile->add ? _mm512_loadu_ps(c + i * tile->c_stride) : _mm512_setzero_ps();
     }
-    for (int64_t k = 0; k < tile->depth; k += LANES * width) {
-        __m512i v[LANES];
-        int64_t count = tile->depth - k;
-        if (count >= LANES * width && tile->columns == LANES) {
-            load_block(v, format, unit, along_k, false, &table, tile->mapped, tile->column, LANES, k, LANES * width);
+    int64_t chunks;
+    for (int64_t k = 0; k < tile->depth; k += chunks * VECTOR * width, a += chunks * chunk_stride) {
+        if (wide && tile->depth - k >= 4 * VECTOR) {
+            const int64_t row_bytes = tile->mapped->row_stride;
+            prefetch_rows(tile, format, k);
+            step_e4m3(sum, a, chunk_stride, rows, &table, tile->mapped->data + tile->column * row_bytes + k, row_bytes);
+            chunks = 2;
         } else {
-            count = count < LANES * width ? count : LANES * width;
-            load_block(v, format, unit, along_k, false, &table, tile->mapped, tile->column, tile->columns, k, count);
-        }
-        if (count > (LANES - 1) * width) {
-            UNROLL
-            for (int u = 0; u < LANES; u++) {
-                UNROLL
-                for (int i = 0; i < rows; i++) {
-                    sum[i] = multiply_add(unit, sum[i], _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + u]), v[u]);
-                }
+            if (along_k) {
+                prefetch_rows(tile, format, k);
             }
-        } else {
-            UNROLL
-            for (int u = 0; u < LANES; u++) {
-                if (u * width < count) {
-                    UNROLL
-                    for (int i = 0; i < rows; i++) {
-                        sum[i] = multiply_add(unit, sum[i], _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + u]), v[u]);
-                    }
-                }
-            }
+            step_mapped(sum, a, rows, tile, format, unit, along_k, &table, k);
+            chunks = 1;
         }
-        a += tile->rows * LINEAR_CHUNK;
-        if (scaled && (k % BLOCK_SIZE == BLOCK_SIZE - LANES * width || k + LANES * width >= tile->depth)) {
+        int64_t next = k + chunks * VECTOR * width;
+        if (scaled && (next % BLOCK_SIZE == 0 || next >= tile->depth)) {
             __m512 scale = _mm512_set1_ps(tile->scale[k / BLOCK_SIZE]);
             UNROLL
             for (int i = 0; i < rows; i++) {
@@ -482,8 +551,8 @@ static void tile_mapped(const struct linear_tile *tile) {
 }
 
 static void narrow(uint16_t *out, const float *in, int64_t count) {
-    for (int64_t i = 0; i < count; i += LANES) {
-        __mmask16 mask = (__mmask16)(count - i >= LANES ? 0xffffu : (1u << (count - i)) - 1u);
+    for (int64_t i = 0; i < count; i += VECTOR) {
+        __mmask16 mask = (__mmask16)(count - i >= VECTOR ? 0xffffu : (1u << (count - i)) - 1u);
         __m256bh words = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, in + i));
         _mm256_mask_storeu_epi16(out + i, mask, (__m256i)words);
     }
@@ -495,6 +564,12 @@ void kernels_avx512_linear(struct cpu_kernels *kernels) {
         e4m3_high[magnitude] = (uint8_t)(word >> 8);
         e4m3_low[magnitude] = (uint8_t)word;
     }
+    for (int i = 0; i < 64; i += 4) {
+        e4m3_pair[i] = (uint8_t)(64 + i + 1);
+        e4m3_pair[i + 1] = (uint8_t)(i + 1);
+        e4m3_pair[i + 2] = (uint8_t)(64 + i);
+        e4m3_pair[i + 3] = (uint8_t)i;
+    }
     struct linear_kernels *linear = &kernels->linear;
     linear->pairs = true;
     linear->tile_rows = ROWS;
@@ -502,7 +577,7 @@ void kernels_avx512_linear(struct cpu_kernels *kernels) {
     linear->pack_rows = pack_rows;
     linear->pack_columns = pack_columns;
     linear->tile = tile_packed;
-    linear->mapped_columns = LANES;
+    linear->mapped_columns = VECTOR;
     linear->tile_mapped = tile_mapped;
     linear->narrow = narrow;
 }
