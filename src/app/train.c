@@ -1,5 +1,5 @@
-// `minke train`: runs the trainer of train/trainer.h on a configuration file. Messages and progress on stderr, everything else in the run
-// folder.
+// `minke train`: runs the trainer of train/trainer.h on a configuration file. Messages and progress on stderr,
+// everything else in the run folder.
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,7 +12,8 @@
 
 static volatile sig_atomic_t stop_signal;
 
-// The first signal asks the trainer to stop after its step; the second ends the process at once, as if there were no handler.
+// The first signal asks the trainer to stop after its step; the second ends the process at once, as if there were no
+// handler.
 static void on_signal(int number) {
     stop_signal = number;
 }
@@ -31,14 +32,13 @@ static int print_reference(void) {
         log_error("%s", error.text);
         return 1;
     }
-    printf("; Every key of a run configuration with its default. Any of them can also stand on the command line: section.key=value\n\n%s",
-           text);
+    printf("; Every key of a run configuration with its default; on the command line: section.key=value\n\n%s", text);
     memory_free(text);
     return 0;
 }
 
 struct train_arguments {
-    char **list;             // RUN.ini and assignments
+    char **list;   // RUN.ini and assignments
     int count;
     const char *out;
     bool resume, help_config;
@@ -61,8 +61,8 @@ static int read_run(struct run_config *run, const struct train_arguments *argume
     }
     if (code == 0 && arguments->out != NULL) {
         if (strlen(arguments->out) >= sizeof run->train.out) {
-            return error_set(error, ERROR_LIMIT, "--out: found %zu bytes, expected a path of at most %zu", strlen(arguments->out),
-                             sizeof run->train.out - 1);
+            return error_set(error, ERROR_LIMIT, "--out: found %zu bytes, expected a path of at most %zu",
+                             strlen(arguments->out), sizeof run->train.out - 1);
         }
         memcpy(run->train.out, arguments->out, strlen(arguments->out) + 1);
     }
@@ -102,20 +102,32 @@ int command_train(int argc, char **argv) {
     struct train_arguments arguments = {0};
     const struct command_option options[] = {
         {.name = "out", .argument = "DIR", .help = "run folder (train.out)", .text = &arguments.out},
-        {.name = "resume", .help = "go on from the newest whole checkpoint in the run folder", .flag = &arguments.resume},
-        {.name = "help-config", .help = "print every configuration key with its default", .flag = &arguments.help_config},
+        {.name = "resume",
+         .help = "go on from the newest whole checkpoint in the run folder",
+         .flag = &arguments.resume},
+        {.name = "help-config",
+         .help = "print every configuration key with its default",
+         .flag = &arguments.help_config},
         {0},
     };
     const struct command_positional positionals[] = {
-        {.name = "RUN.ini", .help = "configuration file, then any section.key=value", .list = &arguments.list, .count = &arguments.count},
+        {.name = "RUN.ini",
+         .help = "configuration file, then any section.key=value",
+         .list = &arguments.list,
+         .count = &arguments.count},
         {0},
     };
     const struct command_syntax syntax = {
         .name = "train",
-        .summary = "Trains a model: metrics in DIR/metrics.jsonl, checkpoints (complete Hugging Face directories) in DIR/checkpoints.",
-        .description = "SIGINT and SIGTERM finish the step, write a checkpoint and leave with status 130 or 143; a second one ends at once.\n"
-                       "Later files and assignments win over earlier ones; --out, --threads and --isa win over all.",
-        .examples = "  minke train examples/demo.ini --out run\n  minke train examples/demo.ini --out run --resume train.steps=2000",
+        .summary = "train a model: metrics in DIR/metrics.jsonl, complete Hugging Face directories in DIR/checkpoints",
+        .description =
+            "SIGINT and SIGTERM finish the step, write a checkpoint and leave with status 130 or 143; a second one\n"
+            "ends at once. --resume goes on from the newest checkpoint that is whole, with the bits of a run that\n"
+            "never stopped.\n"
+            "Later files and assignments win over earlier ones; --out, --threads and --isa win over all.",
+        .examples = "  minke train examples/demo.ini --out run\n"
+                    "  minke train examples/demo.ini --out run --resume --threads 4\n"
+                    "  minke train examples/demo.ini --out other train.steps=100 schedule.gamma=0",
         .options = options,
         .positionals = positionals,
         .common = &arguments.common,

@@ -32,7 +32,8 @@ static char *checkpoints_folder(const char *out, struct error *error) {
     return file_join(out, "checkpoints", error);
 }
 
-// ---- Removing --------------------------------------------------------------------------------------------------------
+// ---- Removing
+// --------------------------------------------------------------------------------------------------------
 
 // Renames first: half of a folder must never stand under a name that counts.
 static int retire(const char *folder, const char *name, struct error *error) {
@@ -122,13 +123,15 @@ bool checkpoints_exist(const char *out) {
     char **names = NULL;
     int64_t count = 0;
     char *folder = checkpoints_folder(out, NULL);
-    bool exist = folder != NULL && file_is_directory(folder) && list_steps(&names, &count, folder, NULL) == 0 && count > 0;
+    bool exist = folder != NULL && file_is_directory(folder) && list_steps(&names, &count, folder, NULL) == 0 &&
+                 count > 0;
     file_list_free(names, count);
     memory_free(folder);
     return exist;
 }
 
-// ---- Manifest --------------------------------------------------------------------------------------------------------
+// ---- Manifest
+// --------------------------------------------------------------------------------------------------------
 
 // Adds every regular file below directory/relative to `files`, in byte order of the names, without the manifest itself.
 static int manifest_add(json_t *files, const char *directory, const char *relative, struct error *error) {
@@ -149,7 +152,8 @@ static int manifest_add(json_t *files, const char *directory, const char *relati
         } else if (file_is_directory(path)) {
             code = manifest_add(files, directory, name, error);
         } else if (strcmp(name, MANIFEST_FILE) != 0) {
-            code = stat(path, &status) != 0 ? error_set_errno(error, "%s: cannot stat", path) : file_checksum(path, &checksum, error);
+            code = stat(path, &status) != 0 ? error_set_errno(error, "%s: cannot stat", path)
+                                            : file_checksum(path, &checksum, error);
             char hex[17];
             if (code == 0) {
                 snprintf(hex, sizeof hex, "%016" PRIx64, checksum);
@@ -200,8 +204,8 @@ static int verify_file(const char *directory, const char *name, const json_t *en
         code = error_set_errno(error, "%s: cannot stat", path);
     }
     if (code == 0 && status.st_size != bytes) {
-        code = error_set(error, ERROR_FORMAT, "%s: found %lld bytes, the manifest has %lld", path, (long long)status.st_size,
-                         (long long)bytes);
+        code = error_set(error, ERROR_FORMAT, "%s: found %lld bytes, the manifest has %lld", path,
+                         (long long)status.st_size, (long long)bytes);
     }
     if (code == 0) {
         code = file_checksum(path, &checksum, error);
@@ -224,7 +228,8 @@ int checkpoint_verify(const char *directory, struct error *error) {
         code = json_get_integer(&format, root, "format", path, error);
     }
     if (code == 0 && format != TRAIN_STATE_FORMAT) {
-        code = error_set(error, ERROR_FORMAT, "%s: found format %lld, expected %d", path, (long long)format, TRAIN_STATE_FORMAT);
+        code = error_set(error, ERROR_FORMAT, "%s: found format %lld, expected %d", path, (long long)format,
+                         TRAIN_STATE_FORMAT);
     }
     json_t *files = json_object_get(root, "files");
     if (code == 0 && (!json_is_object(files) || json_object_get(files, STATE_FILE) == NULL)) {
@@ -240,7 +245,8 @@ int checkpoint_verify(const char *directory, struct error *error) {
     return code;
 }
 
-// ---- Saving ----------------------------------------------------------------------------------------------------------
+// ---- Saving
+// ----------------------------------------------------------------------------------------------------------
 
 static int write_trees(const char *directory, struct optimizer *optimizer, struct error *error) {
     struct param_tree_part masters = {"", &optimizer->masters}, average = {"", &optimizer->average};
@@ -282,13 +288,15 @@ static int read_trees(const char *directory, struct optimizer *optimizer, struct
 
 // Everything of one checkpoint into `directory`, which is under a name that does not count yet.
 static int write_all(const char *directory, const struct checkpoint_sources *sources, struct error *error) {
-    static const enum format formats[] = {[EXPORT_BF16] = FORMAT_BF16, [EXPORT_F32] = FORMAT_F32, [EXPORT_FP8] = FORMAT_E4M3_BLOCK};
+    static const enum format formats[] = {
+        [EXPORT_BF16] = FORMAT_BF16, [EXPORT_F32] = FORMAT_F32, [EXPORT_FP8] = FORMAT_E4M3_BLOCK};
     const struct checkpoint_section *section = &sources->run->checkpoint;
     struct model_save_options options = {.format = formats[section->dtype], .shard_bytes = section->shard_size};
     char *trainer = file_join(directory, "trainer", error), *state = file_join(directory, STATE_FILE, error);
     int code = trainer == NULL || state == NULL ? ERROR_MEMORY : file_make_directory(trainer, error);
     if (code == 0) {
-        code = model_save(directory, &sources->optimizer->masters.params, sources->config, &options, sources->op, error);
+        code = model_save(directory, &sources->optimizer->masters.params, sources->config, &options, sources->op,
+                          error);
     }
     if (code == 0) {
         code = tokenizer_files_copy(directory, sources->tokenizer, error);
@@ -315,7 +323,8 @@ static int write_all(const char *directory, const struct checkpoint_sources *sou
 
 // Makes `latest` a link to `name`, by renaming: it is never absent.
 static int point_latest(const char *folder, const char *name, struct error *error) {
-    char *link = memory_format(error, "%s/latest", folder), *temporary = memory_format(error, "%s/%slatest", folder, SAVING_PREFIX);
+    char *link = memory_format(error, "%s/latest", folder),
+         *temporary = memory_format(error, "%s/%slatest", folder, SAVING_PREFIX);
     int code = link == NULL || temporary == NULL ? ERROR_MEMORY : 0;
     if (code == 0) {
         unlink(temporary);
@@ -368,7 +377,8 @@ int checkpoints_save(const char *out, const struct checkpoint_sources *sources, 
     return code == 0 ? 0 : error_prefix(error, "checkpoint of step %lld", (long long)sources->state->step);
 }
 
-// ---- Loading ---------------------------------------------------------------------------------------------------------
+// ---- Loading
+// ---------------------------------------------------------------------------------------------------------
 
 static int set_aside(const char *folder, const char *name, struct error *error) {
     char *from = file_join(folder, name, error), *to = memory_format(error, "%s/%s%s", folder, DAMAGED_PREFIX, name);
@@ -401,7 +411,8 @@ int checkpoints_load(bool *found, const char *out, const struct checkpoint_sourc
             code = ERROR_MEMORY;
         } else if (checkpoint_verify(directory, &damage) != 0) {
             log_warning("%s is damaged and is set aside: %s", directory, damage.text);
-            code = damage.code == ERROR_MEMORY ? error_set(error, damage.code, "%s", damage.text) : set_aside(folder, names[i], error);
+            code = damage.code == ERROR_MEMORY ? error_set(error, damage.code, "%s", damage.text)
+                                               : set_aside(folder, names[i], error);
         } else {
             code = state_read(sources, state, error);
             code = code != 0 ? code : read_trees(directory, sources->optimizer, error);

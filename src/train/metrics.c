@@ -97,7 +97,8 @@ static void put(struct line *line, const char *format, ...) {
     va_start(arguments, format);
     int length = vsnprintf(line->text + line->used, line->capacity - line->used, format, arguments);
     va_end(arguments);
-    CHECK(length >= 0 && (size_t)length < line->capacity - line->used, "metrics line of more than %zu bytes", line->capacity);
+    CHECK(length >= 0 && (size_t)length < line->capacity - line->used, "metrics line of more than %zu bytes",
+          line->capacity);
     line->used += (size_t)length;
 }
 
@@ -180,7 +181,8 @@ int metrics_write(struct metrics_file *file, const struct step_metrics *metrics,
     put_number(&line, "learning_rate", metrics->learning_rate);
     put(&line, ", \"batch\": %lld", (long long)metrics->batch);
     put_number(&line, "gradient_norm", metrics->gradient_norm);
-    put(&line, ", \"clipped\": %s, \"skipped\": %s", metrics->clipped ? "true" : "false", metrics->skipped ? "true" : "false");
+    put(&line, ", \"clipped\": %s, \"skipped\": %s", metrics->clipped ? "true" : "false",
+        metrics->skipped ? "true" : "false");
     put_number(&line, "lambda", metrics->lambda);
     put_number(&line, "gamma", metrics->gamma);
     put_number(&line, "alpha", metrics->alpha);
@@ -202,7 +204,9 @@ int metrics_write(struct metrics_file *file, const struct step_metrics *metrics,
 }
 
 int metrics_sync(struct metrics_file *file, struct error *error) {
-    return fsync(file->descriptor) != 0 && errno != EINVAL ? error_set_errno(error, "%s: cannot write to the disk", file->path) : 0;
+    return fsync(file->descriptor) != 0 && errno != EINVAL
+               ? error_set_errno(error, "%s: cannot write to the disk", file->path)
+               : 0;
 }
 
 void metrics_close(struct metrics_file *file) {

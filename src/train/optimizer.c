@@ -1,4 +1,5 @@
-// The optimizer: see optimizer.h. Everything is element-wise or a sum in one written order, so nothing depends on threads.
+// The optimizer: see optimizer.h. Everything is element-wise or a sum in one written order, so nothing depends on
+// threads.
 #include "train/optimizer.h"
 
 #include <math.h>
@@ -138,7 +139,8 @@ const float *router_bias(const struct param_tree *masters, int64_t moe_layer) {
     return NULL;
 }
 
-void router_bias_update(struct optimizer *optimizer, const struct model_config *config, const int64_t *expert_load, double gamma) {
+void router_bias_update(struct optimizer *optimizer, const struct model_config *config, const int64_t *expert_load,
+                        double gamma) {
     int64_t experts = config->n_routed_experts, router = -1;
     for (int64_t i = 0; i < optimizer->masters.list.count; i++) {
         const struct param *param = &optimizer->masters.list.items[i];

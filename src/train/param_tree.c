@@ -9,9 +9,10 @@
 #include "weights/cast.h"
 #include "weights/safetensors.h"
 
-#define NAME_CAPACITY (sizeof ((struct param *)0)->name + 16)
+#define NAME_CAPACITY (sizeof((struct param *)0)->name + 16)
 
-int param_tree_create_empty(struct param_tree *tree, const struct model_config *config, struct arena *arena, struct error *error) {
+int param_tree_create_empty(struct param_tree *tree, const struct model_config *config, struct arena *arena,
+                            struct error *error) {
     *tree = (struct param_tree){0};
     int code = arena_reserve(arena, params_table_bytes(config), error);
     if (code != 0) {
@@ -21,8 +22,8 @@ int param_tree_create_empty(struct param_tree *tree, const struct model_config *
     return params_list(&tree->list, &tree->params, config, arena, error);
 }
 
-int param_tree_create(struct param_tree *tree, const struct model_config *config, enum format format, bool keep_small_f32,
-                      enum param_scope scope, struct arena *arena, struct error *error) {
+int param_tree_create(struct param_tree *tree, const struct model_config *config, enum format format,
+                      bool keep_small_f32, enum param_scope scope, struct arena *arena, struct error *error) {
     int code = param_tree_create_empty(tree, config, arena, error);
     if (code == 0) {
         code = params_allocate(&tree->params, config, format, keep_small_f32, scope == SCOPE_TRAINED, arena, error);
@@ -75,8 +76,8 @@ int param_tree_write(const char *path, const struct param_tree_part *parts, int 
             const struct tensor *tensor = parts[p].tree->list.items[i].tensor;
             if (tensor_present(tensor)) {
                 code = safetensors_writer_declare(writer, part_name(name, &parts[p], &parts[p].tree->list.items[i]),
-                                                  format_info((enum format)tensor->format)->safetensors_name, tensor->rank,
-                                                  tensor->shape, error);
+                                                  format_info((enum format)tensor->format)->safetensors_name,
+                                                  tensor->rank, tensor->shape, error);
             }
         }
     }
@@ -108,8 +109,8 @@ static const struct safetensors_entry *entry_find(const struct safetensors *file
 }
 
 // Files written by us have the tensors in list order: the entry at `hint` is looked at first.
-static int read_tensor(struct tensor *target, const struct safetensors *file, int64_t hint, const char *name, const char *path,
-                       struct error *error) {
+static int read_tensor(struct tensor *target, const struct safetensors *file, int64_t hint, const char *name,
+                       const char *path, struct error *error) {
     const struct safetensors_entry *entry = hint < file->count ? &file->entries[hint] : NULL;
     if (entry == NULL || strcmp(entry->name, name) != 0) {
         entry = entry_find(file, name);
@@ -119,8 +120,9 @@ static int read_tensor(struct tensor *target, const struct safetensors *file, in
     }
     if (entry->tensor.format != target->format || !tensor_same_shape(&entry->tensor, target)) {
         char found[96], expected[96];
-        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": found %s %s, expected %s %s", path, name, entry->dtype,
-                         tensor_shape_text(found, &entry->tensor), format_info((enum format)target->format)->safetensors_name,
+        return error_set(error, ERROR_FORMAT, "%s: tensor \"%s\": found %s %s, expected %s %s", path, name,
+                         entry->dtype, tensor_shape_text(found, &entry->tensor),
+                         format_info((enum format)target->format)->safetensors_name,
                          tensor_shape_text(expected, target));
     }
     memcpy(target->data, entry->tensor.data, (size_t)tensor_bytes(target));
@@ -139,13 +141,15 @@ int param_tree_read(const struct param_tree_part *parts, int count, const char *
         for (int64_t i = 0; code == 0 && i < parts[p].tree->list.count; i++) {
             struct tensor *tensor = parts[p].tree->list.items[i].tensor;
             if (tensor_present(tensor)) {
-                code = read_tensor(tensor, &file, taken, part_name(name, &parts[p], &parts[p].tree->list.items[i]), path, error);
+                code = read_tensor(tensor, &file, taken, part_name(name, &parts[p], &parts[p].tree->list.items[i]),
+                                   path, error);
                 taken++;
             }
         }
     }
     if (code == 0 && taken != file.count) {
-        code = error_set(error, ERROR_FORMAT, "%s: found %lld tensors, expected %lld", path, (long long)file.count, (long long)taken);
+        code = error_set(error, ERROR_FORMAT, "%s: found %lld tensors, expected %lld", path, (long long)file.count,
+                         (long long)taken);
     }
     safetensors_close(&file);
     return code;

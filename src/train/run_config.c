@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <ini.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,8 @@ static const struct {
     int exponent;
 } suffixes[] = {{'K', 3}, {'M', 6}, {'B', 9}, {'G', 9}, {'T', 12}};
 
-// A decimal number with an optional suffix that comes out whole: "4096", "2K", "14.633T". Returns the first character behind it, or NULL.
+// A decimal number with an optional suffix that comes out whole: "4096", "2K", "14.633T". Returns the first character
+// behind it, or NULL.
 static const char *parse_count(int64_t *value, const char *text) {
     int64_t whole = 0;
     int fraction_digits = 0, digits = 0;
@@ -132,8 +134,8 @@ static int store(struct run_config *config, const struct run_config_key *key, co
     switch (key->type) {
     case KEY_PATH:
         if (strlen(text) >= RUN_CONFIG_PATH) {
-            return error_set(error, ERROR_LIMIT, "%s%s: found %zu bytes, expected a path of at most %d", place, key->name,
-                             strlen(text), RUN_CONFIG_PATH - 1);
+            return error_set(error, ERROR_LIMIT, "%s%s: found %zu bytes, expected a path of at most %d", place,
+                             key->name, strlen(text), RUN_CONFIG_PATH - 1);
         }
         memset(target, 0, RUN_CONFIG_PATH);
         memcpy(target, text, strlen(text));
@@ -142,8 +144,8 @@ static int store(struct run_config *config, const struct run_config_key *key, co
         int64_t value = 0;
         const char *rest = parse_count(&value, text);
         if (rest == NULL || *rest != '\0' || (double)value < key->minimum || (double)value > key->maximum) {
-            return error_set(error, ERROR_ARGUMENT, "%s%s: found \"%s\", expected a whole number from %.15g to %.15g", place,
-                             key->name, text, key->minimum, key->maximum);
+            return error_set(error, ERROR_ARGUMENT, "%s%s: found \"%s\", expected a whole number from %.15g to %.15g",
+                             place, key->name, text, key->minimum, key->maximum);
         }
         memcpy(target, &value, sizeof value);
         return 0;
@@ -159,7 +161,8 @@ static int store(struct run_config *config, const struct run_config_key *key, co
     }
     case KEY_BOOLEAN:
         if (parse_boolean((bool *)target, text) != 0) {
-            return error_set(error, ERROR_ARGUMENT, "%s%s: found \"%s\", expected true or false", place, key->name, text);
+            return error_set(error, ERROR_ARGUMENT, "%s%s: found \"%s\", expected true or false", place, key->name,
+                             text);
         }
         return 0;
     case KEY_CHOICE: {
@@ -173,9 +176,10 @@ static int store(struct run_config *config, const struct run_config_key *key, co
     }
     case KEY_DURATION:
         if (!parse_duration((struct duration *)(void *)target, text)) {
-            return error_set(error, ERROR_ARGUMENT,
-                             "%s%s: found \"%s\", expected a duration such as \"2K steps\", \"10T tokens\", \"70%%\" or \"never\"",
-                             place, key->name, text);
+            return error_set(
+                error, ERROR_ARGUMENT,
+                "%s%s: found \"%s\", expected a duration such as \"2K steps\", \"10T tokens\", \"70%%\" or \"never\"",
+                place, key->name, text);
         }
         return 0;
     }
@@ -192,21 +196,22 @@ static const struct run_config_key *key_find(const char *name) {
 }
 
 static int unknown_key(const char *name, const char *place, struct error *error) {
-    const struct run_config_key *nearest = NULL;
-    int best = 0;
+    const struct run_config_key *nearest = &run_config_keys[0];
+    int best = INT_MAX;
     for (int i = 0; i < run_config_key_count; i++) {
         // The section counts little: "train.gamma" should find "schedule.gamma".
         const char *key = run_config_keys[i].name;
         const char *own = strchr(name, '.') != NULL ? strchr(name, '.') : name;
         int whole = spelling_distance(name, key), tail = spelling_distance(own, strchr(key, '.')) + 1;
         int distance = whole < tail ? whole : tail;
-        if (nearest == NULL || distance < best) {
+        if (distance < best) {
             best = distance;
             nearest = &run_config_keys[i];
         }
     }
-    return error_set(error, ERROR_ARGUMENT, "%sunknown key \"%s\"; the nearest is \"%s\" (`minke train --help-config` lists all)",
-                     place, name, nearest->name);
+    return error_set(error, ERROR_ARGUMENT,
+                     "%sunknown key \"%s\"; the nearest is \"%s\" (`minke train --help-config` lists all)", place, name,
+                     nearest->name);
 }
 
 // train.steps and train.tokens are two ways to say one thing: the one given last counts.
@@ -218,7 +223,8 @@ static void keep_one_length(struct run_config *config, const struct run_config_k
     }
 }
 
-static int assign(struct run_config *config, const char *name, const char *text, const char *place, struct error *error) {
+static int assign(struct run_config *config, const char *name, const char *text, const char *place,
+                  struct error *error) {
     const struct run_config_key *key = key_find(name);
     if (key == NULL) {
         return unknown_key(name, place, error);
@@ -243,7 +249,7 @@ struct ini_reading {
     struct run_config *config;
     const char *path, *rest;   // the text not yet given to the parser
     int line;
-    bool given[128];           // by index into the table
+    bool given[128];   // by index into the table
     struct error *error;
     int code;
 };
@@ -256,8 +262,8 @@ static char *next_line(char *line, int capacity, void *stream) {
     reading->line++;
     size_t length = strcspn(reading->rest, "\n"), skip = length + (reading->rest[length] == '\n');
     if (length + 2 > (size_t)capacity && reading->code == 0) {
-        reading->code = error_set(reading->error, ERROR_LIMIT, "%s:%d: found a line of %zu bytes, the limit is %d", reading->path,
-                                  reading->line, length, capacity - 2);
+        reading->code = error_set(reading->error, ERROR_LIMIT, "%s:%d: found a line of %zu bytes, the limit is %d",
+                                  reading->path, reading->line, length, capacity - 2);
         return NULL;
     }
     // Blanks in front would make the line a continuation of the value above; we have no such lines.
@@ -303,7 +309,8 @@ int run_config_read(struct run_config *config, const char *path, struct error *e
     struct ini_reading reading = {.config = config, .path = path, .rest = text, .error = error};
     int line = ini_parse_stream(next_line, &reading, take_pair, &reading);
     code = reading.code;
-    if (line > 0 && (code == 0 || line < reading.line)) {   // the parser goes on after a malformed line: the first mistake counts
+    if (line > 0 &&
+        (code == 0 || line < reading.line)) {   // the parser goes on after a malformed line: the first mistake counts
         error_clear(error);
         code = error_set(error, ERROR_FORMAT, "%s:%d: expected \"[section]\" or \"key = value\"", path, line);
     } else if (code == 0 && line < 0) {
@@ -338,9 +345,11 @@ static int check_curve(const struct schedule_section *schedule, struct error *er
     if (schedule->decay_start.unit == DURATION_NEVER) {
         return 0;
     }
-    if (schedule->decay_end.unit != schedule->decay_start.unit || schedule->decay_end.count < schedule->decay_start.count) {
-        return error_set(error, ERROR_ARGUMENT,
-                         "schedule.decay_end: expected a duration in the same unit as schedule.decay_start and not before it");
+    if (schedule->decay_end.unit != schedule->decay_start.unit ||
+        schedule->decay_end.count < schedule->decay_start.count) {
+        return error_set(
+            error, ERROR_ARGUMENT,
+            "schedule.decay_end: expected a duration in the same unit as schedule.decay_start and not before it");
     }
     return 0;
 }
@@ -348,19 +357,24 @@ static int check_curve(const struct schedule_section *schedule, struct error *er
 static int check_batch(const struct run_config *config, struct error *error) {
     int64_t shards = config->train.reduction_shards, start = config->schedule.batch_start;
     if ((shards & (shards - 1)) != 0) {
-        return error_set(error, ERROR_ARGUMENT, "train.reduction_shards: found %lld, expected a power of two", (long long)shards);
+        return error_set(error, ERROR_ARGUMENT, "train.reduction_shards: found %lld, expected a power of two",
+                         (long long)shards);
     }
     if (config->train.batch % shards != 0) {
-        return error_set(error, ERROR_ARGUMENT, "train.batch: found %lld, expected a multiple of train.reduction_shards, %lld",
+        return error_set(error, ERROR_ARGUMENT,
+                         "train.batch: found %lld, expected a multiple of train.reduction_shards, %lld",
                          (long long)config->train.batch, (long long)shards);
     }
     if (start % shards != 0 || start > config->train.batch) {
-        return error_set(error, ERROR_ARGUMENT,
-                         "schedule.batch_start: found %lld, expected a multiple of train.reduction_shards, %lld, up to train.batch, %lld",
-                         (long long)start, (long long)shards, (long long)config->train.batch);
+        return error_set(
+            error, ERROR_ARGUMENT,
+            "schedule.batch_start: found %lld, expected a multiple of train.reduction_shards, %lld, up to train.batch, "
+            "%lld",
+            (long long)start, (long long)shards, (long long)config->train.batch);
     }
     if (start > 0 && (config->schedule.batch_ramp.unit == DURATION_NEVER || config->schedule.batch_ramp.count == 0)) {
-        return error_set(error, ERROR_ARGUMENT, "schedule.batch_ramp: expected a duration, since schedule.batch_start is given");
+        return error_set(error, ERROR_ARGUMENT,
+                         "schedule.batch_ramp: expected a duration, since schedule.batch_start is given");
     }
     return 0;
 }
@@ -379,11 +393,13 @@ int run_config_finish(struct run_config *config, struct error *error) {
         return error_set(error, ERROR_ARGUMENT, "train.steps or train.tokens: expected one of them to be above 0");
     }
     if (config->train.precision == PRECISION_FP8) {
-        return error_set(error, ERROR_ARGUMENT, "train.precision: found fp8, which this version cannot train in; expected fp32 or bf16");
+        return error_set(error, ERROR_ARGUMENT,
+                         "train.precision: found fp8, which this version cannot train in; expected fp32 or bf16");
     }
     struct schedule_section *schedule = &config->schedule;
-    struct duration *durations[] = {&schedule->warmup,     &schedule->decay_start, &schedule->decay_end,    &schedule->tail_start,
-                                    &schedule->batch_ramp, &schedule->gamma_end,   &schedule->lambda_switch};
+    struct duration *durations[] = {&schedule->warmup,       &schedule->decay_start, &schedule->decay_end,
+                                    &schedule->tail_start,   &schedule->batch_ramp,  &schedule->gamma_end,
+                                    &schedule->lambda_switch};
     for (size_t i = 0; i < sizeof durations / sizeof durations[0]; i++) {
         duration_finish(durations[i], &config->train);
     }
@@ -432,7 +448,8 @@ static void value_text(char text[VALUE_TEXT], const struct run_config *config, c
         } else if (duration.unit == DURATION_NEVER) {
             snprintf(text, VALUE_TEXT, "never");
         } else {
-            snprintf(text, VALUE_TEXT, "%lld %s", (long long)duration.count, duration.unit == DURATION_STEPS ? "steps" : "tokens");
+            snprintf(text, VALUE_TEXT, "%lld %s", (long long)duration.count,
+                     duration.unit == DURATION_STEPS ? "steps" : "tokens");
         }
         break;
     }

@@ -1,10 +1,10 @@
 // The configuration of a training run: an .ini file and `section.key=value` overrides -> struct run_config.
 //
-// One table (run_config_keys.c) has every key: name, type, default, range, help. Parsing, validation, `minke train --help-config`,
-// the run.ini written into the run folder and the comparison made by --resume all walk that table.
+// One table (run_config_keys.c) has every key: name, type, default, range, help. Parsing, validation, `minke train
+// --help-config`, the run.ini written into the run folder and the comparison made by --resume all walk that table.
 //
-// Values: integers and counts take the decimal suffixes K, M, B (or G) and T ("469B"); a duration is "2K steps", "10T tokens" (or "10T"),
-// "70%" of the run, or "never". Paths are relative to the working directory.
+// Values: integers and counts take the decimal suffixes K, M, B (or G) and T ("469B"); a duration is "2K steps", "10T
+// tokens" (or "10T"), "70%" of the run, or "never". Paths are relative to the working directory.
 #ifndef MINKE_TRAIN_RUN_CONFIG_H
 #define MINKE_TRAIN_RUN_CONFIG_H
 
@@ -19,8 +19,8 @@
 enum duration_unit { DURATION_NEVER, DURATION_STEPS, DURATION_TOKENS, DURATION_PERCENT };
 struct duration {
     enum duration_unit unit;
-    int64_t count;      // steps or tokens
-    double percent;     // of train.steps or train.tokens; gone after run_config_finish
+    int64_t count;    // steps or tokens
+    double percent;   // of train.steps or train.tokens; gone after run_config_finish
 };
 
 enum precision { PRECISION_FP32, PRECISION_BF16, PRECISION_FP8 };
@@ -34,21 +34,21 @@ struct model_section {
     double init_std;
 };
 struct data_section {
-    char path[RUN_CONFIG_PATH];        // folder written by `minke prepare`
+    char path[RUN_CONFIG_PATH];   // folder written by `minke prepare`
     int64_t seed;
     double fim_rate, split_rate;
 };
 struct train_section {
     char out[RUN_CONFIG_PATH];
-    int64_t steps, tokens;             // length of the run: one of them is 0
+    int64_t steps, tokens;   // length of the run: one of them is 0
     int64_t sequence_length, batch, micro_batch, reduction_shards;
-    int64_t precision;                 // enum precision
+    int64_t precision;   // enum precision
     int64_t seed, threads, isa, skip_limit;
 };
 struct recompute_section {
     bool rms_norm, swiglu, mla_up;
 };
-struct schedule_section {              // spec 8.2; evaluated by train/schedule.h
+struct schedule_section {   // spec 8.2; evaluated by train/schedule.h
     double learning_rate, decay_learning_rate, tail_learning_rate;
     struct duration warmup, decay_start, decay_end, tail_start;
     int64_t batch_start;
@@ -58,14 +58,14 @@ struct schedule_section {              // spec 8.2; evaluated by train/schedule.
 };
 struct optimizer_section {
     double beta1, beta2, epsilon, weight_decay, clip, ema_decay;
-    int64_t moments;                   // enum moment_format
+    int64_t moments;   // enum moment_format
 };
 struct validation_section {
     int64_t every, sequences;
 };
 struct checkpoint_section {
     int64_t every, keep, shard_size;
-    int64_t dtype;                     // enum export_format
+    int64_t dtype;   // enum export_format
 };
 struct run_config {
     struct model_section model;
@@ -80,8 +80,8 @@ struct run_config {
 
 // Every key at its default.
 void run_config_defaults(struct run_config *config);
-// Reads an .ini file over the values that are there. Unknown section or key, a key given twice, a malformed value: ERROR_ARGUMENT naming
-// file, line, key, found and expected (an unknown key also its nearest neighbour).
+// Reads an .ini file over the values that are there. Unknown section or key, a key given twice, a malformed value:
+// ERROR_ARGUMENT naming file, line, key, found and expected (an unknown key also its nearest neighbour).
 int run_config_read(struct run_config *config, const char *path, struct error *error);
 // One "section.key=value" of the command line.
 int run_config_override(struct run_config *config, const char *assignment, struct error *error);
@@ -93,8 +93,9 @@ char *run_config_text(const struct run_config *config, struct error *error);
 // The reference: every key with its help, type, range and default, itself a valid .ini file.
 char *run_config_reference(struct error *error);
 
-// Keys that decide the bits of the training state: a resumed run must have them as its checkpoint has (paths excepted: there the content
-// counts). run_config_fixed(i) gives the i-th as "section.key" and its value as text, false past the last.
+// Keys that decide the bits of the training state: a resumed run must have them as its checkpoint has (paths excepted:
+// there the content counts). run_config_fixed(i) gives the i-th as "section.key" and its value as text, false past the
+// last.
 #define RUN_CONFIG_VALUE 64
 bool run_config_fixed(const struct run_config *config, int index, const char **name, char value[RUN_CONFIG_VALUE]);
 

@@ -1,19 +1,21 @@
-// The table of every configuration key, in the order in which files and help show them. The defaults are the recipe of the report (spec 8.2);
-// its milestones stand as percentages of the report's 14.8T tokens, so that a run of any length follows the same curve.
+// The table of every configuration key, in the order in which files and help show them. The defaults are the recipe of
+// the report (spec 8.2); its milestones stand as percentages of the report's 14.8T tokens, so that a run of any length
+// follows the same curve.
 #include "train/run_config_keys.h"
 
 #define PLACE(section, field) offsetof(struct run_config, section.field)
-#define PATH(section, field, text) {#section "." #field, KEY_PATH, PLACE(section, field), "", 0, 0, NULL, false, text}
+#define PATH(section, field, text) \
+    { #section "." #field, KEY_PATH, PLACE(section, field), "", 0, 0, NULL, false, text }
 #define COUNT(section, field, standard, low, high, is_fixed, text) \
-    {#section "." #field, KEY_COUNT, PLACE(section, field), standard, low, high, NULL, is_fixed, text}
+    { #section "." #field, KEY_COUNT, PLACE(section, field), standard, low, high, NULL, is_fixed, text }
 #define NUMBER(section, field, standard, low, high, text) \
-    {#section "." #field, KEY_NUMBER, PLACE(section, field), standard, low, high, NULL, true, text}
+    { #section "." #field, KEY_NUMBER, PLACE(section, field), standard, low, high, NULL, true, text }
 #define BOOLEAN(section, field, standard, text) \
-    {#section "." #field, KEY_BOOLEAN, PLACE(section, field), standard, 0, 0, NULL, false, text}
+    { #section "." #field, KEY_BOOLEAN, PLACE(section, field), standard, 0, 0, NULL, false, text }
 #define CHOICE(section, field, standard, words, is_fixed, text) \
-    {#section "." #field, KEY_CHOICE, PLACE(section, field), standard, 0, 0, words, is_fixed, text}
+    { #section "." #field, KEY_CHOICE, PLACE(section, field), standard, 0, 0, words, is_fixed, text }
 #define DURATION(section, field, standard, text) \
-    {#section "." #field, KEY_DURATION, PLACE(section, field), standard, 0, 0, NULL, true, text}
+    { #section "." #field, KEY_DURATION, PLACE(section, field), standard, 0, 0, NULL, true, text }
 
 const struct run_config_key run_config_keys[] = {
     PATH(model, config, "config.json of the architecture, or a directory that has one"),
@@ -29,7 +31,8 @@ const struct run_config_key run_config_keys[] = {
     NUMBER(data, split_rate, "0.1", 0, 1, "share of combined punctuation+newline tokens that are split"),
 
     PATH(train, out, "run folder: metrics.jsonl, run.ini, checkpoints/"),
-    COUNT(train, steps, "0", 0, 1e15, false, "length of the run in steps; give this or train.tokens (the later one counts)"),
+    COUNT(train, steps, "0", 0, 1e15, false,
+          "length of the run in steps; give this or train.tokens (the later one counts)"),
     COUNT(train, tokens, "0", 0, 1e18, false, "length of the run in tokens"),
     COUNT(train, sequence_length, "4096", 1, 1048576, true, "tokens of a training sequence"),
     COUNT(train, batch, "8", 1, 1048576, true, "sequences of a step (after the ramp), a multiple of reduction_shards"),
@@ -58,7 +61,8 @@ const struct run_config_key run_config_keys[] = {
     NUMBER(schedule, decay_learning_rate, "2.2e-5", 0, 10, "end value of the cosine, held until tail_start"),
     DURATION(schedule, tail_start, "98.8716%", "from here tail_learning_rate (report: 14.633T)"),
     NUMBER(schedule, tail_learning_rate, "7.3e-6", 0, 10, "constant of the second tail"),
-    COUNT(schedule, batch_start, "0", 0, 1048576, true, "sequences of the first step, 0 = no ramp (report: 3072 to 15360)"),
+    COUNT(schedule, batch_start, "0", 0, 1048576, true,
+          "sequences of the first step, 0 = no ramp (report: 3072 to 15360)"),
     DURATION(schedule, batch_ramp, "never", "the batch grows linearly until here (report: 469B)"),
     NUMBER(schedule, gamma, "0.001", 0, 1, "speed of the router bias (auxiliary-loss-free balancing)"),
     DURATION(schedule, gamma_end, "96.6216%", "from here gamma is 0 (report: 14.3T)"),
@@ -81,7 +85,8 @@ const struct run_config_key run_config_keys[] = {
 
     COUNT(checkpoint, every, "0", 0, 1e15, false, "steps between checkpoints, 0 = at the end of the run only"),
     COUNT(checkpoint, keep, "3", 0, 1e9, false, "newest checkpoints kept, 0 = all"),
-    CHOICE(checkpoint, dtype, "bf16", "bf16|f32|fp8", false, "format of the exported weights (the masters are kept beside them in FP32)"),
+    CHOICE(checkpoint, dtype, "bf16", "bf16|f32|fp8", false,
+           "format of the exported weights (the masters are kept beside them in FP32)"),
     COUNT(checkpoint, shard_size, "5B", 1, 1e15, false, "bytes of a weight file at most"),
 };
 const int run_config_key_count = sizeof run_config_keys / sizeof run_config_keys[0];

@@ -7,7 +7,7 @@
 enum key_type { KEY_PATH, KEY_COUNT, KEY_NUMBER, KEY_BOOLEAN, KEY_CHOICE, KEY_DURATION };
 
 struct run_config_key {
-    const char *name;          // "section.key"
+    const char *name;   // "section.key"
     enum key_type type;
     size_t offset;             // in struct run_config
     const char *fallback;      // the default, in the syntax of the file

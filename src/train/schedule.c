@@ -58,6 +58,7 @@ bool schedule_ended(const struct train_section *train, struct schedule_position 
 }
 
 double schedule_fraction(const struct train_section *train, struct schedule_position position) {
-    double part = train->steps > 0 ? (double)position.step / (double)train->steps : (double)position.tokens / (double)train->tokens;
+    double part = train->steps > 0 ? (double)position.step / (double)train->steps
+                                   : (double)position.tokens / (double)train->tokens;
     return part < 1 ? part : 1;
 }

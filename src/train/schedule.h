@@ -1,15 +1,16 @@
 // What changes during a run, as functions of how far it has come (spec 8.2).
 //
-//   learning rate   linear from 0 over `warmup`; learning_rate until decay_start (s); until decay_end (e) the cosine
-//                   low + (high - low) / 2 * (1 + cos(pi * (x - s) / (e - s))); then decay_learning_rate; from tail_start
-//                   tail_learning_rate. The warm-up multiplies whatever the rest gives.
-//   batch           linear in x from batch_start to train.batch over batch_ramp (U12), cut down to a multiple of reduction_shards
-//   gamma           gamma until gamma_end, then 0
-//   lambda          lambda until lambda_switch, then lambda_late
+//    learning rate   linear from 0 over `warmup`; learning_rate until decay_start (s); until decay_end (e) the cosine
+//                    low + (high - low) / 2 * (1 + cos(pi * (x - s) / (e - s))); then decay_learning_rate; from
+//                    tail_start tail_learning_rate. The warm-up multiplies whatever the rest gives.
+//    batch           linear in x from batch_start to train.batch over batch_ramp (U12), cut down to a multiple of
+//                    reduction_shards
+//    gamma           gamma until gamma_end, then 0
+//    lambda          lambda until lambda_switch, then lambda_late
 //
-// A step stands at the end of its batch: its position counts its own tokens and itself. So the first step already learns
-// (learning_rate / warm-up steps), step 2K of a warm-up of 2K steps has the full rate, and the step that ends exactly on a milestone
-// belongs to the interval before it. The batch alone depends on the position before the step.
+// A step stands at the end of its batch: its position counts its own tokens and itself. So the first step already
+// learns (learning_rate / warm-up steps), step 2K of a warm-up of 2K steps has the full rate, and the step that ends
+// exactly on a milestone belongs to the interval before it. The batch alone depends on the position before the step.
 #ifndef MINKE_TRAIN_SCHEDULE_H
 #define MINKE_TRAIN_SCHEDULE_H
 

@@ -1,9 +1,9 @@
 // trainer/state.json:
 //
-//   {"format": 1, "step": n, "updates": n, "tokens": n, "skipped": n, "skipped_in_a_row": n,
-//    "loader": {"epoch": n, "document": n, "offset": n, "sequences": n, "tokens": n},
-//    "model": "<16 hex digits>", "data": "<16 hex digits>",
-//    "run": {"section.key": "value", ...}}       the keys that may not change while the run lasts
+//    {"format": 1, "step": n, "updates": n, "tokens": n, "skipped": n, "skipped_in_a_row": n,
+//     "loader": {"epoch": n, "document": n, "offset": n, "sequences": n, "tokens": n},
+//     "model": "<16 hex digits>", "data": "<16 hex digits>",
+//     "run": {"section.key": "value", ...}}       the keys that may not change while the run lasts
 //
 // The schedules follow from step and tokens; the average of the weights counts `updates`.
 #include "train/state_json.h"
@@ -49,21 +49,22 @@ int state_write(const char *path, const struct checkpoint_sources *sources, stru
                              (json_int_t)state->step, "updates", (json_int_t)sources->optimizer->updates, "tokens",
                              (json_int_t)state->tokens, "skipped", (json_int_t)state->skipped, "skipped_in_a_row",
                              (json_int_t)state->skipped_in_a_row, "loader", loader, "model",
-                             hex_text(model, state->model_fingerprint), "data", hex_text(data, state->data_fingerprint), "run",
-                             fixed_keys(sources->run));
+                             hex_text(model, state->model_fingerprint), "data", hex_text(data, state->data_fingerprint),
+                             "run", fixed_keys(sources->run));
     int code = root == NULL ? error_set(error, ERROR_MEMORY, "%s: out of memory", path) : json_write(root, path, error);
     json_decref(root);
     return code;
 }
 
-static int compare_fingerprint(const json_t *root, const char *key, const char *what, uint64_t expected, const char *path,
-                               struct error *error) {
+static int compare_fingerprint(const json_t *root, const char *key, const char *what, uint64_t expected,
+                               const char *path, struct error *error) {
     const char *text;
     char hex[17];
     int code = json_get_string(&text, root, key, path, error);
     if (code == 0 && strcmp(text, hex_text(hex, expected)) != 0) {
-        code = error_set(error, ERROR_ARGUMENT, "%s: the checkpoint was trained with another %s (found %s, this run has %s)", path,
-                         what, text, hex);
+        code = error_set(error, ERROR_ARGUMENT,
+                         "%s: the checkpoint was trained with another %s (found %s, this run has %s)", path, what, text,
+                         hex);
     }
     return code;
 }
@@ -78,15 +79,18 @@ static int compare_keys(const struct run_config *run, const json_t *root, const 
             return code;
         }
         if (strcmp(found, value) != 0) {
-            return error_set(error, ERROR_ARGUMENT,
-                             "%s: %s may not change on --resume: the checkpoint has %s, this run %s (start a new run with "
-                             "model.init_from instead)", path, name, found, value);
+            return error_set(
+                error, ERROR_ARGUMENT,
+                "%s: %s may not change on --resume: the checkpoint has %s, this run %s (start a new run with "
+                "model.init_from instead)",
+                path, name, found, value);
         }
     }
     return 0;
 }
 
-static int read_counters(struct train_state *state, int64_t *updates, const json_t *root, const char *path, struct error *error) {
+static int read_counters(struct train_state *state, int64_t *updates, const json_t *root, const char *path,
+                         struct error *error) {
     const json_t *loader = json_object_get(root, "loader");
     struct loader_cursor *cursor = &state->cursor;
     const struct {
@@ -94,19 +98,23 @@ static int read_counters(struct train_state *state, int64_t *updates, const json
         const json_t *object;
         const char *key;
     } integers[] = {
-        {&state->step, root, "step"},           {updates, root, "updates"},
-        {&state->tokens, root, "tokens"},       {&state->skipped, root, "skipped"},
+        {&state->step, root, "step"},
+        {updates, root, "updates"},
+        {&state->tokens, root, "tokens"},
+        {&state->skipped, root, "skipped"},
         {&state->skipped_in_a_row, root, "skipped_in_a_row"},
-        {&cursor->epoch, loader, "epoch"},      {&cursor->document, loader, "document"},
-        {&cursor->offset, loader, "offset"},    {&cursor->sequences, loader, "sequences"},
+        {&cursor->epoch, loader, "epoch"},
+        {&cursor->document, loader, "document"},
+        {&cursor->offset, loader, "offset"},
+        {&cursor->sequences, loader, "sequences"},
         {&cursor->tokens, loader, "tokens"},
     };
     int code = 0;
     for (size_t i = 0; code == 0 && i < sizeof integers / sizeof integers[0]; i++) {
         code = json_get_integer(integers[i].value, integers[i].object, integers[i].key, path, error);
         if (code == 0 && *integers[i].value < 0) {
-            code = error_set(error, ERROR_FORMAT, "%s: key \"%s\": found %lld, expected at least 0", path, integers[i].key,
-                             (long long)*integers[i].value);
+            code = error_set(error, ERROR_FORMAT, "%s: key \"%s\": found %lld, expected at least 0", path,
+                             integers[i].key, (long long)*integers[i].value);
         }
     }
     return code;
@@ -122,7 +130,8 @@ int state_read(const struct checkpoint_sources *sources, const char *path, struc
     }
     code = json_get_integer(&format, root, "format", path, error);
     if (code == 0 && format != TRAIN_STATE_FORMAT) {
-        code = error_set(error, ERROR_FORMAT, "%s: found format %lld, expected %d", path, (long long)format, TRAIN_STATE_FORMAT);
+        code = error_set(error, ERROR_FORMAT, "%s: found format %lld, expected %d", path, (long long)format,
+                         TRAIN_STATE_FORMAT);
     }
     if (code == 0) {
         code = compare_keys(sources->run, root, path, error);
@@ -164,7 +173,8 @@ static int copy_file(const char *to, const char *from, struct error *error) {
 }
 
 int tokenizer_files_copy(const char *to, const char *from, struct error *error) {
-    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"};
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                                        "chat_template.jinja"};
     int code = 0;
     for (size_t i = 0; code == 0 && i < sizeof names / sizeof names[0]; i++) {
         char *source = file_join(from, names[i], error), *target = file_join(to, names[i], error);

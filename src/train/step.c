@@ -47,12 +47,12 @@ static void shard_compute(struct batch_gradient *batch, struct micro_batch_resul
     }
 }
 
-void batch_gradient_compute(struct batch_gradient *batch, struct micro_batch_result *sums, struct op_context *op, int64_t sequences,
-                            const struct loss_weights *weights) {
+void batch_gradient_compute(struct batch_gradient *batch, struct micro_batch_result *sums, struct op_context *op,
+                            int64_t sequences, const struct loss_weights *weights) {
     int64_t shards = batch->reduction_shards;
-    CHECK(sequences % shards == 0 && batch->buffer_count <= MAX_BUFFERS, "%lld sequences in %lld shards", (long long)sequences,
-          (long long)shards);
-    struct micro_batch_result levels[MAX_BUFFERS];
+    CHECK(sequences % shards == 0 && batch->buffer_count <= MAX_BUFFERS, "%lld sequences in %lld shards",
+          (long long)sequences, (long long)shards);
+    struct micro_batch_result levels[MAX_BUFFERS] = {0};
     if (batch->expert_load != NULL) {
         memset(batch->expert_load, 0, (size_t)batch->expert_load_count * sizeof *batch->expert_load);
     }

@@ -9,10 +9,11 @@
 
 #define WARM_STEPS 2   // steps with the largest micro-batch after which a step allocates nothing
 
-// ---- A step ----------------------------------------------------------------------------------------------------------
+// ---- A step
+// ----------------------------------------------------------------------------------------------------------
 
-static void fill_losses(struct step_metrics *metrics, const struct micro_batch_result *sums, const struct trainer *trainer,
-                        int64_t sequences) {
+static void fill_losses(struct step_metrics *metrics, const struct micro_batch_result *sums,
+                        const struct trainer *trainer, int64_t sequences) {
     double targets = (double)sums->targets, mtp = 0;
     int64_t depths = trainer->config.num_nextn_predict_layers;
     metrics->main_loss = sums->main_loss / targets;
@@ -25,7 +26,8 @@ static void fill_losses(struct step_metrics *metrics, const struct micro_batch_r
 }
 
 static struct loss_weights loss_weights(const struct step_metrics *metrics, const struct trainer *trainer) {
-    int64_t depths = trainer->config.num_nextn_predict_layers, targets = metrics->batch * trainer->run.train.sequence_length;
+    int64_t depths = trainer->config.num_nextn_predict_layers,
+            targets = metrics->batch * trainer->run.train.sequence_length;
     return (struct loss_weights){
         .main_scale = (float)(1 / (double)targets),
         .mtp_scale = depths > 0 ? (float)(metrics->lambda / (double)depths / (double)targets) : 0,
@@ -46,8 +48,8 @@ static bool is_warm(struct trainer *trainer, int64_t sequences) {
 
 static void learn(struct trainer *trainer, const struct step_metrics *metrics) {
     struct optimizer *optimizer = &trainer->optimizer;
-    optimizer_update(optimizer, &trainer->op, &trainer->gradient.buffers[0], &trainer->run.optimizer, metrics->learning_rate,
-                     metrics->gradient_norm);
+    optimizer_update(optimizer, &trainer->op, &trainer->gradient.buffers[0], &trainer->run.optimizer,
+                     metrics->learning_rate, metrics->gradient_norm);
     if (metrics->gamma > 0) {
         router_bias_update(optimizer, &trainer->config, trainer->gradient.expert_load, metrics->gamma);
     }
@@ -58,14 +60,16 @@ static int skip(struct trainer *trainer, const struct step_metrics *metrics, str
     struct train_state *state = &trainer->state;
     state->skipped++;
     state->skipped_in_a_row++;
-    log_warning("step %lld skipped: loss %g, gradient norm %g", (long long)metrics->step, metrics->loss, metrics->gradient_norm);
+    log_warning("step %lld skipped: loss %g, gradient norm %g", (long long)metrics->step, metrics->loss,
+                metrics->gradient_norm);
     if (state->skipped_in_a_row < trainer->run.train.skip_limit) {
         return 0;
     }
-    return error_set(error, ERROR_NUMERIC,
-                     "loss or gradient was not finite in %lld steps in a row, the last is step %lld; the newest checkpoint in %s is "
-                     "from before (a lower schedule.learning_rate or another data.seed may help)",
-                     (long long)state->skipped_in_a_row, (long long)metrics->step, trainer->run.train.out);
+    return error_set(
+        error, ERROR_NUMERIC,
+        "loss or gradient was not finite in %lld steps in a row, the last is step %lld; the newest checkpoint in %s is "
+        "from before (a lower schedule.learning_rate or another data.seed may help)",
+        (long long)state->skipped_in_a_row, (long long)metrics->step, trainer->run.train.out);
 }
 
 int trainer_step(struct trainer *trainer, struct step_metrics *metrics, struct error *error) {
@@ -96,8 +100,8 @@ int trainer_step(struct trainer *trainer, struct step_metrics *metrics, struct e
     fill_losses(metrics, &sums, trainer, sequences);
     metrics->skipped = !isfinite(metrics->loss) || !isfinite(metrics->gradient_norm);
     metrics->clipped = !metrics->skipped && run->optimizer.clip > 0 && metrics->gradient_norm > run->optimizer.clip;
-    metrics->max_violation =
-        load_violation_mean(metrics->expert_load, moe_layer_count(&trainer->config), trainer->config.n_routed_experts);
+    metrics->max_violation = load_violation_mean(metrics->expert_load, moe_layer_count(&trainer->config),
+                                                 trainer->config.n_routed_experts);
     if (!metrics->skipped) {
         learn(trainer, metrics);
     }
@@ -110,16 +114,20 @@ int trainer_step(struct trainer *trainer, struct step_metrics *metrics, struct e
     return metrics->skipped ? skip(trainer, metrics, error) : 0;
 }
 
-// ---- Validation and checkpoints --------------------------------------------------------------------------------------
+// ---- Validation and checkpoints
+// --------------------------------------------------------------------------------------
 
-int trainer_validate(struct trainer *trainer, struct validation_result *result, int64_t sequences, struct error *error) {
+int trainer_validate(struct trainer *trainer, struct validation_result *result, int64_t sequences,
+                     struct error *error) {
     struct optimizer *optimizer = &trainer->optimizer;
     *result = (struct validation_result){.average_loss = NAN};
-    int code = validation_run(&trainer->validation, result, &trainer->op, &trainer->model, trainer->slot, sequences, error);
+    int code = validation_run(&trainer->validation, result, &trainer->op, &trainer->model, trainer->slot, sequences,
+                              error);
     if (code == 0 && optimizer->average.list.count > 0) {
         struct validation_result average;
         trainer->model.params = optimizer_average_weights(optimizer, &trainer->op);
-        code = validation_run(&trainer->validation, &average, &trainer->op, &trainer->model, trainer->slot, sequences, error);
+        code = validation_run(&trainer->validation, &average, &trainer->op, &trainer->model, trainer->slot, sequences,
+                              error);
         trainer->model.params = optimizer_weights(optimizer, &trainer->op);
         result->average_loss = average.loss;
     }
@@ -140,7 +148,8 @@ int trainer_save(struct trainer *trainer, struct error *error) {
     return code == 0 ? checkpoints_save(run->train.out, &sources, error) : code;
 }
 
-// ---- The loop --------------------------------------------------------------------------------------------------------
+// ---- The loop
+// --------------------------------------------------------------------------------------------------------
 
 static void report_memory(const struct trainer *trainer) {
     const struct optimizer *optimizer = &trainer->optimizer;
@@ -149,11 +158,13 @@ static void report_memory(const struct trainer *trainer) {
         gradients += trainer->gradient.buffers[i].bytes;
     }
     char text[8][32];
-    log_info("memory: masters %s, moments %s, average %s, compute weights %s, gradients %s, activations %s, workspace %s; peak %s",
-             text_bytes(text[0], optimizer->masters.bytes), text_bytes(text[1], optimizer->m.bytes + optimizer->v.bytes),
-             text_bytes(text[2], optimizer->average.bytes), text_bytes(text[3], optimizer->weights.bytes),
-             text_bytes(text[4], gradients), text_bytes(text[5], model_slot_bytes(trainer->slot)),
-             text_bytes(text[6], trainer->scratch.peak), text_bytes(text[7], memory_statistics_get().peak_bytes));
+    log_info(
+        "memory: masters %s, moments %s, average %s, compute weights %s, gradients %s, activations %s, workspace %s; "
+        "heap peak %s",
+        text_bytes(text[0], optimizer->masters.bytes), text_bytes(text[1], optimizer->m.bytes + optimizer->v.bytes),
+        text_bytes(text[2], optimizer->average.bytes), text_bytes(text[3], optimizer->weights.bytes),
+        text_bytes(text[4], gradients), text_bytes(text[5], model_slot_bytes(trainer->slot)),
+        text_bytes(text[6], trainer->scratch.peak), text_bytes(text[7], memory_statistics_get().peak_bytes));
 }
 
 // Steps or tokens of the whole run, whichever measures it.
@@ -161,11 +172,12 @@ static int64_t amount_done(const struct trainer *trainer) {
     return trainer->run.train.steps > 0 ? trainer->state.step : trainer->state.tokens;
 }
 
-static void show_progress(struct trainer *trainer, struct progress *progress, const struct step_metrics *metrics, int64_t from) {
+static void show_progress(struct trainer *trainer, struct progress *progress, const struct step_metrics *metrics,
+                          int64_t from) {
     char rate[32];
-    progress_note(progress, "step %lld, %s tokens/s, loss %.4f, lr %.3g, norm %.3g, MaxVio %.3f", (long long)metrics->step,
-                  text_count(rate, metrics->tokens_per_second), metrics->main_loss, metrics->learning_rate, metrics->gradient_norm,
-                  metrics->max_violation);
+    progress_note(progress, "step %lld, %s tokens/s, loss %.4f, lr %.3g, norm %.3g, MaxVio %.3f",
+                  (long long)metrics->step, text_count(rate, metrics->tokens_per_second), metrics->main_loss,
+                  metrics->learning_rate, metrics->gradient_norm, metrics->max_violation);
     progress_update(progress, amount_done(trainer) - from);
     if (trainer->last_gamma > 0 && metrics->gamma == 0) {
         log_info("gamma is 0 from step %lld on: router biases stay as they are", (long long)metrics->step);
@@ -178,7 +190,8 @@ static bool due(int64_t every, int64_t step) {
 }
 
 // What belongs to a step besides the step: validation, its line of metrics, a checkpoint.
-static int record(struct trainer *trainer, struct step_metrics *metrics, bool last, bool stopping, struct error *error) {
+static int record(struct trainer *trainer, struct step_metrics *metrics, bool last, bool stopping,
+                  struct error *error) {
     const struct run_config *run = &trainer->run;
     int code = 0;
     if (trainer->has_validation && !metrics->skipped && (last || due(run->validation.every, metrics->step))) {

@@ -24,7 +24,8 @@ static int take_lock(struct trainer *trainer, struct error *error) {
         code = error_set_errno(error, "%s: cannot open", path);
     } else if (flock(trainer->lock, LOCK_EX | LOCK_NB) != 0) {
         code = errno == EWOULDBLOCK
-                   ? error_set(error, ERROR_STATE, "%s: another `minke train` is running in this folder", trainer->run.train.out)
+                   ? error_set(error, ERROR_STATE, "%s: another `minke train` is running in this folder",
+                               trainer->run.train.out)
                    : error_set_errno(error, "%s: cannot lock", path);
     }
     memory_free(path);
@@ -42,8 +43,8 @@ static int claim_folder(struct trainer *trainer, bool resume, struct error *erro
         code = ERROR_MEMORY;
     }
     if (code == 0 && !resume && (checkpoints_exist(out) || file_exists(metrics))) {
-        code = error_set(error, ERROR_ARGUMENT, "%s: found a run in this folder; --resume goes on with it, --out takes another folder",
-                         out);
+        code = error_set(error, ERROR_ARGUMENT,
+                         "%s: found a run in this folder; --resume goes on with it, --out takes another folder", out);
     }
     memory_free(metrics);
     return code == 0 ? checkpoints_clean(out, error) : code;
@@ -65,7 +66,8 @@ static int check_sizes(const struct trainer *trainer, struct error *error) {
                          (long long)vocabulary - 1, (long long)trainer->config.vocab_size);
     }
     if (length > trainer->config.max_position_embeddings) {
-        return error_set(error, ERROR_ARGUMENT, "train.sequence_length: found %lld, the model's max_position_embeddings is %lld",
+        return error_set(error, ERROR_ARGUMENT,
+                         "train.sequence_length: found %lld, the model's max_position_embeddings is %lld",
                          (long long)length, (long long)trainer->config.max_position_embeddings);
     }
     return 0;
@@ -152,7 +154,8 @@ static int open_validation(struct trainer *trainer, struct error *error) {
                              trainer->config.num_nextn_predict_layers, run->train.micro_batch, error);
 }
 
-// ---- Weights ---------------------------------------------------------------------------------------------------------
+// ---- Weights
+// ---------------------------------------------------------------------------------------------------------
 
 // The FP32 masters that a checkpoint of ours has beside its exported weights; NULL when there are none.
 static char *masters_of(const char *directory, struct error *error) {
@@ -164,7 +167,8 @@ static char *masters_of(const char *directory, struct error *error) {
     return path;
 }
 
-// Weights of another model into the masters. The directory's own config may differ from the run's (YaRN), its shapes may not.
+// Weights of another model into the masters. The directory's own config may differ from the run's (YaRN), its shapes
+// may not.
 static int start_from_model(struct trainer *trainer, struct error *error) {
     const char *directory = trainer->run.model.init_from;
     struct param_tree_part masters = {"", &trainer->optimizer.masters};
@@ -186,9 +190,10 @@ static int start_from_model(struct trainer *trainer, struct error *error) {
         code = model_map(&mapped.params, &config, checkpoint, &arena, error);
     }
     if (code == 0 && config.num_nextn_predict_layers != trainer->config.num_nextn_predict_layers) {
-        code = error_set(error, ERROR_FORMAT,
-                         "%s: found no weights of the MTP layer; a model.config with num_nextn_predict_layers 0 trains without it",
-                         directory);
+        code = error_set(
+            error, ERROR_FORMAT,
+            "%s: found no weights of the MTP layer; a model.config with num_nextn_predict_layers 0 trains without it",
+            directory);
     }
     if (code == 0) {
         code = params_list(&mapped.list, &mapped.params, &config, &arena, error);
@@ -216,7 +221,8 @@ static int start_weights(struct trainer *trainer, struct error *error) {
     return code;
 }
 
-// ---- Memory ----------------------------------------------------------------------------------------------------------
+// ---- Memory
+// ----------------------------------------------------------------------------------------------------------
 
 static int create_gradient(struct trainer *trainer, struct error *error) {
     const struct train_section *train = &trainer->run.train;
@@ -233,7 +239,8 @@ static int create_gradient(struct trainer *trainer, struct error *error) {
         .micro_batch = train->micro_batch,
         .reduction_shards = train->reduction_shards,
     };
-    size_t buffers = (size_t)gradient->buffer_count, ids = (size_t)(train->micro_batch * (train->sequence_length + 1 + depths));
+    size_t buffers = (size_t)gradient->buffer_count,
+           ids = (size_t)(train->micro_batch * (train->sequence_length + 1 + depths));
     size_t loads = (size_t)gradient->expert_load_count;
     int code = arena_reserve(&trainer->arena, buffers * sizeof *gradient->buffers + ids * 4 + loads * 8 + 256, error);
     if (code != 0) {
@@ -241,9 +248,11 @@ static int create_gradient(struct trainer *trainer, struct error *error) {
     }
     gradient->buffers = arena_allocate_zero(&trainer->arena, buffers, sizeof *gradient->buffers);
     gradient->ids = arena_allocate_zero(&trainer->arena, ids, sizeof *gradient->ids);
-    gradient->expert_load = loads > 0 ? arena_allocate_zero(&trainer->arena, loads, sizeof *gradient->expert_load) : NULL;
+    gradient->expert_load = loads > 0 ? arena_allocate_zero(&trainer->arena, loads, sizeof *gradient->expert_load)
+                                      : NULL;
     for (int64_t i = 0; code == 0 && i < gradient->buffer_count; i++) {
-        code = param_tree_create(&gradient->buffers[i], &trainer->config, FORMAT_F32, true, SCOPE_TRAINED, &trainer->arena, error);
+        code = param_tree_create(&gradient->buffers[i], &trainer->config, FORMAT_F32, true, SCOPE_TRAINED,
+                                 &trainer->arena, error);
     }
     return code;
 }
@@ -253,7 +262,8 @@ static int create_model(struct trainer *trainer, struct error *error) {
     int64_t length = run->train.sequence_length;
     int code = optimizer_create(&trainer->optimizer, &trainer->config, run, &trainer->arena, error);
     if (code == 0) {
-        code = arena_reserve(&trainer->arena, (size_t)(length * trainer->config.qk_rope_head_dim) * sizeof(float), error);
+        code = arena_reserve(&trainer->arena, (size_t)(length * trainer->config.qk_rope_head_dim) * sizeof(float),
+                             error);
     }
     if (code != 0) {
         return code;
@@ -269,7 +279,8 @@ static int create_model(struct trainer *trainer, struct error *error) {
     return code == 0 ? create_gradient(trainer, error) : code;
 }
 
-// ---- What the run folder says of itself ------------------------------------------------------------------------------
+// ---- What the run folder says of itself
+// ------------------------------------------------------------------------------
 
 static int write_descriptions(struct trainer *trainer, struct error *error) {
     const char *out = trainer->run.train.out;
@@ -294,7 +305,8 @@ static void announce(const struct trainer *trainer) {
     char total[32], active[32], tokens[32];
     log_info("model: %s parameters, %s active for a token, %lld MTP module(s); data: %s tokens, %lld documents",
              text_count(total, (double)(count.total + count.mtp_unique)), text_count(active, (double)count.active),
-             (long long)trainer->config.num_nextn_predict_layers, text_count(tokens, (double)dataset_tokens(trainer->dataset)),
+             (long long)trainer->config.num_nextn_predict_layers,
+             text_count(tokens, (double)dataset_tokens(trainer->dataset)),
              (long long)dataset_documents(trainer->dataset));
     if (moe_layer_count(&trainer->config) == 0) {
         return;
@@ -330,7 +342,8 @@ static int find_state(struct trainer *trainer, bool resume, struct error *error)
         return start_weights(trainer, error);
     }
     optimizer_refresh(&trainer->optimizer, &trainer->op);
-    log_info("resuming at step %lld, after %lld tokens", (long long)trainer->state.step, (long long)trainer->state.tokens);
+    log_info("resuming at step %lld, after %lld tokens", (long long)trainer->state.step,
+             (long long)trainer->state.tokens);
     return loader_seek(trainer->loader, &trainer->state.cursor, error);
 }
 

@@ -4,18 +4,21 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/math.h"
 #include "base/memory.h"
 
-int validation_create(struct validation *validation, const char *data_path, int64_t length, int64_t depths, int64_t micro_batch,
-                      struct error *error) {
+int validation_create(struct validation *validation, const char *data_path, int64_t length, int64_t depths,
+                      int64_t micro_batch, struct error *error) {
     *validation = (struct validation){.length = length, .depths = depths, .micro_batch = micro_batch};
-    struct loader_options options = {.length = length, .extra = 1 + depths, .fim_begin = -1, .fim_hole = -1, .fim_end = -1};
+    struct loader_options options = {
+        .length = length, .extra = 1 + depths, .fim_begin = -1, .fim_hole = -1, .fim_end = -1};
     int code = dataset_open(&validation->dataset, data_path, DATA_VALIDATION, error);
     if (code == 0) {
         code = loader_create(&validation->loader, validation->dataset, &options, error);
     }
     if (code == 0) {
-        validation->ids = memory_allocate((size_t)(micro_batch * (length + 1 + depths)), sizeof(int32_t), "validation ids", error);
+        validation->ids = memory_allocate((size_t)(micro_batch * (length + 1 + depths)), sizeof(int32_t),
+                                          "validation ids", error);
         code = validation->ids == NULL ? ERROR_MEMORY : 0;
     }
     if (code != 0) {
@@ -50,8 +53,8 @@ static void evaluate(struct validation *validation, struct totals *totals, struc
     totals->mtp_targets += whole ? sequences * length : 0;
 }
 
-int validation_run(struct validation *validation, struct validation_result *result, struct op_context *op, struct model *model,
-                   struct model_slot *slot, int64_t sequences, struct error *error) {
+int validation_run(struct validation *validation, struct validation_result *result, struct op_context *op,
+                   struct model *model, struct model_slot *slot, int64_t sequences, struct error *error) {
     int64_t stride = validation->length + 1 + validation->depths, waiting = 0, count = 0;
     struct loader_cursor start = {0};
     struct totals totals = {0};
@@ -78,14 +81,15 @@ int validation_run(struct validation *validation, struct validation_result *resu
         for (int64_t i = count; i < stride; i++) {
             validation->ids[i] = validation->ids[count - 1];
         }
-        evaluate(validation, &totals, op, model, slot, 1, count - 1 < validation->length ? count - 1 : validation->length, false);
+        evaluate(validation, &totals, op, model, slot, 1,
+                 count - 1 < validation->length ? count - 1 : validation->length, false);
     }
     if (totals.targets == 0) {
         return error_set(error, ERROR_ARGUMENT, "validation split: found %lld tokens, expected at least 2",
                          (long long)dataset_tokens(validation->dataset));
     }
     double nats = totals.main / (double)totals.targets * (double)(dataset_tokens(validation->dataset) - 1);
-    nats += log((double)model->config.vocab_size);   // the first token, which nothing predicts
+    nats += math_log_double((double)model->config.vocab_size);   // the first token, which nothing predicts
     result->loss = totals.main / (double)totals.targets;
     for (int64_t k = 0; k < validation->depths; k++) {
         result->mtp_loss[k] = totals.mtp_targets > 0 ? totals.mtp[k] / (double)totals.mtp_targets : NAN;

@@ -1,5 +1,5 @@
-// A run that is killed (SIGKILL) again and again, at random moments and in the middle of saves, and resumed each time, ends with the bytes of the
-// run that nobody disturbed.
+// A run that is killed (SIGKILL) again and again, at random moments and in the middle of saves, and resumed each time,
+// ends with the bytes of the run that nobody disturbed.
 #include <dirent.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -81,8 +81,9 @@ static bool wait_for_moment(const struct run_config *run, pid_t child, int *stat
 
 static void test_kill(void **state) {
     (void)state;
-    static const char *const keys[] = {"train.steps=200", "checkpoint.every=3", "checkpoint.keep=2", "train.precision=bf16",
-                                       "train.threads=2", "optimizer.ema_decay=0.9", "validation.every=7", NULL};
+    static const char *const keys[] = {
+        "train.steps=200", "checkpoint.every=3",      "checkpoint.keep=2",  "train.precision=bf16",
+        "train.threads=2", "optimizer.ema_decay=0.9", "validation.every=7", NULL};
     struct run_config whole = tiny_run(directory, "whole", keys), run = tiny_run(directory, "killed", keys);
     tiny_train(&whole, false);
     int kills = 0, in_save = 0;

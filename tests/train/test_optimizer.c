@@ -68,7 +68,8 @@ static void check_adamw(double scale, double clip_factor) {
     struct param_tree *gradients = &trainer->gradient.buffers[0], start;
     struct error error = {0};
     const double rate = 0.01;
-    assert_int_equal(param_tree_create(&start, &trainer->config, FORMAT_F32, true, SCOPE_ALL, &trainer->arena, &error), 0);
+    assert_int_equal(param_tree_create(&start, &trainer->config, FORMAT_F32, true, SCOPE_ALL, &trainer->arena, &error),
+                     0);
     param_tree_copy(&trainer->op, &start, &optimizer->masters);
     fill_gradients(gradients, scale);
     double norm = gradient_norm(&trainer->op, gradients);
@@ -92,8 +93,8 @@ static void check_adamw(double scale, double clip_factor) {
             double found = (double)((const float *)optimizer->masters.list.items[i].tensor->data)[e];
             double found_average = (double)((const float *)optimizer->average.list.items[i].tensor->data)[e];
             if (!(fabs(found - w) < 2e-6 && fabs(found_average - average) < 2e-6)) {
-                fail_msg("%s[%lld]: found %.9g, average %.9g; expected %.9g, %.9g", param->name, (long long)e, found, found_average, w,
-                         average);
+                fail_msg("%s[%lld]: found %.9g, average %.9g; expected %.9g, %.9g", param->name, (long long)e, found,
+                         found_average, w, average);
             }
         }
     }
@@ -119,10 +120,12 @@ static void test_compute_weights(void **state) {
     optimizer_update(optimizer, &trainer->op, &trainer->gradient.buffers[0], &trainer->run.optimizer, 0.01, 1);
     int64_t rounded = 0, shared = 0;
     for (int64_t i = 0; i < optimizer->masters.list.count; i++) {
-        const struct tensor *master = optimizer->masters.list.items[i].tensor, *weight = optimizer->weights.list.items[i].tensor;
+        const struct tensor *master = optimizer->masters.list.items[i].tensor,
+                            *weight = optimizer->weights.list.items[i].tensor;
         if (weight->data == master->data) {
-            assert_true(optimizer->masters.list.items[i].kind == PARAM_NORM || optimizer->masters.list.items[i].kind == PARAM_ROUTER
-                        || optimizer->masters.list.items[i].kind == PARAM_ROUTER_BIAS);
+            assert_true(optimizer->masters.list.items[i].kind == PARAM_NORM ||
+                        optimizer->masters.list.items[i].kind == PARAM_ROUTER ||
+                        optimizer->masters.list.items[i].kind == PARAM_ROUTER_BIAS);
             shared++;
             continue;
         }
@@ -142,8 +145,10 @@ static void test_router_bias(void **state) {
     assert_int_equal(moe_layer_count(&trainer->config), 2);
     router_bias_update(&trainer->optimizer, &trainer->config, load, 0.25);
     router_bias_update(&trainer->optimizer, &trainer->config, load, 0.25);
-    static const float expected[16] = {0, 0.5f, -0.5f, 0, -0.5f, 0.5f, 0.5f, 0.5f, 0.5f, -0.5f, 0.5f, -0.5f, 0.5f, -0.5f, 0.5f, -0.5f};
-    const float *first = router_bias(&trainer->optimizer.masters, 0), *second = router_bias(&trainer->optimizer.masters, 1);
+    static const float expected[16] = {0,    0.5f,  -0.5f, 0,     -0.5f, 0.5f,  0.5f, 0.5f,
+                                       0.5f, -0.5f, 0.5f,  -0.5f, 0.5f,  -0.5f, 0.5f, -0.5f};
+    const float *first = router_bias(&trainer->optimizer.masters, 0),
+                *second = router_bias(&trainer->optimizer.masters, 1);
     assert_ptr_equal(first, trainer->model.params.layers[1].moe.e_score_correction_bias.data);
     assert_ptr_equal(second, trainer->model.params.mtp[0].block.moe.e_score_correction_bias.data);
     assert_memory_equal(first, expected, 8 * sizeof(float));

@@ -1,4 +1,5 @@
-// Stopping and going on: the same bits as a run without a stop; damaged checkpoints; changed configurations; disks and memory that fail.
+// Stopping and going on: the same bits as a run without a stop; damaged checkpoints; changed configurations; disks and
+// memory that fail.
 #include <errno.h>
 #include <math.h>
 #include <signal.h>
@@ -82,8 +83,9 @@ static void test_resume(void **state) {
     (void)state;
     static const char *const fp32[] = {"train.reduction_shards=2", "validation.every=2", "checkpoint.every=2", NULL};
     static const char *const bf16[] = {"train.precision=bf16", "optimizer.ema_decay=0.9", "checkpoint.every=5", NULL};
-    static const char *const ramp[] = {"train.precision=bf16", "schedule.batch_start=2", "schedule.batch_ramp=500 tokens",
-                                       "optimizer.moments=f32", "checkpoint.dtype=fp8", NULL};
+    static const char *const ramp[] = {"train.precision=bf16",           "schedule.batch_start=2",
+                                       "schedule.batch_ramp=500 tokens", "optimizer.moments=f32",
+                                       "checkpoint.dtype=fp8",           NULL};
     check_resume(fp32);
     check_resume(bf16);
     check_resume(ramp);
@@ -95,7 +97,8 @@ static void test_resume_without_checkpoint(void **state) {
     tiny_train(&whole, false);
     // Killed before the first checkpoint: lines of metrics, half a line, half a folder.
     struct error error = {0};
-    assert_int_equal(file_make_directory(test_path(run.train.out, "checkpoints/saving-step-00000003/trainer"), &error), 0);
+    assert_int_equal(file_make_directory(test_path(run.train.out, "checkpoints/saving-step-00000003/trainer"), &error),
+                     0);
     assert_int_equal(file_make_directory(test_path(run.train.out, "checkpoints/removing-step-00000001"), &error), 0);
     test_write_file(test_path(run.train.out, "checkpoints/saving-step-00000003/config.json"), "{", 1);
     static const char lines[] = "{\"step\": 1, \"tokens\": 128}\n{\"step\": 2, \"to";
@@ -126,7 +129,8 @@ static void test_keep(void **state) {
     assert_string_equal(target, "step-00000006");
 }
 
-// ---- Damage ----------------------------------------------------------------------------------------------------------
+// ---- Damage
+// ----------------------------------------------------------------------------------------------------------
 
 static void flip_byte(const char *path, int64_t offset) {
     FILE *file = fopen(path, "r+b");
@@ -174,7 +178,8 @@ static void test_damage(void **state) {
     }
 }
 
-// ---- Refusals --------------------------------------------------------------------------------------------------------
+// ---- Refusals
+// --------------------------------------------------------------------------------------------------------
 
 static void refused(const struct run_config *run, bool resume, int code, const char *fragment) {
     struct error error = {0};
@@ -195,7 +200,8 @@ static void test_refusals(void **state) {
     static const char *const fixed[][2] = {
         {"train.batch=16", "train.batch may not change on --resume: the checkpoint has 8, this run 16"},
         {"train.seed=2", "train.seed"},
-        {"schedule.learning_rate=0.02", "schedule.learning_rate may not change on --resume: the checkpoint has 0.01, this run 0.02"},
+        {"schedule.learning_rate=0.02",
+         "schedule.learning_rate may not change on --resume: the checkpoint has 0.01, this run 0.02"},
         {"train.precision=bf16", "train.precision may not change on --resume: the checkpoint has fp32, this run bf16"},
         {"data.seed=4", "data.seed"},
     };
@@ -228,7 +234,8 @@ static void test_bad_inputs(void **state) {
     refused(&changed, false, ERROR_IO, "nodata");
     changed = run;
     changed.train.sequence_length = 65;
-    refused(&changed, false, ERROR_ARGUMENT, "train.sequence_length: found 65, the model's max_position_embeddings is 64");
+    refused(&changed, false, ERROR_ARGUMENT,
+            "train.sequence_length: found 65, the model's max_position_embeddings is 64");
     changed = run;
     changed.data.fim_rate = 0.1;   // the tokenizer of this folder is no tokenizer
     refused(&changed, false, ERROR_FORMAT, "tokenizer.json");
@@ -251,7 +258,8 @@ static void test_two_trainers(void **state) {
     tiny_train(&run, true);
 }
 
-// ---- Memory and disks that fail --------------------------------------------------------------------------------------
+// ---- Memory and disks that fail
+// --------------------------------------------------------------------------------------
 
 static struct run_config failing_run;
 
@@ -365,13 +373,15 @@ static void test_full_disk(void **state) {
     assert_same_checkpoint(tiny_checkpoint(&whole, 6), tiny_checkpoint(&run, 6));
 }
 
-// ---- Starting from another model -------------------------------------------------------------------------------------
+// ---- Starting from another model
+// -------------------------------------------------------------------------------------
 
 static void write_config(const char *name, const char *from, const char *to) {
     const char *place = strstr(tiny_config, from);
     assert_non_null(place);
     char text[4096];
-    int length = snprintf(text, sizeof text, "%.*s%s%s", (int)(place - tiny_config), tiny_config, to, place + strlen(from));
+    int length = snprintf(text, sizeof text, "%.*s%s%s", (int)(place - tiny_config), tiny_config, to,
+                          place + strlen(from));
     test_write_file(test_path(directory, name), text, (size_t)length);
 }
 
@@ -395,10 +405,13 @@ static void test_context_extension(void **state) {
     // The FP32 masters of the first run, bit by bit.
     struct param_tree masters;
     struct param_tree_part part = {"", &masters};
-    assert_int_equal(param_tree_create(&masters, &trainer->config, FORMAT_F32, true, SCOPE_ALL, &trainer->arena, &error), 0);
-    assert_int_equal(param_tree_read(&part, 1, test_path(tiny_checkpoint(&first, 6), "trainer/masters.safetensors"), &error), 0);
+    assert_int_equal(
+        param_tree_create(&masters, &trainer->config, FORMAT_F32, true, SCOPE_ALL, &trainer->arena, &error), 0);
+    assert_int_equal(
+        param_tree_read(&part, 1, test_path(tiny_checkpoint(&first, 6), "trainer/masters.safetensors"), &error), 0);
     for (int64_t i = 0; i < masters.list.count; i++) {
-        const struct tensor *found = trainer->optimizer.masters.list.items[i].tensor, *expected = masters.list.items[i].tensor;
+        const struct tensor *found = trainer->optimizer.masters.list.items[i].tensor,
+                            *expected = masters.list.items[i].tensor;
         assert_memory_equal(found->data, expected->data, (size_t)tensor_bytes(expected));
     }
     trainer_destroy(trainer);

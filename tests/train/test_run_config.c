@@ -29,12 +29,13 @@ static void test_values(void **state) {
     (void)state;
     struct run_config config;
     struct error error;
-    int code = read_text(&config,
-                         "; a comment\n[model]\nconfig = some where/config.json ; inline\n[train]\nsteps = 2K\nbatch=3.5K\n"
-                         "precision = fp32\n  micro_batch = 2\n[recompute]\nswiglu = yes\n"
-                         "[schedule]\ndecay_start = 10T\ndecay_end = 14.3T tokens\nwarmup = 2K steps\ntail_start = never\n"
-                         "gamma_end = 12.5%\nalpha = 0\n",
-                         &error);
+    int code = read_text(
+        &config,
+        "; a comment\n[model]\nconfig = some where/config.json ; inline\n[train]\nsteps = 2K\nbatch=3.5K\n"
+        "precision = fp32\n  micro_batch = 2\n[recompute]\nswiglu = yes\n"
+        "[schedule]\ndecay_start = 10T\ndecay_end = 14.3T tokens\nwarmup = 2K steps\ntail_start = never\n"
+        "gamma_end = 12.5%\nalpha = 0\n",
+        &error);
     assert_string_equal(error.text, "");
     assert_int_equal(code, 0);
     assert_string_equal(config.model.config, "some where/config.json");
@@ -219,14 +220,10 @@ static void test_fixed_keys(void **state) {
 int main(void) {
     snprintf(path, sizeof path, "/tmp/minke-test-run-config-%ld.ini", (long)getpid());
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),
-        cmocka_unit_test(test_last_length_counts),
-        cmocka_unit_test(test_mistakes),
-        cmocka_unit_test(test_long_line),
-        cmocka_unit_test(test_contradictions),
-        cmocka_unit_test(test_percent_of_the_run),
-        cmocka_unit_test(test_text_reads_back),
-        cmocka_unit_test(test_reference_is_the_defaults),
+        cmocka_unit_test(test_values),          cmocka_unit_test(test_last_length_counts),
+        cmocka_unit_test(test_mistakes),        cmocka_unit_test(test_long_line),
+        cmocka_unit_test(test_contradictions),  cmocka_unit_test(test_percent_of_the_run),
+        cmocka_unit_test(test_text_reads_back), cmocka_unit_test(test_reference_is_the_defaults),
         cmocka_unit_test(test_fixed_keys),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,13 +14,20 @@
 // The report's run: 14.8T tokens of 15360 sequences of 4096.
 static struct run_config report(void) {
     static const char *const keys[] = {
-        "model.config=c",          "data.path=d",
-        "train.out=o",             "train.tokens=14.8T",
-        "train.batch=15360",       "train.reduction_shards=128",
-        "schedule.warmup=2K steps", "schedule.decay_start=10T",
-        "schedule.decay_end=14.3T", "schedule.tail_start=14.633T",
-        "schedule.batch_start=3072", "schedule.batch_ramp=469B",
-        "schedule.gamma_end=14.3T", "schedule.lambda_switch=10T",
+        "model.config=c",
+        "data.path=d",
+        "train.out=o",
+        "train.tokens=14.8T",
+        "train.batch=15360",
+        "train.reduction_shards=128",
+        "schedule.warmup=2K steps",
+        "schedule.decay_start=10T",
+        "schedule.decay_end=14.3T",
+        "schedule.tail_start=14.633T",
+        "schedule.batch_start=3072",
+        "schedule.batch_ramp=469B",
+        "schedule.gamma_end=14.3T",
+        "schedule.lambda_switch=10T",
     };
     struct run_config config;
     struct error error = {0};
@@ -51,7 +58,8 @@ static void test_learning_rate(void **state) {
     // Half way through the cosine: the mean of both ends.
     near(schedule_learning_rate(s, (struct schedule_position){200000, 12150000000000}), 0.5 * (2.2e-4 + 2.2e-5));
     for (int64_t x = 10 * (int64_t)T; x <= 14300000000000; x += 43 * (int64_t)T / 100) {
-        double expected = 2.2e-5 + 0.5 * (2.2e-4 - 2.2e-5) * (1 + cos(acos(-1) * (double)(x - 10 * (int64_t)T) / 4.3e12));
+        double expected = 2.2e-5 +
+                          0.5 * (2.2e-4 - 2.2e-5) * (1 + cos(acos(-1) * (double)(x - 10 * (int64_t)T) / 4.3e12));
         near(schedule_learning_rate(s, (struct schedule_position){200000, x}), expected);
     }
     near(schedule_learning_rate(s, (struct schedule_position){220000, 14300000000000}), 2.2e-5);

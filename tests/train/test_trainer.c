@@ -1,5 +1,5 @@
-// Whole runs of a tiny model: the same bits whatever the threads, micro-batches, instruction set and recomputation; skipped steps; no
-// allocation once warm; it learns; the experts are balanced.
+// Whole runs of a tiny model: the same bits whatever the threads, micro-batches, instruction set and recomputation;
+// skipped steps; no allocation once warm; it learns; the experts are balanced.
 #include <math.h>
 
 #include "base/file.h"
@@ -27,7 +27,8 @@ static void remove_run(const struct run_config *run) {
     assert_int_equal(file_remove_tree(run->train.out, &error), 0);
 }
 
-// ---- The same bits ---------------------------------------------------------------------------------------------------
+// ---- The same bits
+// ---------------------------------------------------------------------------------------------------
 
 static void test_same_bits(const char *precision, const char *shards) {
     static const char *const variants[][4] = {
@@ -79,7 +80,8 @@ static void test_reduction_tree(void **state) {
     batch_gradient_compute(&whole->gradient, &sums, &whole->op, 8, &weights);
     struct param_tree part[4];
     for (int i = 0; i < 4; i++) {
-        assert_int_equal(param_tree_create(&part[i], &parts->config, FORMAT_F32, true, SCOPE_TRAINED, &parts->arena, &error), 0);
+        assert_int_equal(
+            param_tree_create(&part[i], &parts->config, FORMAT_F32, true, SCOPE_TRAINED, &parts->arena, &error), 0);
         batch_gradient_compute(&parts->gradient, &sums, &parts->op, 2, &weights);
         param_tree_copy(&parts->op, &part[i], &parts->gradient.buffers[0]);
     }
@@ -115,7 +117,8 @@ static void test_batch_ramp(void **state) {
     }
 }
 
-// ---- Steps that fail -------------------------------------------------------------------------------------------------
+// ---- Steps that fail
+// -------------------------------------------------------------------------------------------------
 
 struct poison {
     int64_t step;
@@ -146,8 +149,11 @@ static void test_skipped_step(void **state) {
         trainer->hook_argument = &poison;
         struct optimizer *optimizer = &trainer->optimizer;
         struct param_tree before, moments;
-        assert_int_equal(param_tree_create(&before, &trainer->config, FORMAT_F32, true, SCOPE_ALL, &trainer->arena, &error), 0);
-        assert_int_equal(param_tree_create(&moments, &trainer->config, FORMAT_BF16, false, SCOPE_TRAINED, &trainer->arena, &error), 0);
+        assert_int_equal(
+            param_tree_create(&before, &trainer->config, FORMAT_F32, true, SCOPE_ALL, &trainer->arena, &error), 0);
+        assert_int_equal(
+            param_tree_create(&moments, &trainer->config, FORMAT_BF16, false, SCOPE_TRAINED, &trainer->arena, &error),
+            0);
         for (int step = 1; step <= 4; step++) {
             struct loader_cursor cursor = trainer->state.cursor;
             param_tree_copy(&trainer->op, &before, &optimizer->masters);
@@ -157,10 +163,11 @@ static void test_skipped_step(void **state) {
             assert_true(trainer->state.cursor.tokens == cursor.tokens + 8 * TINY_LENGTH);
             bool same = true;
             for (int64_t p = 0; p < before.list.count; p++) {
-                const struct tensor *now = optimizer->masters.list.items[p].tensor, *v = optimizer->v.list.items[p].tensor;
+                const struct tensor *now = optimizer->masters.list.items[p].tensor,
+                                    *v = optimizer->v.list.items[p].tensor;
                 same = same && memcmp(now->data, before.list.items[p].tensor->data, (size_t)tensor_bytes(now)) == 0;
-                same = same && (!tensor_present(v)
-                                || memcmp(v->data, moments.list.items[p].tensor->data, (size_t)tensor_bytes(v)) == 0);
+                same = same && (!tensor_present(v) ||
+                                memcmp(v->data, moments.list.items[p].tensor->data, (size_t)tensor_bytes(v)) == 0);
             }
             assert_int_equal(same, step == 3);
         }
@@ -201,14 +208,20 @@ static void test_persistent_failure(void **state) {
     }
 }
 
-// ---- Memory ----------------------------------------------------------------------------------------------------------
+// ---- Memory
+// ----------------------------------------------------------------------------------------------------------
 
 static void test_no_allocation(void **state) {
     (void)state;
     static const char *const precisions[] = {"train.precision=fp32", "train.precision=bf16"};
     for (int i = 0; i < 2; i++) {
-        const char *keys[] = {precisions[i], "train.micro_batch=2", "train.reduction_shards=2", "train.threads=3",
-                              "optimizer.ema_decay=0.99", "train.steps=30", NULL};
+        const char *keys[] = {precisions[i],
+                              "train.micro_batch=2",
+                              "train.reduction_shards=2",
+                              "train.threads=3",
+                              "optimizer.ema_decay=0.99",
+                              "train.steps=30",
+                              NULL};
         struct run_config run = tiny_run(directory, "memory", keys);
         struct error error = {0};
         struct trainer *trainer;
@@ -231,7 +244,8 @@ static void test_no_allocation(void **state) {
     }
 }
 
-// ---- Validation ------------------------------------------------------------------------------------------------------
+// ---- Validation
+// ------------------------------------------------------------------------------------------------------
 
 // A model that knows nothing (all weights 0) needs log2(64) bits for every token: the code length is known exactly.
 static void test_bits_per_byte(void **state) {
@@ -244,8 +258,10 @@ static void test_bits_per_byte(void **state) {
         struct trainer *trainer;
         struct validation_result result;
         assert_int_equal(trainer_create(&trainer, &run, false, &error), 0);
-        int64_t tokens = dataset_tokens(trainer->validation.dataset), bytes = dataset_bytes(trainer->validation.dataset);
-        assert_true(tokens % TINY_LENGTH > 2 && tokens > 4 * TINY_LENGTH && bytes == 3 * (tokens - 2 * 4));   // BOS and EOS
+        int64_t tokens = dataset_tokens(trainer->validation.dataset),
+                bytes = dataset_bytes(trainer->validation.dataset);
+        assert_true(tokens % TINY_LENGTH > 2 && tokens > 4 * TINY_LENGTH &&
+                    bytes == 3 * (tokens - 2 * 4));   // BOS and EOS
         assert_int_equal(trainer_validate(trainer, &result, 0, &error), 0);
         assert_true(fabs(result.loss - log(64)) < 1e-6);
         assert_true(fabs(result.mtp_loss[0] - log(64)) < 1e-6);
@@ -282,7 +298,8 @@ static void test_average_validation(void **state) {
     static const char *const precisions[] = {"train.precision=fp32", "train.precision=bf16"};
     for (int i = 0; i < 2; i++) {
         const char *plain[] = {precisions[i], "optimizer.ema_decay=0.9", NULL};
-        const char *often[] = {precisions[i], "optimizer.ema_decay=0.9", "validation.every=1", "validation.sequences=2", NULL};
+        const char *often[] = {precisions[i], "optimizer.ema_decay=0.9", "validation.every=1", "validation.sequences=2",
+                               NULL};
         struct run_config left = tiny_run(directory, "plain", plain), right = tiny_run(directory, "often", often);
         tiny_train(&left, false);
         tiny_train(&right, false);
@@ -300,12 +317,14 @@ static void test_average_validation(void **state) {
     }
 }
 
-// ---- Learning --------------------------------------------------------------------------------------------------------
+// ---- Learning
+// --------------------------------------------------------------------------------------------------------
 
 static void test_learns(void **state) {
     (void)state;
     tiny_prepare(directory, TINY_REPEATING);
-    const char *keys[] = {"train.steps=120", "train.precision=bf16", "train.threads=2", "optimizer.ema_decay=0.9", NULL};
+    const char *keys[] = {"train.steps=120", "train.precision=bf16", "train.threads=2", "optimizer.ema_decay=0.9",
+                          NULL};
     struct run_config run = tiny_run(directory, "learns", keys);
     tiny_train(&run, false);
     json_t *lines[120];
@@ -322,9 +341,17 @@ static void test_learns(void **state) {
 
 // Mean MaxVio of the last 40 of 200 steps.
 static double final_violation(const char *gamma) {
-    const char *keys[] = {gamma, "train.steps=200", "train.batch=32", "train.micro_batch=32", "train.threads=2",
-                          "schedule.gamma_end=never", "schedule.alpha=0", "schedule.learning_rate=0.001", "train.precision=fp32",
-                          "model.init_std=0.3", NULL};
+    const char *keys[] = {gamma,
+                          "train.steps=200",
+                          "train.batch=32",
+                          "train.micro_batch=32",
+                          "train.threads=2",
+                          "schedule.gamma_end=never",
+                          "schedule.alpha=0",
+                          "schedule.learning_rate=0.001",
+                          "train.precision=fp32",
+                          "model.init_std=0.3",
+                          NULL};
     struct run_config run = tiny_run(directory, "balance", keys);
     tiny_train(&run, false);
     json_t *lines[200];

@@ -1,4 +1,5 @@
-// A training run small enough for tests: a V3-like model (dense layer, MoE layer, MTP layer) of a few thousand weights, and a dataset.
+// A training run small enough for tests: a V3-like model (dense layer, MoE layer, MTP layer) of a few thousand weights,
+// and a dataset.
 #ifndef MINKE_TESTS_TRAIN_TINY_RUN_H
 #define MINKE_TESTS_TRAIN_TINY_RUN_H
 
@@ -17,14 +18,17 @@
 #define TINY_LENGTH 16
 
 static const char *const tiny_config =
-    "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 64, \"hidden_size\": 32, \"num_hidden_layers\": 2, \"first_k_dense_replace\": 1,\n"
-    " \"moe_layer_freq\": 1, \"intermediate_size\": 48, \"moe_intermediate_size\": 16, \"num_attention_heads\": 2,\n"
-    " \"num_key_value_heads\": 2, \"q_lora_rank\": 16, \"kv_lora_rank\": 16, \"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 4,\n"
-    " \"v_head_dim\": 8, \"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 2, \"n_group\": 4, \"topk_group\": 2,\n"
-    " \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", \"norm_topk_prob\": true, \"routed_scaling_factor\": 2.5,\n"
-    " \"num_nextn_predict_layers\": 1, \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0,\n"
-    " \"rope_scaling\": null, \"initializer_range\": 0.02, \"bos_token_id\": 0, \"eos_token_id\": 1, \"hidden_act\": \"silu\",\n"
-    " \"attention_bias\": false, \"tie_word_embeddings\": false, \"torch_dtype\": \"bfloat16\"}\n";
+    "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 64, \"hidden_size\": 32, \"num_hidden_layers\": 2, "
+    "\"first_k_dense_replace\": 1, \"moe_layer_freq\": 1, \"intermediate_size\": 48, "
+    "\"moe_intermediate_size\": 16, \"num_attention_heads\": 2, \"num_key_value_heads\": 2, "
+    "\"q_lora_rank\": 16, \"kv_lora_rank\": 16, \"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 4, "
+    "\"v_head_dim\": 8, \"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 2, "
+    "\"n_group\": 4, \"topk_group\": 2, \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", "
+    "\"norm_topk_prob\": true, \"routed_scaling_factor\": 2.5, \"num_nextn_predict_layers\": 1, "
+    "\"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, "
+    "\"rope_scaling\": null, \"initializer_range\": 0.02, \"bos_token_id\": 0, \"eos_token_id\": 1, "
+    "\"hidden_act\": \"silu\", \"attention_bias\": false, \"tie_word_embeddings\": false, "
+    "\"torch_dtype\": \"bfloat16\"}\n";
 
 // A test directory in memory where there is such a thing: the trainer fsyncs a lot, and a busy disk takes its time.
 static inline char *tiny_directory(void) {
@@ -36,7 +40,8 @@ static inline char *tiny_directory(void) {
 
 enum tiny_data { TINY_VARIED, TINY_REPEATING };
 
-// TINY_REPEATING: the same twelve tokens over and over. TINY_VARIED, document d: a walk through the vocabulary whose stride depends on d. Learnable, and no two stretches are alike.
+// TINY_REPEATING: the same twelve tokens over and over. TINY_VARIED, document d: a walk through the vocabulary whose
+// stride depends on d. Learnable, and no two stretches are alike.
 static inline int64_t tiny_document(int32_t ids[128], int64_t document, enum tiny_data data) {
     int64_t length = 40 + document * 13 % 60;
     for (int64_t i = 0; i < length; i++) {
@@ -55,12 +60,14 @@ static inline void tiny_prepare(const char *directory, enum tiny_data kind) {
     struct dataset_writer_options options = {
         .directory = data, .vocab_size = TINY_VOCAB, .bos = 0, .eos = 1, .shard_bytes = 1 << 20};
     struct dataset_writer *writer = NULL;
-    json_t *properties = json_pack("{s:{s:s, s:s}}", "tokenizer", "file", "tokenizer.json", "checksum", "0123456789abcdef");
+    json_t *properties = json_pack("{s:{s:s, s:s}}", "tokenizer", "file", "tokenizer.json", "checksum",
+                                   "0123456789abcdef");
     assert_int_equal(dataset_writer_create(&writer, &options, &error), 0);
     for (int64_t document = 0; document < 44; document++) {
         int32_t ids[128];
         int64_t length = tiny_document(ids, document, kind);
-        assert_int_equal(dataset_writer_append(writer, document < 40 ? DATA_TRAIN : DATA_VALIDATION, ids, length, 3 * length, &error),
+        assert_int_equal(dataset_writer_append(writer, document < 40 ? DATA_TRAIN : DATA_VALIDATION, ids, length,
+                                               3 * length, &error),
                          0);
     }
     if (dataset_writer_finish(writer, properties, &error) != 0) {
@@ -75,9 +82,18 @@ static inline void tiny_prepare(const char *directory, enum tiny_data kind) {
 // The configuration of a run in DIR/<name>, with assignments ("section.key=value", NULL ends them).
 static inline struct run_config tiny_run(const char *directory, const char *name, const char *const *assignments) {
     static const char *const common[] = {
-        "train.steps=6",        "train.sequence_length=16", "train.batch=8",          "train.threads=1",
-        "data.fim_rate=0",      "data.split_rate=0",        "schedule.warmup=2 steps", "schedule.learning_rate=0.01",
-        "checkpoint.keep=0",    "train.precision=fp32",     "model.init_std=0.05",    "schedule.decay_start=never",
+        "train.steps=6",
+        "train.sequence_length=16",
+        "train.batch=8",
+        "train.threads=1",
+        "data.fim_rate=0",
+        "data.split_rate=0",
+        "schedule.warmup=2 steps",
+        "schedule.learning_rate=0.01",
+        "checkpoint.keep=0",
+        "train.precision=fp32",
+        "model.init_std=0.05",
+        "schedule.decay_start=never",
         "schedule.tail_start=never",
     };
     struct run_config run;
