@@ -1,4 +1,5 @@
-// What is behind the opaque objects of include/minke.h. The API layer wires text, weights, model and infer together and adds nothing else.
+// What is behind the opaque objects of include/minke.h. The API layer wires text, weights, model and infer together and
+// adds nothing else.
 #ifndef MINKE_API_API_H
 #define MINKE_API_API_H
 
@@ -11,8 +12,8 @@
 
 struct minke_model {
     struct pool *pool;
-    struct arena arena;              // params tables, rope table
-    struct arena scratch;            // of op
+    struct arena arena;     // params tables, rope table
+    struct arena scratch;   // of op
     struct op_context op;
     struct checkpoint *checkpoint;   // the mapped files that params point into
     struct model model;

@@ -21,7 +21,8 @@ int api_error(struct minke_error *to, const struct error *from) {
 }
 
 static int parse_isa(enum isa *isa, const char *text, struct error *error) {
-    static const char *const names[] = {[ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_BEST] = "auto"};
+    static const char *const names[] = {
+        [ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_BEST] = "auto"};
     for (int i = 0; i <= ISA_BEST; i++) {
         if (text == NULL || strcmp(text, names[i]) == 0) {
             *isa = text == NULL ? ISA_BEST : (enum isa)i;
@@ -43,12 +44,15 @@ static int parse_compute(enum format *compute, const char *text, struct error *e
 }
 
 static int add_end_token(struct minke_model *model, const json_t *value, const char *name, struct error *error) {
-    if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) >= model->model.config.vocab_size) {
-        return error_set(error, ERROR_FORMAT, "%s: key \"eos_token_id\": expected an id in 0..%lld or a list of ids, found %s", name,
+    if (!json_is_integer(value) || json_integer_value(value) < 0 ||
+        json_integer_value(value) >= model->model.config.vocab_size) {
+        return error_set(error, ERROR_FORMAT,
+                         "%s: key \"eos_token_id\": expected an id in 0..%lld or a list of ids, found %s", name,
                          (long long)model->model.config.vocab_size - 1, json_type_text(value));
     }
     if (model->end_token_count == API_END_TOKENS) {
-        return error_set(error, ERROR_LIMIT, "%s: key \"eos_token_id\": at most %d ids are supported", name, API_END_TOKENS);
+        return error_set(error, ERROR_LIMIT, "%s: key \"eos_token_id\": at most %d ids are supported", name,
+                         API_END_TOKENS);
     }
     model->end_tokens[model->end_token_count++] = (int32_t)json_integer_value(value);
     return 0;
@@ -101,7 +105,8 @@ static int open_parts(struct minke_model *model, const char *directory, const st
                       struct error *error) {
     enum isa isa = ISA_BEST;
     int code;
-    if ((code = parse_isa(&isa, options->isa, error)) != 0 || (code = parse_compute(&model->model.compute, options->compute, error)) != 0 ||
+    if ((code = parse_isa(&isa, options->isa, error)) != 0 ||
+        (code = parse_compute(&model->model.compute, options->compute, error)) != 0 ||
         (code = pool_create(&model->pool, options->threads, error)) != 0 ||
         (code = op_context_init(&model->op, isa, model->pool, &model->scratch, error)) != 0 ||
         (code = model_config_read(&model->model.config, directory, error)) != 0 ||

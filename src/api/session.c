@@ -5,7 +5,8 @@
 #define DEFAULT_CONTEXT 4096
 #define DEFAULT_CHUNK 256
 
-// The rope table covers the longest session made so far; the model's arena keeps the outgrown ones (sessions may still read them).
+// The rope table covers the longest session made so far; the model's arena keeps the outgrown ones (sessions may still
+// read them).
 static void cover_positions(struct minke_model *model, int64_t positions) {
     struct tensor *table = &model->model.rope_table;
     if (positions > table->shape[0]) {
@@ -16,8 +17,8 @@ static void cover_positions(struct minke_model *model, int64_t positions) {
     }
 }
 
-int minke_session_create(struct minke_session **out, struct minke_model *model, const struct minke_session_options *options,
-                         struct minke_error *error) {
+int minke_session_create(struct minke_session **out, struct minke_model *model,
+                         const struct minke_session_options *options, struct minke_error *error) {
     static const struct minke_session_options defaults = {0};
     struct error inner = {0};
     *out = NULL;
@@ -25,8 +26,9 @@ int minke_session_create(struct minke_session **out, struct minke_model *model, 
     int64_t limit = minke_model_context(model);
     int64_t context = options->context != 0 ? options->context : (limit < DEFAULT_CONTEXT ? limit : DEFAULT_CONTEXT);
     if (context < 1 || context > limit) {
-        error_set(&inner, ERROR_ARGUMENT, "context: this model takes 1..%lld tokens (max_position_embeddings), found %lld",
-                  (long long)limit, (long long)context);
+        error_set(&inner, ERROR_ARGUMENT,
+                  "context: this model takes 1..%lld tokens (max_position_embeddings), found %lld", (long long)limit,
+                  (long long)context);
         return api_error(error, &inner);
     }
     struct minke_session *session = memory_allocate(1, sizeof *session, "session", &inner);
@@ -35,7 +37,8 @@ int minke_session_create(struct minke_session **out, struct minke_model *model, 
     }
     cover_positions(model, context);
     struct session_options wanted = {
-        .capacity = context, .chunk = options->chunk != 0 ? options->chunk : DEFAULT_CHUNK,
+        .capacity = context,
+        .chunk = options->chunk != 0 ? options->chunk : DEFAULT_CHUNK,
         .form = (enum session_form)options->attention,
     };
     session->model = model;

@@ -9,7 +9,7 @@
 
 struct minke_tokenizer {
     struct tokenizer *tokenizer;
-    struct encoder *encoder;      // its cache of pieces is shared by all callers, one at a time
+    struct encoder *encoder;   // its cache of pieces is shared by all callers, one at a time
     pthread_mutex_t lock;
 };
 
@@ -52,8 +52,8 @@ int32_t minke_tokenizer_eos(const struct minke_tokenizer *tokenizer) {
     return tokenizer_roles(tokenizer->tokenizer).eos;
 }
 
-static int encode_locked(struct token_buffer *out, const struct minke_tokenizer *tokenizer, const char *text, size_t size,
-                         unsigned flags, struct error *error) {
+static int encode_locked(struct token_buffer *out, const struct minke_tokenizer *tokenizer, const char *text,
+                         size_t size, unsigned flags, struct error *error) {
     // The lock guards the encoder's cache alone; the tokenizer itself never changes.
     struct minke_tokenizer *shared = (struct minke_tokenizer *)(uintptr_t)tokenizer;
     pthread_mutex_lock(&shared->lock);
@@ -79,18 +79,21 @@ int minke_encode(int32_t **ids, int64_t *count, const struct minke_tokenizer *to
     struct token_buffer buffer = {0};
     *ids = NULL;
     *count = 0;
-    unsigned inner_flags = (flags & MINKE_ENCODE_PLAIN ? 0 : ENCODE_ADDED_TOKENS) | (flags & MINKE_ENCODE_BOS ? ENCODE_BOS : 0);
+    unsigned inner_flags = (flags & MINKE_ENCODE_PLAIN ? 0 : ENCODE_ADDED_TOKENS) |
+                           (flags & MINKE_ENCODE_BOS ? ENCODE_BOS : 0);
     int code = encode_locked(&buffer, tokenizer, text, size, inner_flags, &inner);
     return give_ids(ids, count, &buffer, code, &inner, error);
 }
 
-static int encode_chat(struct token_buffer *out, const struct minke_tokenizer *tokenizer, const struct minke_message *messages,
-                       int64_t message_count, unsigned flags, struct error *error) {
+static int encode_chat(struct token_buffer *out, const struct minke_tokenizer *tokenizer,
+                       const struct minke_message *messages, int64_t message_count, unsigned flags,
+                       struct error *error) {
     enum chat_style style;
     bool assumed;
     struct chat_prompt prompt = {0};
     struct chat_options options = {
-        .add_generation_prompt = (flags & MINKE_CHAT_GENERATION_PROMPT) != 0, .thinking = (flags & MINKE_CHAT_THINKING) != 0,
+        .add_generation_prompt = (flags & MINKE_CHAT_GENERATION_PROMPT) != 0,
+        .thinking = (flags & MINKE_CHAT_THINKING) != 0,
     };
     struct chat_message *inner = memory_allocate((size_t)message_count + 1, sizeof *inner, "messages", error);
     int code = inner == NULL ? ERROR_MEMORY : chat_style_detect(&style, &assumed, tokenizer->tokenizer, error);
@@ -111,8 +114,9 @@ static int encode_chat(struct token_buffer *out, const struct minke_tokenizer *t
     return code;
 }
 
-int minke_encode_chat(int32_t **ids, int64_t *count, const struct minke_tokenizer *tokenizer, const struct minke_message *messages,
-                      int64_t message_count, unsigned flags, struct minke_error *error) {
+int minke_encode_chat(int32_t **ids, int64_t *count, const struct minke_tokenizer *tokenizer,
+                      const struct minke_message *messages, int64_t message_count, unsigned flags,
+                      struct minke_error *error) {
     struct error inner = {0};
     struct token_buffer buffer = {0};
     *ids = NULL;
@@ -121,7 +125,8 @@ int minke_encode_chat(int32_t **ids, int64_t *count, const struct minke_tokenize
     return give_ids(ids, count, &buffer, code, &inner, error);
 }
 
-static int give_text(char **text, size_t *size, struct byte_buffer *buffer, int code, struct error *inner, struct minke_error *error) {
+static int give_text(char **text, size_t *size, struct byte_buffer *buffer, int code, struct error *inner,
+                     struct minke_error *error) {
     if (code == 0) {
         code = byte_buffer_append(buffer, "", 1, inner);   // the closing zero
     }

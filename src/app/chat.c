@@ -1,7 +1,9 @@
-// `minke chat`: a conversation with a model in the terminal. Lines in (with editing on a terminal), streamed answers out.
+// `minke chat`: a conversation with a model in the terminal. Lines in (with editing on a terminal), streamed answers
+// out.
 //
-// Each turn renders the whole conversation with the model's template and reuses the attention cache up to the first id that differs, so that a
-// follow-up costs only its own tokens. Ctrl-C stops an answer (what was written stays in the conversation); at the prompt it leaves.
+// Each turn renders the whole conversation with the model's template and reuses the attention cache up to the first id
+// that differs, so that a follow-up costs only its own tokens. Ctrl-C stops an answer (what was written stays in the
+// conversation); at the prompt it leaves.
 #include <editline/readline.h>
 #include <inttypes.h>
 #include <locale.h>
@@ -31,11 +33,11 @@ struct chat {
     struct minke_tokenizer *tokenizer;
     struct minke_session *session;
     struct minke_sampling sampling;
-    int64_t tokens;              // of one answer at most
+    int64_t tokens;   // of one answer at most
     bool thinking, terminal;
     struct minke_message messages[MAX_MESSAGES];   // contents owned; roles are literals
     int64_t message_count;
-    int32_t *cached;             // ids in the session's cache, context of them fit
+    int32_t *cached;   // ids in the session's cache, context of them fit
     int64_t cached_count, context;
 };
 
@@ -74,8 +76,9 @@ static int feed_prompt(struct chat *chat, const int32_t *ids, int64_t count) {
         same++;
     }
     if (count >= chat->context) {
-        log_error("chat: the conversation has %" PRId64 " tokens and the context holds %" PRId64 "; /reset or a larger --context", count,
-                  chat->context);
+        log_error("chat: the conversation has %" PRId64 " tokens and the context holds %" PRId64
+                  "; /reset or a larger --context",
+                  count, chat->context);
         return 1;
     }
     chat->cached_count = same;
@@ -270,7 +273,8 @@ static bool run_command(struct chat *chat, const char *line) {
     } else if ((argument = command_argument(line, "/seed")) != NULL) {
         chat->sampling.seed = strtoull(argument, NULL, 10);
     } else if (command_argument(line, "/stats") != NULL) {
-        printf("%" PRId64 " of %" PRId64 " tokens, %" PRId64 " messages\n", chat->cached_count, chat->context, chat->message_count);
+        printf("%" PRId64 " of %" PRId64 " tokens, %" PRId64 " messages\n", chat->cached_count, chat->context,
+               chat->message_count);
     } else {
         print_commands();
     }
@@ -350,16 +354,14 @@ static int converse(struct chat *chat) {
     return status;
 }
 
-static int run(struct chat *chat, const char *directory, const char *compute, const char *system, const struct common_options *common,
-               bool temperature_given, bool top_p_given) {
+static int run(struct chat *chat, const char *directory, const char *compute, const char *system,
+               const struct common_options *common, const struct sampling_arguments *sampling) {
     struct minke_error error = {0};
     int status = 1;
     if (app_open_model(&chat->model, directory, common, compute) != 0) {
         return 1;
     }
-    struct minke_sampling recommended = minke_model_sampling(chat->model);
-    chat->sampling.temperature = temperature_given ? chat->sampling.temperature : recommended.temperature;
-    chat->sampling.top_p = top_p_given ? chat->sampling.top_p : recommended.top_p;
+    chat->sampling = app_sampling(sampling, chat->model);
     int64_t limit = minke_model_context(chat->model);
     chat->context = chat->context != 0 ? chat->context : limit < 8192 ? limit : 8192;
     struct minke_session_options options = {.context = chat->context};
@@ -390,18 +392,31 @@ out:
 
 int command_chat(int argc, char **argv) {
     const char *directory = NULL, *compute = "bf16", *system = NULL;
-    double temperature = 0, top_p = 1;
-    int64_t seed = 0, tokens = INT32_MAX, context = 0;
-    bool temperature_given = false, top_p_given = false, thinking = false;
+    struct sampling_arguments sampling = {0};
+    int64_t tokens = INT32_MAX, context = 0;
+    bool thinking = false;
     const struct command_option options[] = {
         {.name = "system", .argument = "TEXT", .help = "system message", .text = &system},
-        {.name = "tokens", .letter = 'n', .argument = "N", .help = "tokens of one answer at most", .integer = &tokens, .minimum = 1, .maximum = INT32_MAX},
-        {.name = "temp", .argument = "T", .help = "sampling temperature, 0 = greedy (default: generation_config.json, else 0)", .number = &temperature, .least = 0, .most = 100, .given = &temperature_given},
-        {.name = "top-p", .argument = "P", .help = "keep the likeliest tokens that hold this much probability", .number = &top_p, .least = 0, .most = 1, .given = &top_p_given},
-        {.name = "seed", .argument = "S", .help = "of the sampling noise (0)", .integer = &seed, .minimum = 0, .maximum = INT64_MAX},
-        {.name = "context", .argument = "N", .help = "tokens a conversation can hold (default: the model's context, at most 8192)", .integer = &context, .minimum = 16, .maximum = INT32_MAX},
+        {.name = "tokens",
+         .letter = 'n',
+         .argument = "N",
+         .help = "tokens of one answer at most",
+         .integer = &tokens,
+         .minimum = 1,
+         .maximum = INT32_MAX},
+        SAMPLING_OPTIONS(sampling),
+        {.name = "context",
+         .argument = "N",
+         .help = "tokens a conversation can hold (default: the model's context, at most 8192)",
+         .integer = &context,
+         .minimum = 16,
+         .maximum = INT32_MAX},
         {.name = "thinking", .help = "start in thinking mode (V3.1)", .flag = &thinking},
-        {.name = "compute", .argument = "C", .help = "format of activations (bf16)", .text = &compute, .choices = "bf16|f32"},
+        {.name = "compute",
+         .argument = "C",
+         .help = "format of activations (bf16)",
+         .text = &compute,
+         .choices = "bf16|f32"},
         {0},
     };
     const struct command_positional positionals[] = {
@@ -410,10 +425,14 @@ int command_chat(int argc, char **argv) {
     };
     struct common_options common = {0};
     const struct command_syntax syntax = {
-        .name = "chat", .summary = "talk with a model",
+        .name = "chat",
+        .summary = "talk with a model",
         .description = "Uses the chat template that belongs to the model directory. Ctrl-C stops an answer.",
-        .examples = "minke chat MODEL_DIR\nminke chat MODEL_DIR --system \"Answer in one sentence.\" --temp 0.6 --top-p 0.95",
-        .options = options, .positionals = positionals, .common = &common,
+        .examples =
+            "minke chat MODEL_DIR\nminke chat MODEL_DIR --system \"Answer in one sentence.\" --temp 0.6 --top-p 0.95",
+        .options = options,
+        .positionals = positionals,
+        .common = &common,
     };
     int status;
     if (!options_parse(&syntax, argc, argv, &status)) {
@@ -421,7 +440,7 @@ int command_chat(int argc, char **argv) {
     }
     static struct chat chat;   // large
     setlocale(LC_CTYPE, "");
-    chat = (struct chat){.tokens = tokens, .thinking = thinking, .context = context, .terminal = isatty(0) && isatty(1)};
-    chat.sampling = (struct minke_sampling){.temperature = (float)temperature, .top_p = (float)top_p, .seed = (uint64_t)seed};
-    return run(&chat, directory, compute, system, &common, temperature_given, top_p_given);
+    chat = (struct chat){
+        .tokens = tokens, .thinking = thinking, .context = context, .terminal = isatty(0) && isatty(1)};
+    return run(&chat, directory, compute, system, &common, &sampling);
 }

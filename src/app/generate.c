@@ -20,7 +20,7 @@ static void on_interrupt(int number) {
 
 struct generation {
     const char *directory, *compute, *attention;
-    const char *prompt;      // bytes, prompt_size of them
+    const char *prompt;   // bytes, prompt_size of them
     int64_t prompt_size;
     int64_t tokens, context;
     struct minke_sampling sampling;
@@ -47,8 +47,8 @@ static void report_speed(int64_t prompt, double prompt_seconds, int64_t written,
              (double)prompt / prompt_seconds, written, write_seconds > 0 ? (double)written / write_seconds : 0.0);
 }
 
-static int write_tokens(struct minke_session *session, const struct minke_model *model, const struct minke_tokenizer *tokenizer,
-                        const struct generation *wanted, int64_t *written) {
+static int write_tokens(struct minke_session *session, const struct minke_model *model,
+                        const struct minke_tokenizer *tokenizer, const struct generation *wanted, int64_t *written) {
     struct minke_decoder decoder = {0};
     struct minke_error error = {0};
     for (*written = 0; *written < wanted->tokens && !interrupted; (*written)++) {
@@ -80,15 +80,16 @@ static enum minke_attention attention_by_name(const char *name) {
                                            : MINKE_ATTENTION_AUTO;
 }
 
-static int continue_prompt(struct minke_model *model, const struct minke_tokenizer *tokenizer, struct generation *wanted,
-                           const int32_t *ids, int64_t count) {
+static int continue_prompt(struct minke_model *model, const struct minke_tokenizer *tokenizer,
+                           struct generation *wanted, const int32_t *ids, int64_t count) {
     struct minke_error error = {0};
     struct minke_session *session = NULL;
     int64_t limit = minke_model_context(model);
     if (wanted->context == 0) {
         wanted->context = count + wanted->tokens < limit ? count + wanted->tokens : limit;
     }
-    struct minke_session_options options = {.context = wanted->context, .attention = attention_by_name(wanted->attention)};
+    struct minke_session_options options = {.context = wanted->context,
+                                            .attention = attention_by_name(wanted->attention)};
     double start = clock_seconds();
     if (minke_session_create(&session, model, &options, &error) != 0 ||
         minke_session_append(session, ids, count, MINKE_PROMPT, &error) != 0) {
@@ -107,7 +108,8 @@ static int continue_prompt(struct minke_model *model, const struct minke_tokeniz
     return status;
 }
 
-static int run(struct generation *wanted, const struct common_options *common, bool temperature_given, bool top_p_given) {
+static int run(struct generation *wanted, const struct common_options *common,
+               const struct sampling_arguments *sampling) {
     struct minke_error error = {0};
     struct minke_tokenizer *tokenizer = NULL;
     struct minke_model *model = NULL;
@@ -124,9 +126,7 @@ static int run(struct generation *wanted, const struct common_options *common, b
     } else if (count == 0) {
         log_error("generate: the prompt is empty; give -p TEXT or leave out --no-bos");
     } else {
-        struct minke_sampling recommended = minke_model_sampling(model);
-        wanted->sampling.temperature = temperature_given ? wanted->sampling.temperature : recommended.temperature;
-        wanted->sampling.top_p = top_p_given ? wanted->sampling.top_p : recommended.top_p;
+        wanted->sampling = app_sampling(sampling, model);
         status = continue_prompt(model, tokenizer, wanted, ids, count);
     }
     minke_free(ids);
@@ -138,24 +138,45 @@ static int run(struct generation *wanted, const struct common_options *common, b
 int command_generate(int argc, char **argv) {
     struct generation wanted = {.compute = "bf16", .attention = "auto", .tokens = 128};
     const char *prompt = NULL, *prompt_file = NULL;
-    double temperature = 0, top_p = 1;
-    int64_t seed = 0;
-    bool temperature_given = false, top_p_given = false, no_mtp = false;
+    struct sampling_arguments sampling = {0};
+    bool no_mtp = false;
     const struct command_option options[] = {
         {.name = "prompt", .letter = 'p', .argument = "TEXT", .help = "text to continue", .text = &prompt},
-        {.name = "prompt-file", .argument = "F", .help = "the same from a file (- = standard input)", .text = &prompt_file},
-        {.name = "tokens", .letter = 'n', .argument = "N", .help = "tokens to write at most (128)", .integer = &wanted.tokens, .minimum = 1, .maximum = INT32_MAX},
-        {.name = "temp", .argument = "T", .help = "sampling temperature, 0 = greedy (default: generation_config.json, else 0)", .number = &temperature, .least = 0, .most = 100, .given = &temperature_given},
-        {.name = "top-p", .argument = "P", .help = "keep the likeliest tokens that hold this much probability", .number = &top_p, .least = 0, .most = 1, .given = &top_p_given},
-        {.name = "seed", .argument = "S", .help = "of the sampling noise (0); same seed, same text", .integer = &seed, .minimum = 0, .maximum = INT64_MAX},
-        {.name = "context", .argument = "N", .help = "tokens of attention cache (prompt + N)", .integer = &wanted.context, .minimum = 1, .maximum = INT32_MAX},
-        {.name = "compute", .argument = "C", .help = "format of activations (bf16)", .text = &wanted.compute, .choices = "bf16|f32"},
-        {.name = "attention", .argument = "A", .help = "form of latent attention (auto)", .text = &wanted.attention, .choices = "auto|expanded|absorbed"},
+        {.name = "prompt-file",
+         .argument = "F",
+         .help = "the same from a file (- = standard input)",
+         .text = &prompt_file},
+        {.name = "tokens",
+         .letter = 'n',
+         .argument = "N",
+         .help = "tokens to write at most (128)",
+         .integer = &wanted.tokens,
+         .minimum = 1,
+         .maximum = INT32_MAX},
+        SAMPLING_OPTIONS(sampling),
+        {.name = "context",
+         .argument = "N",
+         .help = "tokens of attention cache (prompt + N)",
+         .integer = &wanted.context,
+         .minimum = 1,
+         .maximum = INT32_MAX},
+        {.name = "compute",
+         .argument = "C",
+         .help = "format of activations (bf16)",
+         .text = &wanted.compute,
+         .choices = "bf16|f32"},
+        {.name = "attention",
+         .argument = "A",
+         .help = "form of latent attention (auto)",
+         .text = &wanted.attention,
+         .choices = "auto|expanded|absorbed"},
         {.name = "ignore-eos", .help = "write on after the end-of-sentence token", .flag = &wanted.ignore_eos},
         {.name = "no-bos", .help = "do not put the begin-of-sentence token in front", .flag = &wanted.no_bos},
         {.name = "plain", .help = "markup such as <|EOT|> in the prompt is text, not a token", .flag = &wanted.plain},
         {.name = "echo", .help = "print the prompt first", .flag = &wanted.echo},
-        {.name = "no-mtp", .help = "no drafting with the MTP head (there is none yet: this is how it always runs)", .flag = &no_mtp},
+        {.name = "no-mtp",
+         .help = "no drafting with the MTP head (there is none yet: this is how it always runs)",
+         .flag = &no_mtp},
         {0},
     };
     const struct command_positional positionals[] = {
@@ -164,17 +185,19 @@ int command_generate(int argc, char **argv) {
     };
     struct common_options common = {0};
     const struct command_syntax syntax = {
-        .name = "generate", .summary = "continue a text",
+        .name = "generate",
+        .summary = "continue a text",
         .description = "The prompt is raw text; for a conversation with the model's chat template use `minke chat`.",
         .examples = "minke generate MODEL_DIR -p \"In the beginning\" -n 200 --temp 0.8 --top-p 0.95 --seed 1\n"
                     "minke generate MODEL_DIR --prompt-file story.txt --echo",
-        .options = options, .positionals = positionals, .common = &common,
+        .options = options,
+        .positionals = positionals,
+        .common = &common,
     };
     int status;
     if (!options_parse(&syntax, argc, argv, &status)) {
         return status;
     }
-    wanted.sampling = (struct minke_sampling){.temperature = (float)temperature, .top_p = (float)top_p, .seed = (uint64_t)seed};
     signal(SIGINT, on_interrupt);
     struct error error = {0};
     char *text = NULL;
@@ -188,7 +211,7 @@ int command_generate(int argc, char **argv) {
     }
     wanted.prompt = text != NULL ? text : prompt != NULL ? prompt : "";
     wanted.prompt_size = text != NULL ? wanted.prompt_size : (int64_t)strlen(wanted.prompt);
-    status = run(&wanted, &common, temperature_given, top_p_given);
+    status = run(&wanted, &common, &sampling);
     memory_free(text);
     return status;
 }

@@ -11,15 +11,17 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-// The fixed preamble of an .npy file: magic, version, header length, a Python dict padded so that data starts at a multiple of 64.
+// The fixed preamble of an .npy file: magic, version, header length, a Python dict padded so that data starts at a
+// multiple of 64.
 static int write_npy_header(struct file_writer *writer, int64_t rows, int64_t columns, struct error *error) {
     char header[128];
     memset(header, ' ', sizeof header);
     memcpy(header, "\x93NUMPY\x01\x00", 8);
     header[8] = (char)(sizeof header - 10);
     header[9] = 0;
-    int length = snprintf(header + 10, sizeof header - 10, "{'descr': '<f4', 'fortran_order': False, 'shape': (%" PRId64 ", %" PRId64 "), }",
-                          rows, columns);
+    int length = snprintf(header + 10, sizeof header - 10,
+                          "{'descr': '<f4', 'fortran_order': False, 'shape': (%" PRId64 ", %" PRId64 "), }", rows,
+                          columns);
     CHECK(length > 0 && length < (int)sizeof header - 11, "npy header too long");
     header[10 + length] = ' ';
     header[sizeof header - 1] = '\n';
@@ -74,8 +76,8 @@ out:
     return status;
 }
 
-static int run(const char *directory, const char *ids_text, const char *ids_name, const char *output, bool mtp, const char *form,
-               const char *compute, const struct common_options *common) {
+static int run(const char *directory, const char *ids_text, const char *ids_name, const char *output, bool mtp,
+               const char *form, const char *compute, const struct common_options *common) {
     struct error error = {0};
     int32_t *ids = NULL;
     int64_t count = 0, depth = mtp ? 1 : 0;
@@ -100,11 +102,28 @@ int command_logits(int argc, char **argv) {
     bool mtp = false;
     const struct command_option options[] = {
         {.name = "ids", .argument = "LIST", .help = "token ids, separated by commas", .text = &ids},
-        {.name = "ids-file", .argument = "F", .help = "the same from a file (or a JSON array; - = standard input)", .text = &ids_file},
-        {.name = "output", .letter = 'o', .argument = "OUT.npy", .help = "float32 [tokens, vocabulary]", .text = &output},
-        {.name = "mtp", .help = "the MTP head instead: row i from hidden state i and token i+1, [tokens-1, vocabulary]", .flag = &mtp},
-        {.name = "compute", .argument = "C", .help = "format of activations (bf16)", .text = &compute, .choices = "bf16|f32"},
-        {.name = "attention", .argument = "A", .help = "form of latent attention (expanded)", .text = &form, .choices = "expanded|absorbed"},
+        {.name = "ids-file",
+         .argument = "F",
+         .help = "the same from a file (or a JSON array; - = standard input)",
+         .text = &ids_file},
+        {.name = "output",
+         .letter = 'o',
+         .argument = "OUT.npy",
+         .help = "float32 [tokens, vocabulary]",
+         .text = &output},
+        {.name = "mtp",
+         .help = "the MTP head instead: row i from hidden state i and token i+1, [tokens-1, vocabulary]",
+         .flag = &mtp},
+        {.name = "compute",
+         .argument = "C",
+         .help = "format of activations (bf16)",
+         .text = &compute,
+         .choices = "bf16|f32"},
+        {.name = "attention",
+         .argument = "A",
+         .help = "form of latent attention (expanded)",
+         .text = &form,
+         .choices = "expanded|absorbed"},
         {0},
     };
     const struct command_positional positionals[] = {
@@ -113,11 +132,14 @@ int command_logits(int argc, char **argv) {
     };
     struct common_options common = {0};
     const struct command_syntax syntax = {
-        .name = "logits", .summary = "write a model's logits for given token ids as a NumPy file",
+        .name = "logits",
+        .summary = "write a model's logits for given token ids as a NumPy file",
         .description = "Rows are positions: row i is the prediction of token i+1.",
         .examples = "minke logits MODEL_DIR --ids 0,100,200 -o out.npy\n"
                     "minke tokenize MODEL_DIR < text | minke logits MODEL_DIR --ids-file - -o out.npy --compute f32",
-        .options = options, .positionals = positionals, .common = &common,
+        .options = options,
+        .positionals = positionals,
+        .common = &common,
     };
     int status;
     if (!options_parse(&syntax, argc, argv, &status)) {

@@ -8,9 +8,12 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common, const char *compute) {
-    static const char *const names[] = {[ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_BEST] = "auto"};
-    struct minke_model_options options = {.threads = (int)common->threads, .isa = names[common->isa], .compute = compute};
+int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
+                   const char *compute) {
+    static const char *const names[] = {
+        [ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_BEST] = "auto"};
+    struct minke_model_options options = {
+        .threads = (int)common->threads, .isa = names[common->isa], .compute = compute};
     struct minke_error error = {0};
     if (minke_model_open(model, directory, &options, &error) != 0) {
         log_error("%s", error.text);
@@ -40,12 +43,24 @@ int app_parse_ids(int32_t **ids, int64_t *count, const char *text, const char *n
         size_t separators = strspn(end, ", \t\r\n[]");
         if (separators == 0 && *end != '\0') {
             memory_free(list);
-            return error_set(error, ERROR_FORMAT, "%s: after id %lld: expected a comma or a space, found \"%.20s\"", name,
-                             (long long)found - 1, end);
+            return error_set(error, ERROR_FORMAT, "%s: after id %lld: expected a comma or a space, found \"%.20s\"",
+                             name, (long long)found - 1, end);
         }
         at = end + separators;
     }
     *ids = list;
     *count = found;
     return 0;
+}
+
+struct minke_sampling app_sampling(const struct sampling_arguments *arguments, const struct minke_model *model) {
+    struct minke_sampling sampling = minke_model_sampling(model);
+    if (arguments->temperature_given) {
+        sampling.temperature = (float)arguments->temperature;
+    }
+    if (arguments->top_p_given) {
+        sampling.top_p = (float)arguments->top_p;
+    }
+    sampling.seed = (uint64_t)arguments->seed;
+    return sampling;
 }

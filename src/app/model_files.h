@@ -8,9 +8,36 @@
 #include "minke.h"
 
 // Opens a model directory with --threads, --isa and --compute. Returns 0, or 1 after reporting the error.
-int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common, const char *compute);
+int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
+                   const char *compute);
 
-// Ids separated by commas, spaces or line ends; a JSON array works too. *ids is the caller's (memory_free). `name` is for messages.
+// Ids separated by commas, spaces or line ends; a JSON array works too. *ids is the caller's (memory_free). `name` is
+// for messages.
 int app_parse_ids(int32_t **ids, int64_t *count, const char *text, const char *name, struct error *error);
+
+// The sampling options of the commands that write text; defaults come from the model's generation_config.json.
+struct sampling_arguments {
+    double temperature, top_p;
+    int64_t seed;
+    bool temperature_given, top_p_given;
+};
+#define SAMPLING_OPTIONS(arguments)                                                                 \
+    {.name = "temp",                                                                                \
+     .argument = "T",                                                                               \
+     .help = "sampling temperature, 0 = greedy (default: generation_config.json, else 0)",          \
+     .number = &(arguments).temperature,                                                            \
+     .most = 100,                                                                                   \
+     .given = &(arguments).temperature_given},                                                      \
+        {.name = "top-p",                                                                           \
+         .argument = "P",                                                                           \
+         .help = "keep the likeliest tokens that hold this much probability",                       \
+         .number = &(arguments).top_p,                                                              \
+         .most = 1,                                                                                 \
+         .given = &(arguments).top_p_given},                                                        \
+    {                                                                                               \
+        .name = "seed", .argument = "S", .help = "of the sampling noise (0); same seed, same text", \
+        .integer = &(arguments).seed, .maximum = INT64_MAX                                          \
+    }
+struct minke_sampling app_sampling(const struct sampling_arguments *arguments, const struct minke_model *model);
 
 #endif

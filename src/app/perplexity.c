@@ -1,7 +1,9 @@
-// `minke perplexity`: how well a model predicts a text. File -> negative log-likelihood per token, perplexity, bits per byte.
+// `minke perplexity`: how well a model predicts a text. File -> negative log-likelihood per token, perplexity, bits per
+// byte.
 //
-// The text is cut into windows of --context tokens, each scored from an empty cache; consecutive windows overlap so that every token but the
-// first window's first ones has at least context - stride tokens before it. Every token after BOS is scored exactly once.
+// The text is cut into windows of --context tokens, each scored from an empty cache; consecutive windows overlap so
+// that every token but the first window's first ones has at least context - stride tokens before it. Every token after
+// BOS is scored exactly once.
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -14,12 +16,12 @@
 #include "base/memory.h"
 
 struct perplexity {
-    double nats;            // sum of -log p over scored tokens
+    double nats;   // sum of -log p over scored tokens
     int64_t tokens, bytes;
 };
 
-static int score_windows(struct perplexity *result, struct minke_model *model, const int32_t *ids, int64_t count, int64_t context,
-                         int64_t stride) {
+static int score_windows(struct perplexity *result, struct minke_model *model, const int32_t *ids, int64_t count,
+                         int64_t context, int64_t stride) {
     struct minke_error error = {0};
     struct minke_session *session = NULL;
     struct minke_session_options options = {.context = context, .attention = MINKE_ATTENTION_EXPANDED};
@@ -58,10 +60,12 @@ static void print_result(const struct perplexity *result, bool json) {
     double mean = result->nats / (double)result->tokens;
     double bits_per_byte = result->nats / math_log_double(2) / (double)result->bytes;
     if (json) {
-        printf("{\"tokens\":%" PRId64 ",\"bytes\":%" PRId64 ",\"nats_per_token\":%.6f,\"perplexity\":%.6f,\"bits_per_byte\":%.6f}\n",
+        printf("{\"tokens\":%" PRId64 ",\"bytes\":%" PRId64
+               ",\"nats_per_token\":%.6f,\"perplexity\":%.6f,\"bits_per_byte\":%.6f}\n",
                result->tokens, result->bytes, mean, math_exp_double(mean), bits_per_byte);
     } else {
-        printf("tokens          %" PRId64 "\nbytes           %" PRId64 "\nnats per token  %.4f\nperplexity      %.4f\nbits per byte   %.4f\n",
+        printf("tokens          %" PRId64 "\nbytes           %" PRId64
+               "\nnats per token  %.4f\nperplexity      %.4f\nbits per byte   %.4f\n",
                result->tokens, result->bytes, mean, math_exp_double(mean), bits_per_byte);
     }
 }
@@ -84,7 +88,8 @@ static int run(const char *directory, const char *file, const char *compute, int
         goto out;
     }
     if (minke_tokenizer_open(&tokenizer, directory, &api_failure) != 0 ||
-        minke_encode(&ids, &count, tokenizer, text, (size_t)size, MINKE_ENCODE_BOS | MINKE_ENCODE_PLAIN, &api_failure) != 0) {
+        minke_encode(&ids, &count, tokenizer, text, (size_t)size, MINKE_ENCODE_BOS | MINKE_ENCODE_PLAIN,
+                     &api_failure) != 0) {
         log_error("%s", api_failure.text);
         goto out;
     }
@@ -97,8 +102,8 @@ static int run(const char *directory, const char *file, const char *compute, int
     context = context < count ? context : count;
     stride = stride != 0 ? stride : context / 2;
     if (stride < 1 || stride >= context + (context < 2)) {
-        log_error("perplexity: --stride: expected 1..%" PRId64 " (below the context of %" PRId64 "), found %" PRId64, context - 1,
-                  context, stride);
+        log_error("perplexity: --stride: expected 1..%" PRId64 " (below the context of %" PRId64 "), found %" PRId64,
+                  context - 1, context, stride);
         goto out;
     }
     struct perplexity result = {.bytes = size};
@@ -119,9 +124,23 @@ int command_perplexity(int argc, char **argv) {
     int64_t context = 0, stride = 0;
     bool json = false;
     const struct command_option options[] = {
-        {.name = "context", .argument = "N", .help = "tokens a window holds (default: the model's context, at most 2048)", .integer = &context, .minimum = 2, .maximum = INT32_MAX},
-        {.name = "stride", .argument = "N", .help = "tokens between windows (default: half the context)", .integer = &stride, .minimum = 1, .maximum = INT32_MAX},
-        {.name = "compute", .argument = "C", .help = "format of activations (bf16)", .text = &compute, .choices = "bf16|f32"},
+        {.name = "context",
+         .argument = "N",
+         .help = "tokens a window holds (default: the model's context, at most 2048)",
+         .integer = &context,
+         .minimum = 2,
+         .maximum = INT32_MAX},
+        {.name = "stride",
+         .argument = "N",
+         .help = "tokens between windows (default: half the context)",
+         .integer = &stride,
+         .minimum = 1,
+         .maximum = INT32_MAX},
+        {.name = "compute",
+         .argument = "C",
+         .help = "format of activations (bf16)",
+         .text = &compute,
+         .choices = "bf16|f32"},
         {.name = "json", .help = "one JSON object instead of a table", .flag = &json},
         {0},
     };
@@ -132,9 +151,14 @@ int command_perplexity(int argc, char **argv) {
     };
     struct common_options common = {0};
     const struct command_syntax syntax = {
-        .name = "perplexity", .summary = "score a text: perplexity and bits per byte",
-        .examples = "minke perplexity MODEL_DIR book.txt\nminke perplexity MODEL_DIR book.txt --context 4096 --stride 512 --json",
-        .options = options, .positionals = positionals, .common = &common,
+        .name = "perplexity",
+        .summary = "score a text: perplexity and bits per byte",
+        .examples =
+            "minke perplexity MODEL_DIR book.txt\n"
+            "minke perplexity MODEL_DIR book.txt --context 4096 --stride 512 --json",
+        .options = options,
+        .positionals = positionals,
+        .common = &common,
     };
     int status;
     if (!options_parse(&syntax, argc, argv, &status)) {

@@ -24,8 +24,8 @@ int64_t kv_cache_token_bytes(const struct model_config *config, enum format form
     return values * format_info(format)->bytes * layer_total(config);
 }
 
-int kv_cache_create(struct kv_cache *cache, const struct model_config *config, enum format format, enum attention_form stored,
-                    int64_t capacity, struct error *error) {
+int kv_cache_create(struct kv_cache *cache, const struct model_config *config, enum format format,
+                    enum attention_form stored, int64_t capacity, struct error *error) {
     *cache = (struct kv_cache){.layer_count = layer_total(config), .capacity = round_up(capacity, ATTENTION_BLOCK)};
     int64_t element = format_info(format)->bytes;
     int64_t width = latent_width(config, stored);

@@ -1,11 +1,12 @@
 // See sampler.h.
 //
-// temperature: p_i = exp((z_i - max) / T), not normalised. The token is found by walking the cumulative sum in ascending id up to
-// u * sum(p), u = uniform(seed, stream, position): one draw per position.
-// top-p: the nucleus is every token at least as likely as the edge; the edge is the largest probability such that tokens at or above it
-// hold top_p of the mass (ties at the edge all belong). Nothing is sorted: tokens below (1 - top_p) * sum / vocab_size cannot reach the edge (all
-// of them together weigh less than what may be left out), which leaves few candidates; the edge is found among them by bisection over
-// the bit patterns of positive floats, whose order is that of unsigned integers.
+// temperature: p_i = exp((z_i - max) / T), not normalised. The token is found by walking the cumulative sum in
+// ascending id up to u * sum(p), u = uniform(seed, stream, position): one draw per position. top-p: the nucleus is
+// every token at least as likely as the edge; the edge is the largest probability such that tokens at or above it hold
+// top_p of the mass (ties at the edge all belong). Nothing is sorted: tokens below (1 - top_p) * sum / vocab_size
+// cannot reach the edge (all of them together weigh less than what may be left out), which leaves few candidates; the
+// edge is found among them by bisection over the bit patterns of positive floats, whose order is that of unsigned
+// integers.
 #include "infer/sampler.h"
 
 #include <math.h>
@@ -89,7 +90,8 @@ static float nucleus_edge(const struct sampler *sampler, int64_t count, double w
     return float_from_bits(low);
 }
 
-int32_t sampler_choose(struct sampler *sampler, const float *logits, const struct sampling *sampling, int64_t position) {
+int32_t sampler_choose(struct sampler *sampler, const float *logits, const struct sampling *sampling,
+                       int64_t position) {
     int64_t count = sampler->vocab_size;
     int32_t best = sampler_argmax(logits, count);
     float maximum = logits[best];

@@ -1,5 +1,5 @@
-// Logits -> one token id. The noise is a function of (seed, position) alone, so a sampled text does not depend on batching, drafting
-// or how often a position was computed.
+// Logits -> one token id. The noise is a function of (seed, position) alone, so a sampled text does not depend on
+// batching, drafting or how often a position was computed.
 #ifndef MINKE_INFER_SAMPLER_H
 #define MINKE_INFER_SAMPLER_H
 
@@ -8,12 +8,12 @@
 #include "base/error.h"
 
 struct sampling {
-    float temperature;    // <= 0: greedy
-    float top_p;          // >= 1: off; else the smallest set of likeliest tokens whose probability reaches top_p
+    float temperature;   // <= 0: greedy
+    float top_p;         // >= 1: off; else the smallest set of likeliest tokens whose probability reaches top_p
     uint64_t seed;
 };
 
-struct sampler {          // candidates of one choice, vocab_size entries
+struct sampler {   // candidates of one choice, vocab_size entries
     float *probability;
     int32_t *id;
     int64_t vocab_size;

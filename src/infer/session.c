@@ -9,16 +9,17 @@ static enum attention_form stored_form(enum session_form form) {
     return form == SESSION_EXPANDED ? ATTENTION_EXPANDED : ATTENTION_ABSORBED;
 }
 
-int session_create(struct session **out, struct model *model, struct op_context *op, const struct session_options *options,
-                   struct error *error) {
+int session_create(struct session **out, struct model *model, struct op_context *op,
+                   const struct session_options *options, struct error *error) {
     *out = NULL;
     int64_t positions = model->rope_table.shape[0];
     if (options->capacity < 1 || options->capacity > positions) {
-        return error_set(error, ERROR_ARGUMENT, "session context: expected 1..%lld tokens, found %lld", (long long)positions,
-                         (long long)options->capacity);
+        return error_set(error, ERROR_ARGUMENT, "session context: expected 1..%lld tokens, found %lld",
+                         (long long)positions, (long long)options->capacity);
     }
     if (options->chunk < 1) {
-        return error_set(error, ERROR_ARGUMENT, "session chunk: expected at least 1 token, found %lld", (long long)options->chunk);
+        return error_set(error, ERROR_ARGUMENT, "session chunk: expected at least 1 token, found %lld",
+                         (long long)options->chunk);
     }
     struct session *session = memory_allocate(1, sizeof *session, "session", error);
     if (session == NULL) {
@@ -35,14 +36,15 @@ int session_create(struct session **out, struct model *model, struct op_context 
     session->next_hidden = memory_allocate(chunk * width, sizeof(float), "session hidden states", error);
     session->logits = memory_allocate((size_t)config->vocab_size * LOGIT_ROWS, sizeof(float), "session logits", error);
     int code = 0;
-    if (session->positions == NULL || session->cache_rows == NULL || session->hidden == NULL || session->next_hidden == NULL ||
-        session->logits == NULL) {
+    if (session->positions == NULL || session->cache_rows == NULL || session->hidden == NULL ||
+        session->next_hidden == NULL || session->logits == NULL) {
         code = ERROR_MEMORY;
     } else {
         code = sampler_create(&session->sampler, config->vocab_size, error);
     }
     if (code == 0) {
-        code = kv_cache_create(&session->cache, config, model->compute, stored_form(options->form), options->capacity, error);
+        code = kv_cache_create(&session->cache, config, model->compute, stored_form(options->form), options->capacity,
+                               error);
     }
     if (code != 0) {
         session_destroy(session);
@@ -70,28 +72,34 @@ static int check_ids(const struct session *session, const int32_t *ids, int64_t 
     int64_t vocab_size = session->model->config.vocab_size;
     for (int64_t i = 0; i < count; i++) {
         if (ids[i] < 0 || ids[i] >= vocab_size) {
-            return error_set(error, ERROR_ARGUMENT, "token %lld of the input: expected an id in 0..%lld, found %d", (long long)i,
-                             (long long)vocab_size - 1, ids[i]);
+            return error_set(error, ERROR_ARGUMENT, "token %lld of the input: expected an id in 0..%lld, found %d",
+                             (long long)i, (long long)vocab_size - 1, ids[i]);
         }
     }
     if (count > session->options.capacity - session->length) {
-        return error_set(error, ERROR_LIMIT, "context full: %lld tokens in the session and %lld more do not fit into %lld",
+        return error_set(error, ERROR_LIMIT,
+                         "context full: %lld tokens in the session and %lld more do not fit into %lld",
                          (long long)session->length, (long long)count, (long long)session->options.capacity);
     }
     return 0;
 }
 
 // The batch of `count` tokens from position `begin`; span is the caller's storage.
-static struct token_batch make_batch(struct session *session, struct attention_span *span, const int32_t *ids, int64_t begin,
-                                     int64_t count, enum attention_form form) {
+static struct token_batch make_batch(struct session *session, struct attention_span *span, const int32_t *ids,
+                                     int64_t begin, int64_t count, enum attention_form form) {
     for (int64_t i = 0; i < count; i++) {
         session->positions[i] = (int32_t)(begin + i);
         session->cache_rows[i] = (int32_t)(begin + i);
     }
     *span = (struct attention_span){.query_row = 0, .count = count, .position = begin, .key_row = 0};
     return (struct token_batch){
-        .tokens = count, .ids = ids, .positions = session->positions, .spans = span, .span_count = 1,
-        .cache_row = session->cache_rows, .form = form,
+        .tokens = count,
+        .ids = ids,
+        .positions = session->positions,
+        .spans = span,
+        .span_count = 1,
+        .cache_row = session->cache_rows,
+        .form = form,
     };
 }
 
@@ -132,7 +140,8 @@ static int64_t chunk_rows(const struct session *session, int64_t left) {
     return left < session->options.chunk ? left : session->options.chunk;
 }
 
-int session_append(struct session *session, const int32_t *ids, int64_t count, enum session_kind kind, struct error *error) {
+int session_append(struct session *session, const int32_t *ids, int64_t count, enum session_kind kind,
+                   struct error *error) {
     int code = check_ids(session, ids, count, error);
     if (code != 0 || count == 0) {
         return code;
@@ -164,9 +173,10 @@ int32_t session_sample(struct session *session, const struct sampling *sampling)
     return sampler_choose(&session->sampler, session->logits, sampling, session->length);
 }
 
-// Runs MTP modules 1..depth on the rows of the chunk that begins at `begin`; afterwards session->hidden holds module depth's output.
-// ids are the whole input; returns the number of rows that module `depth` has in this chunk.
-static int64_t run_mtp(struct session *session, const int32_t *ids, int64_t count, int64_t begin, int64_t rows, int64_t depth) {
+// Runs MTP modules 1..depth on the rows of the chunk that begins at `begin`; afterwards session->hidden holds module
+// depth's output. ids are the whole input; returns the number of rows that module `depth` has in this chunk.
+static int64_t run_mtp(struct session *session, const int32_t *ids, int64_t count, int64_t begin, int64_t rows,
+                       int64_t depth) {
     for (int64_t module = 1; module <= depth; module++) {
         int64_t available = count - module - begin;   // row i needs token i + module
         rows = rows < available ? rows : available;
@@ -174,8 +184,10 @@ static int64_t run_mtp(struct session *session, const int32_t *ids, int64_t coun
             return 0;
         }
         struct attention_span span;
-        struct token_batch batch = make_batch(session, &span, ids + begin + module, begin, rows, form_of(session, SESSION_PROMPT));
-        struct tensor in = hidden_rows(session->hidden, session, rows), out = hidden_rows(session->next_hidden, session, rows);
+        struct token_batch batch = make_batch(session, &span, ids + begin + module, begin, rows,
+                                              form_of(session, SESSION_PROMPT));
+        struct tensor in = hidden_rows(session->hidden, session, rows),
+                      out = hidden_rows(session->next_hidden, session, rows);
         int64_t layer = session->model->config.num_hidden_layers + module - 1;
         model_mtp_infer(session->op, &out, session->model, module - 1, &in, &batch, &session->cache.layers[layer]);
         float *swap = session->hidden;
@@ -185,8 +197,8 @@ static int64_t run_mtp(struct session *session, const int32_t *ids, int64_t coun
     return rows;
 }
 
-static int report_logits(struct session *session, int64_t begin, int64_t rows, int64_t depth, session_logits_callback callback,
-                         void *argument) {
+static int report_logits(struct session *session, int64_t begin, int64_t rows, int64_t depth,
+                         session_logits_callback callback, void *argument) {
     for (int64_t row = 0; row < rows; row += LOGIT_ROWS) {
         int64_t some = rows - row < LOGIT_ROWS ? rows - row : LOGIT_ROWS;
         some_logits(session, row, some, depth);
@@ -203,7 +215,8 @@ static int report_logits(struct session *session, int64_t begin, int64_t rows, i
 // What session_evaluate and session_score ask of their input.
 static int check_evaluation(struct session *session, const int32_t *ids, int64_t count, struct error *error) {
     if (session->length != 0) {
-        return error_set(error, ERROR_STATE, "session: expected an empty one, found %lld tokens in it", (long long)session->length);
+        return error_set(error, ERROR_STATE, "session: expected an empty one, found %lld tokens in it",
+                         (long long)session->length);
     }
     session->has_logits = false;
     return check_ids(session, ids, count, error);
@@ -213,7 +226,8 @@ int session_evaluate(struct session *session, const int32_t *ids, int64_t count,
                      session_logits_callback callback, void *argument, struct error *error) {
     int64_t modules = session->model->config.num_nextn_predict_layers;
     if (mtp_depth < 0 || mtp_depth > modules) {
-        return error_set(error, ERROR_ARGUMENT, "MTP depth: this model has %lld MTP modules, found a request for module %lld",
+        return error_set(error, ERROR_ARGUMENT,
+                         "MTP depth: this model has %lld MTP modules, found a request for module %lld",
                          (long long)modules, (long long)mtp_depth);
     }
     int code = check_evaluation(session, ids, count, error);
@@ -227,7 +241,8 @@ int session_evaluate(struct session *session, const int32_t *ids, int64_t count,
     return code;
 }
 
-int session_score(struct session *session, float *log_probability, const int32_t *ids, int64_t count, struct error *error) {
+int session_score(struct session *session, float *log_probability, const int32_t *ids, int64_t count,
+                  struct error *error) {
     int code = check_evaluation(session, ids, count, error);
     for (int64_t begin = 0; begin < count && code == 0;) {
         int64_t rows = chunk_rows(session, count - begin);

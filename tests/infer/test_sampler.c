@@ -1,4 +1,5 @@
-// infer/sampler: greedy ties, exactness of the drawn distribution, the nucleus rule against a sorted reference, reproducibility.
+// infer/sampler: greedy ties, exactness of the drawn distribution, the nucleus rule against a sorted reference,
+// reproducibility.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

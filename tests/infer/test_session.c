@@ -1,5 +1,6 @@
-// infer/session on a golden model: logits do not depend on chunking, on when tokens were appended, on threads or instruction sets; expanded
-// sessions equal the training forward bit for bit; evaluation, scoring, truncation, MTP rows, errors, no allocation while decoding.
+// infer/session on a golden model: logits do not depend on chunking, on when tokens were appended, on threads or
+// instruction sets; expanded sessions equal the training forward bit for bit; evaluation, scoring, truncation, MTP
+// rows, errors, no allocation while decoding.
 #include "support/test.h"
 
 #include <math.h>
@@ -43,7 +44,8 @@ static float *evaluate(struct fixture *fixture, enum session_form form, int64_t 
     make_ids(ids, fixture);
     struct error error = {0};
     int64_t width = fixture->model.config.vocab_size;
-    struct rows rows = {.values = memory_allocate((size_t)(TOKENS * width), sizeof(float), "rows", NULL), .width = width};
+    struct rows rows = {.values = memory_allocate((size_t)(TOKENS * width), sizeof(float), "rows", NULL),
+                        .width = width};
     struct session *session = open_session(fixture, form, chunk, TOKENS);
     assert_int_equal(session_evaluate(session, ids, TOKENS, depth, keep_row, &rows, &error), 0);
     session_destroy(session);
@@ -51,7 +53,8 @@ static float *evaluate(struct fixture *fixture, enum session_form form, int64_t 
     return rows.values;
 }
 
-static const struct fixture_options bf16 = {.compute = FORMAT_BF16, .weights = FORMAT_BF16, .threads = 2, .isa = ISA_BEST};
+static const struct fixture_options bf16 = {
+    .compute = FORMAT_BF16, .weights = FORMAT_BF16, .threads = 2, .isa = ISA_BEST};
 
 static void test_chunks(void **state) {
     (void)state;
@@ -118,8 +121,14 @@ static void test_forms(void **state) {
         positions[i] = i;
     }
     struct attention_span span = {.count = TOKENS};
-    struct token_batch batch = {.tokens = TOKENS, .ids = ids, .positions = positions, .spans = &span, .span_count = 1, .form = ATTENTION_EXPANDED};
-    float *hidden_values = arena_allocate(&fixture.arena, (size_t)(TOKENS * fixture.model.config.hidden_size), sizeof(float));
+    struct token_batch batch = {.tokens = TOKENS,
+                                .ids = ids,
+                                .positions = positions,
+                                .spans = &span,
+                                .span_count = 1,
+                                .form = ATTENTION_EXPANDED};
+    float *hidden_values = arena_allocate(&fixture.arena, (size_t)(TOKENS * fixture.model.config.hidden_size),
+                                          sizeof(float));
     float *logit_values = arena_allocate(&fixture.arena, (size_t)(TOKENS * width), sizeof(float));
     struct tensor hidden = tensor_2d(FORMAT_F32, hidden_values, TOKENS, fixture.model.config.hidden_size);
     struct tensor logits = tensor_2d(FORMAT_F32, logit_values, TOKENS, width);
@@ -135,8 +144,8 @@ static void test_forms(void **state) {
         difference += pow((double)(absorbed[i] - expanded[i]), 2);
         size += pow((double)expanded[i], 2);
     }
-    assert_true(difference > 0);                     // really another computation
-    assert_true(sqrt(difference / size) < 0.02);     // a few BF16 roundings (2^-9 each) per layer
+    assert_true(difference > 0);                   // really another computation
+    assert_true(sqrt(difference / size) < 0.02);   // a few BF16 roundings (2^-9 each) per layer
     memory_free(expanded);
     memory_free(automatic);
     memory_free(absorbed);
@@ -147,7 +156,10 @@ static void test_threads_and_isa(void **state) {
     (void)state;
     float *first = NULL;
     int64_t count = 0;
-    const struct { int threads; enum isa isa; } runs[] = {{1, ISA_BEST}, {2, ISA_BEST}, {3, ISA_BEST}, {7, ISA_BEST}, {2, ISA_SCALAR}, {2, ISA_AVX2}};
+    const struct {
+        int threads;
+        enum isa isa;
+    } runs[] = {{1, ISA_BEST}, {2, ISA_BEST}, {3, ISA_BEST}, {7, ISA_BEST}, {2, ISA_SCALAR}, {2, ISA_AVX2}};
     for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++) {
         struct fixture fixture;
         struct fixture_options options = bf16;
@@ -204,7 +216,8 @@ static void test_errors(void **state) {
     test_assert_error(session_append(session, ids, 9, SESSION_PROMPT, &error), &error, ERROR_LIMIT, "context full");
     ids[2] = (int32_t)fixture.model.config.vocab_size;
     error_clear(&error);
-    test_assert_error(session_append(session, ids, 4, SESSION_PROMPT, &error), &error, ERROR_ARGUMENT, "token 2 of the input");
+    test_assert_error(session_append(session, ids, 4, SESSION_PROMPT, &error), &error, ERROR_ARGUMENT,
+                      "token 2 of the input");
     ids[2] = -1;
     error_clear(&error);
     test_assert_error(session_append(session, ids, 4, SESSION_PROMPT, &error), &error, ERROR_ARGUMENT, "found -1");
@@ -221,8 +234,9 @@ static void test_errors(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chunks),          cmocka_unit_test(test_append_and_truncate), cmocka_unit_test(test_forms),
-        cmocka_unit_test(test_threads_and_isa), cmocka_unit_test(test_score),               cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_chunks), cmocka_unit_test(test_append_and_truncate),
+        cmocka_unit_test(test_forms),  cmocka_unit_test(test_threads_and_isa),
+        cmocka_unit_test(test_score),  cmocka_unit_test(test_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
