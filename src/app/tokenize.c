@@ -1,7 +1,7 @@
 // minke tokenize: lines of stdin -> one JSON array of token ids each; with --decode, arrays -> text.
 //
-// A line is encoded without its line feed and without BOS; added tokens are recognised. Any bytes and any length are fine.
-// Answers are written as soon as the lines of one read are done, so that a program can converse over pipes.
+// A line is encoded without its line feed and without BOS; added tokens are recognised. Any bytes and any length are
+// fine. Answers are written as soon as the lines of one read are done, so that a program can converse over pipes.
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,7 +19,7 @@ struct tokenize {
     const struct tokenizer *tokenizer;
     struct encoder *encoder;
     bool decode;
-    int64_t line;                // number of the current one, for messages
+    int64_t line;   // number of the current one, for messages
     struct token_buffer ids;
     struct byte_buffer output;
 };
@@ -52,7 +52,8 @@ static int ids_write(struct tokenize *tokenize, struct error *error) {
 }
 
 static int ids_read(struct tokenize *tokenize, const char *text, int64_t size, struct error *error) {
-    struct json_cursor cursor = {.text = text, .size = (size_t)size, .first_line = tokenize->line, .name = "standard input"};
+    struct json_cursor cursor = {
+        .text = text, .size = (size_t)size, .first_line = tokenize->line, .name = "standard input"};
     int64_t id;
     int code = json_cursor_expect(&cursor, '[', error);
     bool more = code == 0 && !json_cursor_accept(&cursor, ']');
@@ -84,7 +85,8 @@ static int line_convert(struct tokenize *tokenize, const char *text, int64_t siz
         return code;
     }
     int64_t before = tokenize->output.size;
-    if ((code = tokenizer_decode(&tokenize->output, tokenize->tokenizer, tokenize->ids.ids, tokenize->ids.count, 0, error)) != 0) {
+    if ((code = tokenizer_decode(&tokenize->output, tokenize->tokenizer, tokenize->ids.ids, tokenize->ids.count, 0,
+                                 error)) != 0) {
         tokenize->output.size = before;
         return error_prefix(error, "standard input: line %lld", (long long)tokenize->line);
     }
@@ -100,8 +102,10 @@ static int output_flush(struct tokenize *tokenize, struct error *error) {
     return 0;
 }
 
-// Converts the whole lines in `input`, then drops them; at the end of the input also what stands behind the last line feed.
-static int lines_convert(struct tokenize *tokenize, struct byte_buffer *input, int64_t searched, bool end, struct error *error) {
+// Converts the whole lines in `input`, then drops them; at the end of the input also what stands behind the last line
+// feed.
+static int lines_convert(struct tokenize *tokenize, struct byte_buffer *input, int64_t searched, bool end,
+                         struct error *error) {
     int64_t begin = 0;
     int code = 0;
     while (code == 0 && input->size > 0) {
@@ -164,8 +168,9 @@ int command_tokenize(int argc, char **argv) {
     const struct command_syntax syntax = {
         .name = "tokenize",
         .summary = "turn lines of text into token ids, or back",
-        .description = "Each line of standard input, without its line feed and without BOS, becomes one JSON array of ids.\n"
-                       "With --decode each array becomes its text and a line feed (line feeds in the text are written as they are).",
+        .description =
+            "Each line of standard input, without its line feed and without BOS, becomes one JSON array of ids.\n"
+            "With --decode each array becomes its text and a line feed (line feeds in the text stay as they are).",
         .examples = "  echo 'Hello, whale!' | minke tokenize model",
         .options = options,
         .positionals = positionals,

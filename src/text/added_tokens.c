@@ -55,8 +55,8 @@ int trie_add(struct trie *trie, const char *text, int64_t size, int32_t id, bool
         node = child;
     }
     if (size == 0 || trie->nodes[node].id >= 0) {
-        return error_set(error, ERROR_FORMAT, "%s: added token \"%.*s\" is %s", name, (int)(size < 80 ? size : 80), text,
-                         size == 0 ? "empty" : "given twice");
+        return error_set(error, ERROR_FORMAT, "%s: added token \"%.*s\" is %s", name, (int)(size < 80 ? size : 80),
+                         text, size == 0 ? "empty" : "given twice");
     }
     trie->nodes[node].id = id;
     trie->nodes[node].strip_left = strip_left;

@@ -1,6 +1,6 @@
-// Finding added tokens in raw text, as Hugging Face tokenizers do: leftmost, of those the longest, by bytes. Tokens with
-// normalized = false are cut out first; the others are looked for in what remains (there is no normalizer here, so their
-// text is the same either way).
+// Finding added tokens in raw text, as Hugging Face tokenizers do: leftmost, of those the longest, by bytes. Tokens
+// with normalized = false are cut out first; the others are looked for in what remains (there is no normalizer here, so
+// their text is the same either way).
 #ifndef MINKE_TEXT_ADDED_TOKENS_H
 #define MINKE_TEXT_ADDED_TOKENS_H
 
@@ -10,9 +10,9 @@
 #include "base/error.h"
 
 struct trie_node {
-    int32_t child, sibling;   // node numbers, 0 = none (0 is the root)
-    int32_t id;               // token that ends here, -1 = none
-    uint8_t byte;             // on the edge into this node
+    int32_t child, sibling;         // node numbers, 0 = none (0 is the root)
+    int32_t id;                     // token that ends here, -1 = none
+    uint8_t byte;                   // on the edge into this node
     bool strip_left, strip_right;   // the match takes the white space beside it along
 };
 

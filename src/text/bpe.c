@@ -132,7 +132,8 @@ static int encode_short(struct token_buffer *out, const struct bpe *bpe, const u
 
 static int scratch_reserve(struct bpe_scratch *scratch, int64_t size, struct error *error) {
     if (scratch->capacity < size) {
-        int32_t *symbols = memory_resize(scratch->symbols, (size_t)size * 5, sizeof(*symbols), "long piece of text", error);
+        int32_t *symbols = memory_resize(scratch->symbols, (size_t)size * 5, sizeof(*symbols), "long piece of text",
+                                         error);
         if (symbols == NULL) {
             return ERROR_MEMORY;
         }
@@ -196,8 +197,8 @@ static void chain_rank(struct bpe_scratch *scratch, const struct bpe *bpe, struc
     }
 }
 
-static int encode_long(struct token_buffer *out, const struct bpe *bpe, struct bpe_scratch *scratch, const uint8_t *piece,
-                       int64_t size, struct error *error) {
+static int encode_long(struct token_buffer *out, const struct bpe *bpe, struct bpe_scratch *scratch,
+                       const uint8_t *piece, int64_t size, struct error *error) {
     if (scratch_reserve(scratch, size, error) != 0) {
         return ERROR_MEMORY;
     }

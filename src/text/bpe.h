@@ -13,8 +13,8 @@
 #define BPE_NO_RANK INT32_MAX
 
 struct bpe_merge {
-    uint64_t pair;       // left id << 32 | right id, or BPE_NO_PAIR
-    int32_t rank, id;    // id of the merged token
+    uint64_t pair;      // left id << 32 | right id, or BPE_NO_PAIR
+    int32_t rank, id;   // id of the merged token
 };
 #define BPE_NO_PAIR UINT64_MAX
 
@@ -32,8 +32,8 @@ struct bpe_scratch {
     int64_t capacity, heap_count, heap_capacity;
 };
 
-// The alphabet of ByteLevel: every byte has a printable character, itself where it is one in Latin-1, otherwise U+0100 and
-// up. Order of the 256 tokens in GPT-2, and in DeepSeek's and our vocabularies: printable ones first.
+// The alphabet of ByteLevel: every byte has a printable character, itself where it is one in Latin-1, otherwise U+0100
+// and up. Order of the 256 tokens in GPT-2, and in DeepSeek's and our vocabularies: printable ones first.
 uint32_t bpe_byte_character(uint8_t byte);
 int bpe_character_byte(uint32_t character);   // -1 = not in the alphabet
 uint8_t bpe_byte_in_order(int index);         // index 0..255

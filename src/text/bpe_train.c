@@ -43,7 +43,8 @@ int bpe_trainer_create(struct bpe_trainer **out, struct pool *pool, struct error
     }
     trainer->pool = pool;
     trainer->workers = pool == NULL ? 1 : pool_threads(pool);
-    trainer->counting = memory_allocate((size_t)trainer->workers, sizeof(*trainer->counting), "tokenizer training", error);
+    trainer->counting = memory_allocate((size_t)trainer->workers, sizeof(*trainer->counting), "tokenizer training",
+                                        error);
     if (trainer->counting == NULL) {
         bpe_trainer_free(trainer);
         return ERROR_MEMORY;
@@ -67,11 +68,13 @@ void bpe_trainer_free(struct bpe_trainer *trainer) {
 static void span_count_pieces(void *argument, int64_t task, int worker) {
     struct bpe_trainer *trainer = argument;
     struct counting *counting = &trainer->counting[worker];
-    const uint8_t *classes = unicode_classes(), *text = (const uint8_t *)trainer->batch.data + trainer->spans[task].begin;
+    const uint8_t *classes = unicode_classes(),
+                  *text = (const uint8_t *)trainer->batch.data + trainer->spans[task].begin;
     size_t size = (size_t)(trainer->spans[task].end - trainer->spans[task].begin);
     for (size_t begin = 0; begin < size && counting->code == 0;) {
         size_t end = pretokenize_deepseek_next(classes, text, size, begin);
-        counting->code = piece_counter_add(&counting->pieces, text + begin, (int64_t)(end - begin), 1, &counting->error);
+        counting->code = piece_counter_add(&counting->pieces, text + begin, (int64_t)(end - begin), 1,
+                                           &counting->error);
         counting->occurrences++;
         begin = end;
     }
@@ -88,9 +91,9 @@ static int batch_count(struct bpe_trainer *trainer, struct error *error) {
     return 0;
 }
 
-// First place at or after `from` where text can be cut without changing its pieces, or `size`: behind a line feed, before a
-// visible ASCII character. A piece that contains a line feed ends with its last one unless white space follows, and what a
-// piece is does not depend on what stands before it.
+// First place at or after `from` where text can be cut without changing its pieces, or `size`: behind a line feed,
+// before a visible ASCII character. A piece that contains a line feed ends with its last one unless white space
+// follows, and what a piece is does not depend on what stands before it.
 static int64_t safe_cut(const char *text, int64_t size, int64_t from) {
     while (from < size) {
         const char *newline = memchr(text + from, '\n', (size_t)(size - from));
@@ -112,7 +115,8 @@ int bpe_trainer_add(struct bpe_trainer *trainer, const char *text, int64_t size,
         int64_t end = size - begin <= SPAN_BYTES ? size : safe_cut(text, size, begin + SPAN_BYTES);
         if (trainer->span_count == trainer->span_capacity) {
             int64_t capacity = trainer->span_capacity == 0 ? 256 : trainer->span_capacity * 2;
-            struct span *spans = memory_resize(trainer->spans, (size_t)capacity, sizeof(*spans), "tokenizer training", error);
+            struct span *spans = memory_resize(trainer->spans, (size_t)capacity, sizeof(*spans), "tokenizer training",
+                                               error);
             if (spans == NULL) {
                 return ERROR_MEMORY;
             }
@@ -135,7 +139,8 @@ int bpe_trainer_finish(struct bpe_train_result *result, struct bpe_trainer *trai
                        const char *directory, struct progress *progress, struct error *error) {
     *result = (struct bpe_train_result){.bytes = trainer->bytes};
     if (vocabulary_size < BPE_TRAIN_VOCABULARY_MINIMUM || vocabulary_size > BPE_TRAIN_VOCABULARY_MAXIMUM) {
-        return error_set(error, ERROR_ARGUMENT, "vocabulary size: found %lld, expected %d (bytes and special tokens) to %d",
+        return error_set(error, ERROR_ARGUMENT,
+                         "vocabulary size: found %lld, expected %d (bytes and special tokens) to %d",
                          (long long)vocabulary_size, BPE_TRAIN_VOCABULARY_MINIMUM, BPE_TRAIN_VOCABULARY_MAXIMUM);
     }
     int code = batch_count(trainer, error);

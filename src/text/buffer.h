@@ -1,4 +1,5 @@
-// Growable outputs of this folder: token ids and bytes. Start as all zero; free with *_destroy; reuse by count = 0 / size = 0.
+// Growable outputs of this folder: token ids and bytes. Start as all zero; free with *_destroy; reuse by count = 0 /
+// size = 0.
 #ifndef MINKE_TEXT_BUFFER_H
 #define MINKE_TEXT_BUFFER_H
 

@@ -1,5 +1,5 @@
-// The chat template that a trained tokenizer carries for other programs: style v3-0324 in Jinja, written from the rules in
-// chat_template.h. tests/oracle/text/chat.py renders it with jinja2 and compares with chat_render.
+// The chat template that a trained tokenizer carries for other programs: style v3-0324 in Jinja, written from the rules
+// in chat_template.h. tests/oracle/text/chat.py renders it with jinja2 and compares with chat_render.
 #include "text/chat_template.h"
 
 const char *const chat_template_jinja_v3_0324 =
@@ -48,7 +48,8 @@ const char *const chat_template_jinja_v3_0324 =
     "        {%- endif -%}\n"
     "        {{- '<｜tool▁call▁begin｜>' + call['type'] + '<｜tool▁sep｜>' + call['function']['name'] -}}\n"
     "        {%- set arguments = call['function']['arguments'] -%}\n"
-    "        {{- '\\n```json\\n' + (arguments if arguments is string else arguments | tojson) + '\\n```<｜tool▁call▁end｜>' -}}\n"
+    "        {{- '\\n```json\\n' + (arguments if arguments is string else arguments | tojson) -}}\n"
+    "        {{- '\\n```<｜tool▁call▁end｜>' -}}\n"
     "      {%- endfor -%}\n"
     "      {{- '<｜tool▁calls▁end｜>' -}}\n"
     "    {%- endif -%}\n"

@@ -1,4 +1,4 @@
-// The renderers (see chat_template.h). Names of markup as in spec 12.2.
+// The renderers (see chat_template.h): each style is what it does with a message, and how a prompt ends.
 #include "text/chat_template.h"
 
 #include <string.h>
@@ -35,22 +35,24 @@ int chat_style_from_name(enum chat_style *style, const char *name, struct error 
             return 0;
         }
     }
-    return error_set(error, ERROR_ARGUMENT, "chat template: found \"%s\", expected v3, v3-0324, r1, r1-think, r1-0528 or v3.1",
-                     name);
+    return error_set(error, ERROR_ARGUMENT,
+                     "chat template: found \"%s\", expected v3, v3-0324, r1, r1-think, r1-0528 or v3.1", name);
 }
 
 int chat_style_detect(enum chat_style *style, bool *assumed, const struct tokenizer *tokenizer, struct error *error) {
     const char *text = tokenizer_chat_template(tokenizer);
     *assumed = text == NULL;
     if (tokenizer_find_string(tokenizer, USER) < 0 || tokenizer_find_string(tokenizer, ASSISTANT) < 0) {
-        return error_set(error, ERROR_FORMAT, "the tokenizer has no " USER " and " ASSISTANT " tokens: not a DeepSeek chat model");
+        return error_set(error, ERROR_FORMAT,
+                         "the tokenizer has no " USER " and " ASSISTANT " tokens: not a DeepSeek chat model");
     }
     if (text == NULL) {
         *style = tokenizer_find_string(tokenizer, THINK) >= 0 ? CHAT_V3_1 : CHAT_V3_0324;
         return 0;
     }
     if (strstr(text, USER) == NULL || strstr(text, ASSISTANT) == NULL || strstr(text, CALLS_BEGIN) == NULL) {
-        return error_set(error, ERROR_FORMAT, "the chat template of the tokenizer is not one of DeepSeek's; name one of v3, "
+        return error_set(error, ERROR_FORMAT,
+                         "the chat template of the tokenizer is not one of DeepSeek's; name one of v3, "
                          "v3-0324, r1, r1-think, r1-0528, v3.1");
     }
     bool strips_reasoning = strstr(text, "'" THINK_END "' in") != NULL;
@@ -74,10 +76,10 @@ struct renderer {
     enum chat_style style;
     const struct chat_options *options;
     struct error *error;
-    int code;             // the first failure; later output does nothing
-    bool is_tool;         // the last thing was a tool's output
-    bool is_first;        // a call has been written (since it was last reset: style)
-    bool is_output_first; // no output has been written
+    int code;               // the first failure; later output does nothing
+    bool is_tool;           // the last thing was a tool's output
+    bool is_first;          // a call has been written (since it was last reset: style)
+    bool is_output_first;   // no output has been written
     bool is_last_user;
 };
 
@@ -98,8 +100,8 @@ static void segment_extend(struct renderer *renderer, const char *text, size_t s
     }
     if (prompt->count == prompt->capacity) {
         int64_t capacity = prompt->capacity == 0 ? 32 : prompt->capacity * 2;
-        struct chat_segment *segments =
-            memory_resize(prompt->segments, (size_t)capacity, sizeof(*segments), "chat prompt", renderer->error);
+        struct chat_segment *segments = memory_resize(prompt->segments, (size_t)capacity, sizeof(*segments),
+                                                      "chat prompt", renderer->error);
         if (segments == NULL) {
             renderer->code = ERROR_MEMORY;
             return;
@@ -382,7 +384,8 @@ static int message_check(const struct chat_message *message, int64_t number, str
         role++;
     }
     if (role == 4) {
-        return error_set(error, ERROR_ARGUMENT, "message %lld: role: found \"%.40s\", expected system, user, assistant or tool",
+        return error_set(error, ERROR_ARGUMENT,
+                         "message %lld: role: found \"%.40s\", expected system, user, assistant or tool",
                          (long long)number, message->role != NULL ? message->role : "");
     }
     if (message->tool_call_count > 0 && role != 2) {
@@ -390,12 +393,13 @@ static int message_check(const struct chat_message *message, int64_t number, str
                          (long long)number, message->role);
     }
     if (message->content == NULL && message->tool_call_count == 0) {
-        return error_set(error, ERROR_ARGUMENT, "message %lld: role \"%s\" without content", (long long)number, message->role);
+        return error_set(error, ERROR_ARGUMENT, "message %lld: role \"%s\" without content", (long long)number,
+                         message->role);
     }
     for (int64_t i = 0; i < message->tool_call_count; i++) {
         if (message->tool_calls[i].name == NULL || message->tool_calls[i].arguments == NULL) {
-            return error_set(error, ERROR_ARGUMENT, "message %lld: tool call %lld lacks a name or arguments", (long long)number,
-                             (long long)i);
+            return error_set(error, ERROR_ARGUMENT, "message %lld: tool call %lld lacks a name or arguments",
+                             (long long)number, (long long)i);
         }
     }
     return 0;
@@ -403,7 +407,8 @@ static int message_check(const struct chat_message *message, int64_t number, str
 
 int chat_render(struct chat_prompt *prompt, enum chat_style style, const struct chat_message *messages, int64_t count,
                 const struct chat_options *options, struct error *error) {
-    struct renderer renderer = {.prompt = prompt, .style = style, .options = options, .error = error, .is_output_first = true};
+    struct renderer renderer = {
+        .prompt = prompt, .style = style, .options = options, .error = error, .is_output_first = true};
     bool has_system = false;
     prompt->text.size = prompt->count = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -453,7 +458,8 @@ int chat_render(struct chat_prompt *prompt, enum chat_style style, const struct 
     return renderer.code;
 }
 
-int chat_encode(struct token_buffer *out, struct encoder *encoder, const struct chat_prompt *prompt, struct error *error) {
+int chat_encode(struct token_buffer *out, struct encoder *encoder, const struct chat_prompt *prompt,
+                struct error *error) {
     int code = 0;
     for (int64_t i = 0; i < prompt->count && code == 0; i++) {
         const struct chat_segment *segment = &prompt->segments[i];
@@ -465,8 +471,8 @@ int chat_encode(struct token_buffer *out, struct encoder *encoder, const struct 
         }
         int32_t id = tokenizer_find(encoder_tokenizer(encoder), text, size);
         code = id >= 0 ? token_buffer_append(out, id, error)
-                       : error_set(error, ERROR_FORMAT, "the tokenizer has no token \"%.*s\" that the chat template needs",
-                                   (int)size, text);
+                       : error_set(error, ERROR_FORMAT,
+                                   "the tokenizer has no token \"%.*s\" that the chat template needs", (int)size, text);
     }
     return code;
 }

@@ -15,8 +15,9 @@ int json_cursor_fail(const struct json_cursor *cursor, const char *what, struct 
         return error_set(error, ERROR_FORMAT, "%s: line %lld: %s, found the end", cursor->name, (long long)line, what);
     }
     return error_set(error, ERROR_FORMAT, "%s: line %lld: %s, found '%.*s'", cursor->name, (long long)line, what,
-                     (int)(cursor->size - cursor->at < 12 ? strnlen(cursor->text + cursor->at, cursor->size - cursor->at)
-                                                          : strnlen(cursor->text + cursor->at, 12)),
+                     (int)(cursor->size - cursor->at < 12
+                               ? strnlen(cursor->text + cursor->at, cursor->size - cursor->at)
+                               : strnlen(cursor->text + cursor->at, 12)),
                      cursor->text + cursor->at);
 }
 
@@ -132,7 +133,9 @@ int json_cursor_string(const char **string, size_t *length, struct json_cursor *
             continue;
         }
         uint32_t code = byte;
-        cursor->at += byte < 0x80 ? 1 : unicode_decode(&code, (const uint8_t *)cursor->text + cursor->at, cursor->size - cursor->at);
+        cursor->at += byte < 0x80 ? 1
+                                  : unicode_decode(&code, (const uint8_t *)cursor->text + cursor->at,
+                                                   cursor->size - cursor->at);
         if (byte < 0x20 || code == UNICODE_ILL_FORMED) {
             cursor->at--;
             return json_cursor_fail(cursor, "expected well-formed UTF-8 without control characters in a string", error);
@@ -151,7 +154,8 @@ int json_cursor_integer(int64_t *value, struct json_cursor *cursor, struct error
     }
     char after = at < cursor->size ? cursor->text[at] : 0;
     bool leading_zero = at - digits > 1 && cursor->text[digits] == '0';
-    if (at == digits || leading_zero || after == '.' || after == 'e' || after == 'E' || (after >= '0' && after <= '9')) {
+    if (at == digits || leading_zero || after == '.' || after == 'e' || after == 'E' ||
+        (after >= '0' && after <= '9')) {
         cursor->at = begin;
         return json_cursor_fail(cursor, "expected an integer", error);
     }
@@ -243,8 +247,8 @@ static void find_values(size_t spans[2][2], struct json_cursor *cursor, const ch
     }
 }
 
-int json_cursor_cut(struct byte_buffer *rest, struct json_cursor cursors[2], const char *parent, const char *const *keys,
-                    const char *text, size_t size, const char *name, struct error *error) {
+int json_cursor_cut(struct byte_buffer *rest, struct json_cursor cursors[2], const char *parent,
+                    const char *const *keys, const char *text, size_t size, const char *name, struct error *error) {
     struct json_cursor cursor = {.text = text, .size = size, .first_line = 1, .name = name};
     const char *key;
     size_t length, spans[2][2] = {{0, 0}, {0, 0}};
@@ -271,8 +275,8 @@ int json_cursor_cut(struct byte_buffer *rest, struct json_cursor cursors[2], con
         for (size_t i = done; i < span[0]; i++) {
             line += text[i] == '\n';
         }
-        cursors[span == spans[0] ? 0 : 1] =
-            (struct json_cursor){.text = text + span[0], .size = span[1] - span[0], .first_line = line, .name = name};
+        cursors[span == spans[0] ? 0 : 1] = (struct json_cursor){
+            .text = text + span[0], .size = span[1] - span[0], .first_line = line, .name = name};
         int code = byte_buffer_append(rest, text + done, (int64_t)(span[0] - done), error);
         if (code != 0 || (code = byte_buffer_append_string(rest, "null", error)) != 0) {
             return code;

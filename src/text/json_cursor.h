@@ -1,6 +1,6 @@
-// Reads the two large parts of tokenizer.json, "vocab" and "merges", where they stand: a tree of 250,000 JSON values costs
-// more time than all the rest of loading. json_cursor_cut takes the two parts out of the text; what remains goes to
-// jansson as usual. Strict: strings must be well-formed UTF-8 without NUL, as jansson has it.
+// Reads the two large parts of tokenizer.json, "vocab" and "merges", where they stand: a tree of 250,000 JSON values
+// costs more time than all the rest of loading. json_cursor_cut takes the two parts out of the text; what remains goes
+// to jansson as usual. Strict: strings must be well-formed UTF-8 without NUL, as jansson has it.
 #ifndef MINKE_TEXT_JSON_CURSOR_H
 #define MINKE_TEXT_JSON_CURSOR_H
 
@@ -19,10 +19,10 @@ struct json_cursor {
 };
 
 // Finds the values of `keys` (a NULL-terminated list of two at most) in the object that `parent` names in the top-level
-// object. Each becomes cursors[i] (text NULL = not there), and `rest` the text with "null" in their place. Errors in the
-// text outside the found values are left for the parser of `rest` to report.
-int json_cursor_cut(struct byte_buffer *rest, struct json_cursor cursors[2], const char *parent, const char *const *keys,
-                    const char *text, size_t size, const char *name, struct error *error);
+// object. Each becomes cursors[i] (text NULL = not there), and `rest` the text with "null" in their place. Errors in
+// the text outside the found values are left for the parser of `rest` to report.
+int json_cursor_cut(struct byte_buffer *rest, struct json_cursor cursors[2], const char *parent,
+                    const char *const *keys, const char *text, size_t size, const char *name, struct error *error);
 
 // Next significant byte, 0 at the end.
 char json_cursor_peek(struct json_cursor *cursor);

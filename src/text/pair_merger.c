@@ -24,14 +24,14 @@ struct candidate {   // a pair in the heap, with the count it had when it was pu
 };
 
 struct merger {
-    int32_t *symbols;                // of all pieces; a piece shrinks in place
-    int64_t *begins;                 // [pieces]
-    int32_t *lengths;                // [pieces] symbols left
+    int32_t *symbols;   // of all pieces; a piece shrinks in place
+    int64_t *begins;    // [pieces]
+    int32_t *lengths;   // [pieces] symbols left
     const struct piece_entry *entries;
     int64_t piece_count;
     struct pair *pairs;
     int64_t pair_count, pair_capacity;
-    int64_t *table;                  // pair numbers by hash, -1 = free; 2^bits slots, at most half full
+    int64_t *table;   // pair numbers by hash, -1 = free; 2^bits slots, at most half full
     int bits;
     struct place *places;
     int64_t place_count, place_capacity, place_free;   // place_free: list of nodes to use again, -1 = empty
@@ -88,7 +88,8 @@ static int table_grow(struct merger *merger, struct error *error) {
 }
 
 // Adds `times` to the count of a pair, and the piece to its list when the count grows.
-static int pair_count(struct merger *merger, int32_t left, int32_t right, int64_t times, int32_t piece, struct error *error) {
+static int pair_count(struct merger *merger, int32_t left, int32_t right, int64_t times, int32_t piece,
+                      struct error *error) {
     int code = 0;
     int64_t slot = slot_find(merger, left, right), number = merger->table[slot];
     if (number < 0) {
@@ -190,7 +191,8 @@ static int64_t best_pair(struct merger *merger) {
 
 // ---- one merge ----
 
-static int piece_merge(struct merger *merger, int32_t piece, int32_t left, int32_t right, int32_t merged, struct error *error) {
+static int piece_merge(struct merger *merger, int32_t piece, int32_t left, int32_t right, int32_t merged,
+                       struct error *error) {
     int32_t *symbols = merger->symbols + merger->begins[piece];
     int32_t length = merger->lengths[piece], out = 0;
     int64_t times = merger->entries[piece].count;
@@ -248,21 +250,22 @@ static int merger_create(struct merger *merger, const struct piece_counter *piec
     }
     *merger = (struct merger){.entries = pieces->entries, .piece_count = pieces->count, .place_free = -1};
     if (pieces->count >= INT32_MAX) {
-        return error_set(error, ERROR_LIMIT, "the text has %lld different pieces, the limit is %d", (long long)pieces->count,
-                         INT32_MAX - 1);
+        return error_set(error, ERROR_LIMIT, "the text has %lld different pieces, the limit is %d",
+                         (long long)pieces->count, INT32_MAX - 1);
     }
     int64_t total = pieces->bytes.size;
     merger->symbols = memory_allocate((size_t)total + 1, sizeof(*merger->symbols), "pieces", error);
     merger->begins = memory_allocate((size_t)pieces->count + 1, sizeof(*merger->begins), "pieces", error);
     merger->lengths = memory_allocate((size_t)pieces->count + 1, sizeof(*merger->lengths), "pieces", error);
-    int code = merger->symbols == NULL || merger->begins == NULL || merger->lengths == NULL ? ERROR_MEMORY : table_grow(merger, error);
+    int code = merger->symbols == NULL || merger->begins == NULL || merger->lengths == NULL ? ERROR_MEMORY
+                                                                                            : table_grow(merger, error);
     for (int64_t p = 0; code == 0 && p < pieces->count; p++) {
         const struct piece_entry *entry = &pieces->entries[p];
         const uint8_t *bytes = (const uint8_t *)pieces->bytes.data + entry->offset;
         int32_t *symbols = merger->symbols + entry->offset;
         if (entry->size >= INT32_MAX) {
-            return error_set(error, ERROR_LIMIT, "a piece of text has %lld bytes, the limit is %d", (long long)entry->size,
-                             INT32_MAX - 1);
+            return error_set(error, ERROR_LIMIT, "a piece of text has %lld bytes, the limit is %d",
+                             (long long)entry->size, INT32_MAX - 1);
         }
         merger->begins[p] = entry->offset;
         merger->lengths[p] = (int32_t)entry->size;
@@ -305,7 +308,8 @@ static int merge_list_create(struct merge_list *merges, int64_t wanted, struct e
 }
 
 // Appends the text of a pair to merges->bytes unless it is the text of a symbol already. 1 = appended, 0 = known.
-static int symbol_append(struct merge_list *merges, struct piece_counter *texts, int32_t left, int32_t right, struct error *error) {
+static int symbol_append(struct merge_list *merges, struct piece_counter *texts, int32_t left, int32_t right,
+                         struct error *error) {
     int64_t start = merges->bytes.size, left_size = merges->offsets[left + 1] - merges->offsets[left];
     int64_t right_size = merges->offsets[right + 1] - merges->offsets[right];
     if (byte_buffer_reserve(&merges->bytes, left_size + right_size, error) != 0) {
@@ -325,8 +329,8 @@ static int symbol_append(struct merge_list *merges, struct piece_counter *texts,
     return 1;
 }
 
-int pair_merger_run(struct merge_list *merges, const struct piece_counter *pieces, int64_t wanted, struct progress *progress,
-                    struct error *error) {
+int pair_merger_run(struct merge_list *merges, const struct piece_counter *pieces, int64_t wanted,
+                    struct progress *progress, struct error *error) {
     struct merger merger = {0};
     struct piece_counter texts = {0};
     int code = merge_list_create(merges, wanted, error);

@@ -25,7 +25,8 @@ static int64_t slot_find(const struct piece_counter *counter, const uint8_t *pie
 static int grow(struct piece_counter *counter, struct error *error) {
     int64_t capacity = counter->capacity == 0 ? 1024 : counter->capacity * 2;
     int bits = counter->capacity == 0 ? 11 : counter->bits + 1;
-    struct piece_entry *entries = memory_resize(counter->entries, (size_t)capacity, sizeof(*entries), "piece counts", error);
+    struct piece_entry *entries = memory_resize(counter->entries, (size_t)capacity, sizeof(*entries), "piece counts",
+                                                error);
     if (entries == NULL) {
         return ERROR_MEMORY;
     }
@@ -49,7 +50,8 @@ static int grow(struct piece_counter *counter, struct error *error) {
     return 0;
 }
 
-int piece_counter_add(struct piece_counter *counter, const uint8_t *piece, int64_t size, int64_t times, struct error *error) {
+int piece_counter_add(struct piece_counter *counter, const uint8_t *piece, int64_t size, int64_t times,
+                      struct error *error) {
     uint64_t hash = XXH3_64bits(piece, (size_t)size);
     if (counter->count == counter->capacity && grow(counter, error) != 0) {
         return ERROR_MEMORY;
@@ -68,14 +70,16 @@ int piece_counter_add(struct piece_counter *counter, const uint8_t *piece, int64
 }
 
 int64_t piece_counter_find(const struct piece_counter *counter, const uint8_t *piece, int64_t size) {
-    return counter->capacity == 0 ? -1 : counter->table[slot_find(counter, piece, size, XXH3_64bits(piece, (size_t)size))];
+    return counter->capacity == 0 ? -1
+                                  : counter->table[slot_find(counter, piece, size, XXH3_64bits(piece, (size_t)size))];
 }
 
 int piece_counter_merge(struct piece_counter *counter, const struct piece_counter *from, struct error *error) {
     int code = 0;
     for (int64_t i = 0; code == 0 && i < from->count; i++) {
         const struct piece_entry *entry = &from->entries[i];
-        code = piece_counter_add(counter, (const uint8_t *)from->bytes.data + entry->offset, entry->size, entry->count, error);
+        code = piece_counter_add(counter, (const uint8_t *)from->bytes.data + entry->offset, entry->size, entry->count,
+                                 error);
     }
     return code;
 }

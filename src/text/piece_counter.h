@@ -16,12 +16,13 @@ struct piece_entry {
 struct piece_counter {   // starts as all zero
     struct piece_entry *entries;
     int64_t count, capacity;
-    int64_t *table;         // entry numbers, -1 = free; 2^bits slots, at most half full
+    int64_t *table;   // entry numbers, -1 = free; 2^bits slots, at most half full
     int bits;
     struct byte_buffer bytes;
 };
 
-int piece_counter_add(struct piece_counter *counter, const uint8_t *piece, int64_t size, int64_t times, struct error *error);
+int piece_counter_add(struct piece_counter *counter, const uint8_t *piece, int64_t size, int64_t times,
+                      struct error *error);
 // Entry number, or -1.
 int64_t piece_counter_find(const struct piece_counter *counter, const uint8_t *piece, int64_t size);
 // Adds all counts of `from`.

@@ -15,8 +15,8 @@ enum stage_kind { STAGE_REGEX, STAGE_DIGITS, STAGE_DIGIT_RUNS };
 
 struct stage {
     enum stage_kind kind;
-    struct regex *regex;     // STAGE_REGEX
-    int deepseek_pattern;    // which of pretokenize_deepseek_patterns it is, or -1
+    struct regex *regex;    // STAGE_REGEX
+    int deepseek_pattern;   // which of pretokenize_deepseek_patterns it is, or -1
 };
 
 struct pretokenizer {
@@ -28,8 +28,8 @@ struct pretokenizer {
 static int stage_add(struct pretokenizer *pretokenizer, struct stage stage, const char *name, struct error *error) {
     if (pretokenizer->count == STAGES_MAX || pretokenizer->byte_level) {
         regex_free(stage.regex);
-        return error_set(error, ERROR_FORMAT, "%s: key \"pre_tokenizer\": expected at most %d stages with ByteLevel last", name,
-                         STAGES_MAX);
+        return error_set(error, ERROR_FORMAT,
+                         "%s: key \"pre_tokenizer\": expected at most %d stages with ByteLevel last", name, STAGES_MAX);
     }
     pretokenizer->stages[pretokenizer->count++] = stage;
     return 0;
@@ -47,7 +47,8 @@ static int regex_stage_add(struct pretokenizer *pretokenizer, const char *patter
     return code != 0 ? code : stage_add(pretokenizer, stage, name, error);
 }
 
-static int split_add(struct pretokenizer *pretokenizer, const json_t *specification, const char *name, struct error *error) {
+static int split_add(struct pretokenizer *pretokenizer, const json_t *specification, const char *name,
+                     struct error *error) {
     const char *behavior;
     bool invert;
     int code = json_get_string(&behavior, specification, "behavior", name, error);
@@ -55,14 +56,18 @@ static int split_add(struct pretokenizer *pretokenizer, const json_t *specificat
         return code;
     }
     if (strcmp(behavior, "Isolated") != 0) {
-        return error_set(error, ERROR_FORMAT, "%s: pre-tokenizer Split: key \"behavior\": found \"%s\", supported is "
-                         "\"Isolated\"", name, behavior);
+        return error_set(error, ERROR_FORMAT,
+                         "%s: pre-tokenizer Split: key \"behavior\": found \"%s\", supported is "
+                         "\"Isolated\"",
+                         name, behavior);
     }
     const json_t *pattern = json_object_get(specification, "pattern");
     const json_t *regex = json_object_get(pattern, "Regex"), *string = json_object_get(pattern, "String");
     if (!json_is_string(regex) && !json_is_string(string)) {
-        return error_set(error, ERROR_FORMAT, "%s: pre-tokenizer Split: key \"pattern\": expected {\"Regex\": string} or "
-                         "{\"String\": string}, found %s", name, json_type_text(pattern));
+        return error_set(error, ERROR_FORMAT,
+                         "%s: pre-tokenizer Split: key \"pattern\": expected {\"Regex\": string} or "
+                         "{\"String\": string}, found %s",
+                         name, json_type_text(pattern));
     }
     bool literal = !json_is_string(regex);
     const json_t *text = literal ? string : regex;
@@ -72,8 +77,8 @@ static int split_add(struct pretokenizer *pretokenizer, const json_t *specificat
     return regex_stage_add(pretokenizer, json_string_value(text), literal, name, error);
 }
 
-static int specification_add(struct pretokenizer *pretokenizer, const json_t *specification, int depth, const char *name,
-                             struct error *error) {
+static int specification_add(struct pretokenizer *pretokenizer, const json_t *specification, int depth,
+                             const char *name, struct error *error) {
     const char *type;
     int code = 0;
     if (!json_is_object(specification) || depth > 8) {
@@ -110,8 +115,10 @@ static int specification_add(struct pretokenizer *pretokenizer, const json_t *sp
             return code;
         }
         if (prefix) {
-            return error_set(error, ERROR_FORMAT, "%s: pre-tokenizer ByteLevel: key \"add_prefix_space\": found true, "
-                             "supported is false", name);
+            return error_set(error, ERROR_FORMAT,
+                             "%s: pre-tokenizer ByteLevel: key \"add_prefix_space\": found true, "
+                             "supported is false",
+                             name);
         }
         if (use_regex && (code = regex_stage_add(pretokenizer, gpt2_pattern, false, name, error)) != 0) {
             return code;
@@ -119,8 +126,10 @@ static int specification_add(struct pretokenizer *pretokenizer, const json_t *sp
         pretokenizer->byte_level = true;
         return 0;
     }
-    return error_set(error, ERROR_FORMAT, "%s: pre-tokenizer \"%s\" is not supported (supported: Sequence, Split, Digits, "
-                     "ByteLevel)", name, type);
+    return error_set(error, ERROR_FORMAT,
+                     "%s: pre-tokenizer \"%s\" is not supported (supported: Sequence, Split, Digits, "
+                     "ByteLevel)",
+                     name, type);
 }
 
 int pretokenizer_create(struct pretokenizer **out, const json_t *specification, const char *name, struct error *error) {
@@ -131,7 +140,8 @@ int pretokenizer_create(struct pretokenizer **out, const json_t *specification, 
     }
     int code = specification_add(pretokenizer, specification, 0, name, error);
     if (code == 0 && !pretokenizer->byte_level) {
-        code = error_set(error, ERROR_FORMAT, "%s: key \"pre_tokenizer\": expected a ByteLevel stage, found none", name);
+        code = error_set(error, ERROR_FORMAT, "%s: key \"pre_tokenizer\": expected a ByteLevel stage, found none",
+                         name);
     }
     if (code != 0) {
         pretokenizer_free(pretokenizer);
@@ -229,7 +239,8 @@ static int digits_split(struct piece_list *list, bool individual, const uint8_t 
 }
 
 int pretokenizer_split(const struct piece_list **pieces, struct pretokenize_scratch *scratch,
-                       const struct pretokenizer *pretokenizer, const uint8_t *text, int64_t size, struct error *error) {
+                       const struct pretokenizer *pretokenizer, const uint8_t *text, int64_t size,
+                       struct error *error) {
     struct piece_list *from = &scratch->pieces[0], *to = &scratch->pieces[1];
     const uint8_t *subject;
     from->count = 0;

@@ -1,16 +1,20 @@
 // Pre-tokenization: cuts text into pieces; byte-pair merges never cross a piece boundary.
 //
 // A pre-tokenizer is the list of stages of tokenizer.json's "pre_tokenizer": each stage cuts every piece of the stage
-// before it, seeing the piece alone (its ends are the ends of the text). Supported kinds: Sequence; Split with a Regex or
-// String pattern and behavior Isolated (matches and the gaps between them become pieces; nothing is dropped; invert makes
-// no difference); Digits; ByteLevel without a prefix space (its byte alphabet is the business of bpe.h; with use_regex it
-// also cuts with GPT-2's regex). Anything else is an error that names the kind.
+// before it, seeing the piece alone (its ends are the ends of the text). Supported kinds: Sequence; Split with a Regex
+// or String pattern and behavior Isolated (matches and the gaps between them become pieces; nothing is dropped; invert
+// makes no difference); Digits; ByteLevel without a prefix space (its byte alphabet is the business of bpe.h; with
+// use_regex it also cuts with GPT-2's regex). Anything else is an error that names the kind.
 //
 // The three regexes of DeepSeek-V3 are recognised and run by a hand-written scanner instead of the regex engine:
 //   1  \p{N}{1,3}
 //   2  runs of U+4E00-9FA5, U+3040-30FF
-//   3  one ASCII punctuation sign + ASCII letters | [one not CR LF L P S] + run of L, M | [space] + run of P, S + run of
-//      CR, LF | whitespace up to its last CR or LF | whitespace but its last character when something follows | whitespace
+//   3  one ASCII punctuation sign + ASCII letters
+//      | [one that is not CR LF L P S] + run of L, M
+//      | [space] + run of P, S + run of CR, LF
+//      | white space up to its last CR or LF
+//      | white space but its last character when something follows
+//      | white space
 // Both ways give the same pieces for every byte string. Ill-formed UTF-8 is read as in unicode.h.
 #ifndef MINKE_TEXT_PRETOKENIZE_H
 #define MINKE_TEXT_PRETOKENIZE_H

@@ -1,8 +1,8 @@
 // The scanner for DeepSeek-V3's three regexes (see pretokenize.h): one pass, no backtracking.
 //
 // Stages 1 and 2 only cut the text into segments: groups of at most three numbers, runs of Han and kana, and the rest.
-// Stage 3 sees a segment alone, so a number or a change between "Han and kana" and "rest" is an end of text for it. What a
-// piece is depends on nothing before its first character, hence one function from a piece's begin to its end.
+// Stage 3 sees a segment alone, so a number or a change between "Han and kana" and "rest" is an end of text for it.
+// What a piece is depends on nothing before its first character, hence one function from a piece's begin to its end.
 #include "text/pretokenize.h"
 
 #include "text/unicode.h"
@@ -10,7 +10,8 @@
 const char *const pretokenize_deepseek_patterns[3] = {
     "\\p{N}{1,3}",
     "[\xE4\xB8\x80-\xE9\xBE\xA5\xE3\x81\x80-\xE3\x82\x9F\xE3\x82\xA0-\xE3\x83\xBF]+",
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|"
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+    " ?[\\p{P}\\p{S}]+[\r\n]*|"
     "\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
 };
 

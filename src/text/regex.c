@@ -33,20 +33,19 @@ static uint8_t disagreement[UNICODE_ILL_FORMED + 1] = {[UNICODE_ILL_FORMED] = 1 
 static pthread_mutex_t disagreement_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_bool disagreement_known;   // the table is complete
 
-// Of equal class by [length - 1]; 0 = there is no character of this class and length that needs one. Chosen from corners
-// that patterns do not name alone: controls, private use, Yi, Linear B, Ethiopic, Aegean, Braille, musical symbols, Thai digits.
+// Of equal class by [length - 1]; 0 = there is no character of this class and length that needs one. Chosen from
+// corners that patterns do not name alone: controls, private use, Yi, Linear B, Ethiopic, Aegean, Braille, musical
+// symbols, Thai digits.
 static const uint32_t stand_ins[6][4] = {
-    [CHARACTER_OTHER] = {0x1, 0x9F, 0xE000, 0xF0000},
-    [CHARACTER_LETTER] = {0, 0, 0xA000, 0x10000},
-    [CHARACTER_MARK] = {0, 0, 0x1DC0, 0x101FD},
-    [CHARACTER_NUMBER] = {0, 0, 0x0E50, 0x104A0},
-    [CHARACTER_PUNCTUATION] = {0, 0, 0x1360, 0x10100},
-    [CHARACTER_SYMBOL] = {0, 0, 0x2800, 0x1D000},
+    [CHARACTER_OTHER] = {0x1, 0x9F, 0xE000, 0xF0000},  [CHARACTER_LETTER] = {0, 0, 0xA000, 0x10000},
+    [CHARACTER_MARK] = {0, 0, 0x1DC0, 0x101FD},        [CHARACTER_NUMBER] = {0, 0, 0x0E50, 0x104A0},
+    [CHARACTER_PUNCTUATION] = {0, 0, 0x1360, 0x10100}, [CHARACTER_SYMBOL] = {0, 0, 0x2800, 0x1D000},
 };
 #define STAND_IN_LETTER_LOW 0x1401u   // for letters below U+4E00, where patterns have a border
 
 // What \s matches in Oniguruma: property White_Space. PCRE2's has U+180E besides.
-#define SPACE_RANGES "\\x09-\\x0D\\x20\\x85\\xA0\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
+#define SPACE_RANGES \
+    "\\x09-\\x0D\\x20\\x85\\xA0\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
 
 // Runs one property over all code points and notes where it differs from ours.
 static bool property_compare(const char *property, unsigned class, const uint8_t *all, size_t size) {
@@ -106,10 +105,10 @@ static int disagreement_build(struct error *error) {
     pthread_mutex_lock(&disagreement_lock);
     bool known = atomic_load_explicit(&disagreement_known, memory_order_relaxed);   // another thread was faster
     known = known || (property_compare("\\p{L}+", CHARACTER_LETTER, all, size) &&
-                         property_compare("\\p{M}+", CHARACTER_MARK, all, size) &&
-                         property_compare("\\p{N}+", CHARACTER_NUMBER, all, size) &&
-                         property_compare("\\p{P}+", CHARACTER_PUNCTUATION, all, size) &&
-                         property_compare("\\p{S}+", CHARACTER_SYMBOL, all, size));
+                      property_compare("\\p{M}+", CHARACTER_MARK, all, size) &&
+                      property_compare("\\p{N}+", CHARACTER_NUMBER, all, size) &&
+                      property_compare("\\p{P}+", CHARACTER_PUNCTUATION, all, size) &&
+                      property_compare("\\p{S}+", CHARACTER_SYMBOL, all, size));
     atomic_store_explicit(&disagreement_known, known, memory_order_release);
     pthread_mutex_unlock(&disagreement_lock);
     memory_free(all);
@@ -150,8 +149,8 @@ int regex_prepare(const uint8_t **subject, struct regex_scratch *scratch, const 
 // ---- patterns ----
 
 static int refuse(const char *name, const char *pattern, size_t at, const char *what, struct error *error) {
-    return error_set(error, ERROR_FORMAT, "%s: regular expression \"%.80s\": %s at byte %zu is not supported", name, pattern,
-                     what, at);
+    return error_set(error, ERROR_FORMAT, "%s: regular expression \"%.80s\": %s at byte %zu is not supported", name,
+                     pattern, what, at);
 }
 
 // Copies a pattern to PCRE2's syntax; only what means the same to both engines passes.
@@ -167,7 +166,8 @@ struct translation {
 static int copy_until(struct translation *translation, size_t end) {
     size_t begin = translation->at;
     translation->at = end;
-    return byte_buffer_append(&translation->out, translation->pattern + begin, (int64_t)(end - begin), translation->error);
+    return byte_buffer_append(&translation->out, translation->pattern + begin, (int64_t)(end - begin),
+                              translation->error);
 }
 
 static int refuse_here(const struct translation *translation, const char *what) {
@@ -186,7 +186,8 @@ static int translate_escape(struct translation *translation) {
             while (isalpha((unsigned char)pattern[end])) {
                 end++;
             }
-            if (pattern[end] == '}' && end - first >= 1 && end - first <= 2 && strchr("LMNPSZC", pattern[first]) != NULL) {
+            if (pattern[end] == '}' && end - first >= 1 && end - first <= 2 &&
+                strchr("LMNPSZC", pattern[first]) != NULL) {
                 return copy_until(translation, end + 1);
             }
         }
@@ -194,7 +195,9 @@ static int translate_escape(struct translation *translation) {
     }
     if (kind == 's' || (kind == 'S' && !translation->in_class)) {
         translation->at += 2;
-        const char *text = translation->in_class ? SPACE_RANGES : kind == 's' ? "[" SPACE_RANGES "]" : "[^" SPACE_RANGES "]";
+        const char *text = translation->in_class ? SPACE_RANGES
+                           : kind == 's'         ? "[" SPACE_RANGES "]"
+                                                 : "[^" SPACE_RANGES "]";
         return byte_buffer_append_string(&translation->out, text, translation->error);
     }
     if (kind == '\0' || (isalnum((unsigned char)kind) && strchr("dDnrtfAz", kind) == NULL)) {
@@ -258,11 +261,20 @@ static int translate(struct translation *translation) {
     int code = 0;
     while (code == 0 && translation->pattern[translation->at] != '\0') {
         switch (translation->pattern[translation->at]) {
-        case '\\': code = translate_escape(translation); break;
-        case '[': code = translate_class(translation); break;
-        case '{': code = translate_brace(translation); break;
-        case '(': code = translate_group(translation); break;
-        default: code = copy_until(translation, translation->at + 1);
+        case '\\':
+            code = translate_escape(translation);
+            break;
+        case '[':
+            code = translate_class(translation);
+            break;
+        case '{':
+            code = translate_brace(translation);
+            break;
+        case '(':
+            code = translate_group(translation);
+            break;
+        default:
+            code = copy_until(translation, translation->at + 1);
         }
     }
     return code;
@@ -353,10 +365,11 @@ int regex_find(int64_t *begin, int64_t *end, const struct regex *regex, struct r
     if (found < 0) {
         char reason[128] = "";
         pcre2_get_error_message(found, (PCRE2_UCHAR *)reason, sizeof(reason));
-        return error_set(error, found == PCRE2_ERROR_NOMEMORY ? ERROR_MEMORY : ERROR_LIMIT, "%s: matching failed at byte %lld of a piece: %s", regex->name, (long long)from,
-                         reason);
+        return error_set(error, found == PCRE2_ERROR_NOMEMORY ? ERROR_MEMORY : ERROR_LIMIT,
+                         "%s: matching failed at byte %lld of a piece: %s", regex->name, (long long)from, reason);
     }
-    // With one pair of offsets PCRE2 returns 0 when the pattern has groups; the pair of the whole match is set all the same.
+    // With one pair of offsets PCRE2 returns 0 when the pattern has groups; the pair of the whole match is set all the
+    // same.
     const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(scratch->match_data);
     *begin = (int64_t)ends[0];
     *end = (int64_t)ends[1];

@@ -122,8 +122,8 @@ static int piece_encode(struct token_buffer *out, struct encoder *encoder, const
 }
 
 // `readable`: bytes from `piece` on that may be read, at least size.
-static inline int piece_encode_cached(struct token_buffer *out, struct encoder *encoder, const uint8_t *piece, int64_t size,
-                                      int64_t readable, struct error *error) {
+static inline int piece_encode_cached(struct token_buffer *out, struct encoder *encoder, const uint8_t *piece,
+                                      int64_t size, int64_t readable, struct error *error) {
     if (size > CACHE_KEY) {
         return piece_encode(out, encoder, piece, size, error);
     }
@@ -162,7 +162,8 @@ static inline int piece_encode_cached(struct token_buffer *out, struct encoder *
     return code;
 }
 
-_Static_assert(sizeof(struct cache_slot) == 64 && CACHE_SLOTS == 1 << 16, "a slot is a cache line; the hash has 16 bits");
+_Static_assert(sizeof(struct cache_slot) == 64 && CACHE_SLOTS == 1 << 16,
+               "a slot is a cache line; the hash has 16 bits");
 
 // Text without added tokens.
 static int plain_encode(struct token_buffer *out, struct encoder *encoder, const uint8_t *text, int64_t size,
@@ -216,7 +217,8 @@ int encoder_encode(struct token_buffer *out, struct encoder *encoder, const char
     const struct tokenizer *tokenizer = encoder->tokenizer;
     if (flags & ENCODE_BOS) {
         if (tokenizer->roles.bos < 0) {
-            return error_set(error, ERROR_ARGUMENT, "%s: a BOS is asked for, but the tokenizer has none", tokenizer->name);
+            return error_set(error, ERROR_ARGUMENT, "%s: a BOS is asked for, but the tokenizer has none",
+                             tokenizer->name);
         }
         if (token_buffer_append(out, tokenizer->roles.bos, error) != 0) {
             return ERROR_MEMORY;
@@ -234,8 +236,8 @@ int tokenizer_decode(struct byte_buffer *out, const struct tokenizer *tokenizer,
     for (int64_t i = 0; i < count; i++) {
         int64_t size;
         if (ids[i] < 0 || ids[i] >= tokenizer->size) {
-            return error_set(error, ERROR_ARGUMENT, "token id %d at position %lld is out of range, expected 0 to %d", ids[i],
-                             (long long)i, tokenizer->size - 1);
+            return error_set(error, ERROR_ARGUMENT, "token id %d at position %lld is out of range, expected 0 to %d",
+                             ids[i], (long long)i, tokenizer->size - 1);
         }
         if ((flags & DECODE_SKIP_SPECIAL) && tokenizer->tokens[ids[i]].kind == TOKEN_SPECIAL) {
             continue;
@@ -270,8 +272,8 @@ static int replacement_append(struct byte_buffer *out, struct error *error) {
     return byte_buffer_append(out, "\xEF\xBF\xBD", 3, error);
 }
 
-int decode_stream_push(struct byte_buffer *out, struct decode_stream *stream, const struct tokenizer *tokenizer, int32_t id,
-                       unsigned flags, struct error *error) {
+int decode_stream_push(struct byte_buffer *out, struct decode_stream *stream, const struct tokenizer *tokenizer,
+                       int32_t id, unsigned flags, struct error *error) {
     int64_t size;
     const uint8_t *bytes = tokenizer_token(&size, tokenizer, id);
     if ((flags & DECODE_SKIP_SPECIAL) && tokenizer_is_special(tokenizer, id)) {

@@ -1,10 +1,11 @@
 // A tokenizer.json of the byte-level BPE family: text <-> token ids, the same ids as Hugging Face tokenizers.
 //
-// tokenizer_load reads tokenizer.json, and tokenizer_config.json beside it when there is one. Supported: no normalizer (or
-// an empty Sequence), the pre-tokenizers of pretokenize.h, model BPE over bytes with or without ignore_merges, decoder
-// ByteLevel, post-processors ByteLevel (no effect on ids) and TemplateProcessing (read for a leading BOS only). Anything
-// else is an error that names it. An added token has its flags lstrip, rstrip, normalized and special honoured;
-// single_word is refused. Ids are those of the file; Hugging Face renumbers added tokens that leave holes, we do not.
+// tokenizer_load reads tokenizer.json, and tokenizer_config.json beside it when there is one. Supported: no normalizer
+// (or an empty Sequence), the pre-tokenizers of pretokenize.h, model BPE over bytes with or without ignore_merges,
+// decoder ByteLevel, post-processors ByteLevel (no effect on ids) and TemplateProcessing (read for a leading BOS only).
+// Anything else is an error that names it. An added token has its flags lstrip, rstrip, normalized and special
+// honoured; single_word is refused. Ids are those of the file; Hugging Face renumbers added tokens that leave holes, we
+// do not.
 //
 // Any byte string can be encoded: an ill-formed UTF-8 byte is a character of its own (unicode.h), and
 // decode(encode(x)) = x for all x. (Hugging Face takes well-formed text only.)
@@ -36,7 +37,8 @@ struct tokenizer_roles {
 };
 struct tokenizer_roles tokenizer_roles(const struct tokenizer *tokenizer);
 
-// Text of "chat_template" (or of chat_template.jinja beside it), NULL = none. Not terminated inside; lives as long as the tokenizer.
+// Text of "chat_template" (or of chat_template.jinja beside it), NULL = none. Not terminated inside; lives as long as
+// the tokenizer.
 const char *tokenizer_chat_template(const struct tokenizer *tokenizer);
 
 // Bytes of a token, NULL and 0 for ids that have none. Added tokens give their text.
@@ -71,14 +73,15 @@ enum decode_flags {
 int tokenizer_decode(struct byte_buffer *out, const struct tokenizer *tokenizer, const int32_t *ids, int64_t count,
                      unsigned flags, struct error *error);
 
-// Decoding for people, token by token: appends well-formed UTF-8 only. Bytes of a character that is not complete are held
-// back until it is; ill-formed sequences become U+FFFD, one for each maximal prefix of a character. Unknown ids give nothing.
+// Decoding for people, token by token: appends well-formed UTF-8 only. Bytes of a character that is not complete are
+// held back until it is; ill-formed sequences become U+FFFD, one for each maximal prefix of a character. Unknown ids
+// give nothing.
 struct decode_stream {
     uint8_t held[4];   // starts as all zero
     int held_count;
 };
-int decode_stream_push(struct byte_buffer *out, struct decode_stream *stream, const struct tokenizer *tokenizer, int32_t id,
-                       unsigned flags, struct error *error);
+int decode_stream_push(struct byte_buffer *out, struct decode_stream *stream, const struct tokenizer *tokenizer,
+                       int32_t id, unsigned flags, struct error *error);
 // What is still held becomes U+FFFD.
 int decode_stream_finish(struct byte_buffer *out, struct decode_stream *stream, struct error *error);
 

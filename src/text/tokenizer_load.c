@@ -1,5 +1,5 @@
-// tokenizer.json + tokenizer_config.json -> struct tokenizer. Everything is checked here, so that encoding cannot fail but
-// for lack of memory (see tokenizer.h for what is supported).
+// tokenizer.json + tokenizer_config.json -> struct tokenizer. Everything is checked here, so that encoding cannot fail
+// but for lack of memory (see tokenizer.h for what is supported).
 #include <string.h>
 
 #include "base/file.h"
@@ -28,7 +28,8 @@ static int check_normalizer(const json_t *normalizer, const char *name, struct e
             const json_t *item = json_array_get(list, i);
             const char *item_type;
             if ((code = json_get_string(&item_type, item, "type", name, error)) == 0) {
-                code = error_set(error, ERROR_FORMAT, "%s: normalizer \"%s\" is not supported (supported: none)", name, item_type);
+                code = error_set(error, ERROR_FORMAT, "%s: normalizer \"%s\" is not supported (supported: none)", name,
+                                 item_type);
             }
         }
         return code;
@@ -80,8 +81,10 @@ static int read_post_processor(const char **bos, const json_t *processor, const 
         return 0;
     }
     if (strcmp(type, "ByteLevel") != 0) {
-        return error_set(error, ERROR_FORMAT, "%s: post_processor \"%s\" is not supported (supported: ByteLevel, "
-                         "TemplateProcessing)", name, type);
+        return error_set(error, ERROR_FORMAT,
+                         "%s: post_processor \"%s\" is not supported (supported: ByteLevel, "
+                         "TemplateProcessing)",
+                         name, type);
     }
     return 0;
 }
@@ -91,7 +94,8 @@ static int check_model(struct tokenizer *tokenizer, const json_t *model, struct 
     bool byte_fallback;
     int code;
     if (!json_is_object(model)) {
-        return error_set(error, ERROR_FORMAT, "%s: key \"model\": expected an object, found %s", name, json_type_text(model));
+        return error_set(error, ERROR_FORMAT, "%s: key \"model\": expected an object, found %s", name,
+                         json_type_text(model));
     }
     if ((code = json_get_string(&type, model, "type", name, error)) != 0) {
         return code;
@@ -105,8 +109,8 @@ static int check_model(struct tokenizer *tokenizer, const json_t *model, struct 
             return code;
         }
         if (text[0] != '\0') {
-            return error_set(error, ERROR_FORMAT, "%s: key \"%s\": found \"%.40s\", supported is none", name, must_be_empty[i],
-                             text);
+            return error_set(error, ERROR_FORMAT, "%s: key \"%s\": found \"%.40s\", supported is none", name,
+                             must_be_empty[i], text);
         }
     }
     double dropout = 0;
@@ -137,8 +141,9 @@ static int added_token_read(struct tokenizer *tokenizer, const json_t *item, str
         return code;
     }
     if (single_word) {
-        return error_set(error, ERROR_FORMAT, "%s: added token \"%.80s\": key \"single_word\": found true, supported is false",
-                         name, content);
+        return error_set(error, ERROR_FORMAT,
+                         "%s: added token \"%.80s\": key \"single_word\": found true, supported is false", name,
+                         content);
     }
     int64_t given;
     int32_t known;
@@ -150,18 +155,20 @@ static int added_token_read(struct tokenizer *tokenizer, const json_t *item, str
     int32_t id = (int32_t)given;
     struct token *token = &tokenizer->tokens[id];
     if (known >= 0 && known != id) {
-        return error_set(error, ERROR_FORMAT, "%s: added token \"%.80s\": found id %d, expected %d as in \"vocab\"", name,
-                         content, id, known);
+        return error_set(error, ERROR_FORMAT, "%s: added token \"%.80s\": found id %d, expected %d as in \"vocab\"",
+                         name, content, id, known);
     }
     if (token->kind == TOKEN_ADDED || token->kind == TOKEN_SPECIAL || (token->kind != TOKEN_NONE && known < 0)) {
-        return error_set(error, ERROR_FORMAT, "%s: added token \"%.80s\": id %d belongs to another token", name, content, id);
+        return error_set(error, ERROR_FORMAT, "%s: added token \"%.80s\": id %d belongs to another token", name,
+                         content, id);
     }
     int64_t size = (int64_t)strlen(content);
-    if ((code = trie_add(normalized ? &tokenizer->normalized : &tokenizer->raw, content, size, id, strip_left, strip_right,
-                         name, error)) != 0) {
+    if ((code = trie_add(normalized ? &tokenizer->normalized : &tokenizer->raw, content, size, id, strip_left,
+                         strip_right, name, error)) != 0) {
         return code;
     }
-    // A token that is also made by merges stays findable by its bytes: its kind changes, its entry in by_bytes does not.
+    // A token that is also made by merges stays findable by its bytes: its kind changes, its entry in by_bytes does
+    // not.
     if (token->kind != TOKEN_BYTES || size != token->size) {
         token->offset = tokenizer->bytes.size;
         token->size = (int32_t)size;
@@ -174,7 +181,8 @@ static int added_token_read(struct tokenizer *tokenizer, const json_t *item, str
 }
 
 // parts: "vocab" and "merges".
-static int model_read(struct tokenizer *tokenizer, const json_t *root, struct json_cursor parts[2], struct error *error) {
+static int model_read(struct tokenizer *tokenizer, const json_t *root, struct json_cursor parts[2],
+                      struct error *error) {
     const json_t *added = json_object_get(root, "added_tokens");
     int code = check_model(tokenizer, json_object_get(root, "model"), error);
     if (code != 0) {
@@ -189,8 +197,9 @@ static int model_read(struct tokenizer *tokenizer, const json_t *root, struct js
         return error_set(error, ERROR_FORMAT, "%s: key \"added_tokens\": expected an array, found %s", tokenizer->name,
                          json_type_text(added));
     }
-    if ((code = vocabulary_read(tokenizer, &parts[0], error)) != 0 || (code = merges_read(tokenizer, &parts[1], error)) != 0 ||
-        (code = trie_create(&tokenizer->raw, error)) != 0 || (code = trie_create(&tokenizer->normalized, error)) != 0) {
+    if ((code = vocabulary_read(tokenizer, &parts[0], error)) != 0 ||
+        (code = merges_read(tokenizer, &parts[1], error)) != 0 || (code = trie_create(&tokenizer->raw, error)) != 0 ||
+        (code = trie_create(&tokenizer->normalized, error)) != 0) {
         return code;
     }
     for (size_t i = 0; code == 0 && i < json_array_size(added); i++) {
@@ -204,8 +213,8 @@ static int model_read(struct tokenizer *tokenizer, const json_t *root, struct js
 
 // ---- tokenizer_config.json ----
 
-static int role_read(int32_t *id, const struct tokenizer *tokenizer, const json_t *config, const char *key, const char *name,
-                     struct error *error) {
+static int role_read(int32_t *id, const struct tokenizer *tokenizer, const json_t *config, const char *key,
+                     const char *name, struct error *error) {
     const json_t *value = json_object_get(config, key);
     const json_t *content = json_is_object(value) ? json_object_get(value, "content") : value;
     if (value == NULL || json_is_null(value)) {
@@ -213,8 +222,9 @@ static int role_read(int32_t *id, const struct tokenizer *tokenizer, const json_
         return 0;
     }
     if (!json_is_string(content)) {
-        return error_set(error, ERROR_FORMAT, "%s: key \"%s\": expected a string or an object with \"content\", found %s", name,
-                         key, json_type_text(value));
+        return error_set(error, ERROR_FORMAT,
+                         "%s: key \"%s\": expected a string or an object with \"content\", found %s", name, key,
+                         json_type_text(value));
     }
     *id = tokenizer_find_string(tokenizer, json_string_value(content));
     if (*id < 0) {
@@ -247,7 +257,8 @@ static int template_read(struct tokenizer *tokenizer, const json_t *config, cons
     return tokenizer->chat_template == NULL ? ERROR_MEMORY : 0;
 }
 
-static int config_read(struct tokenizer *tokenizer, const char *directory, const char *template_bos, struct error *error) {
+static int config_read(struct tokenizer *tokenizer, const char *directory, const char *template_bos,
+                       struct error *error) {
     json_t *config = NULL;
     char *path = file_join(directory, "tokenizer_config.json", error);
     char *jinja = file_join(directory, "chat_template.jinja", error);
@@ -264,7 +275,8 @@ static int config_read(struct tokenizer *tokenizer, const char *directory, const
         if (code != 0 || (code = role_read(&roles->bos, tokenizer, config, "bos_token", path, error)) != 0 ||
             (code = role_read(&roles->eos, tokenizer, config, "eos_token", path, error)) != 0 ||
             (code = role_read(&roles->pad, tokenizer, config, "pad_token", path, error)) != 0 ||
-            (code = json_get_boolean_or(&roles->add_bos, template_bos != NULL, config, "add_bos_token", path, error)) != 0 ||
+            (code = json_get_boolean_or(&roles->add_bos, template_bos != NULL, config, "add_bos_token", path, error)) !=
+                0 ||
             (code = template_read(tokenizer, config, path, error)) != 0) {
             goto out;
         }
@@ -334,7 +346,8 @@ int tokenizer_load(struct tokenizer **out, const char *path, struct error *error
     if ((code = check_normalizer(json_object_get(root, "normalizer"), name, error)) != 0 ||
         (code = check_decoder(json_object_get(root, "decoder"), name, error)) != 0 ||
         (code = read_post_processor(&template_bos, json_object_get(root, "post_processor"), name, error)) != 0 ||
-        (code = pretokenizer_create(&tokenizer->pretokenizer, json_object_get(root, "pre_tokenizer"), name, error)) != 0 ||
+        (code = pretokenizer_create(&tokenizer->pretokenizer, json_object_get(root, "pre_tokenizer"), name, error)) !=
+            0 ||
         (code = model_read(tokenizer, root, parts, error)) != 0 ||
         (code = config_read(tokenizer, directory, template_bos, error)) != 0) {
         goto out;

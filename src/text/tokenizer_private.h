@@ -12,22 +12,22 @@
 
 enum token_kind {
     TOKEN_NONE = 0,
-    TOKEN_BYTES = 1,       // made by merges
+    TOKEN_BYTES = 1,   // made by merges
     TOKEN_ADDED = 2,
-    TOKEN_SPECIAL = 3,     // added and flagged special
-    TOKEN_OUTSIDE = 4,     // in the vocabulary, but not written in the byte alphabet and not added: cannot be encoded
+    TOKEN_SPECIAL = 3,   // added and flagged special
+    TOKEN_OUTSIDE = 4,   // in the vocabulary, but not written in the byte alphabet and not added: cannot be encoded
 };
 
 struct token {
     int64_t offset;   // into bytes
     int32_t size;
     uint8_t kind;
-    bool alphabet;    // of "vocab" and written in the byte alphabet
+    bool alphabet;   // of "vocab" and written in the byte alphabet
 };
 
 struct tokenizer {
-    char *name;                 // path of tokenizer.json, for messages
-    struct token *tokens;       // [size]
+    char *name;             // path of tokenizer.json, for messages
+    struct token *tokens;   // [size]
     int32_t size, capacity;
     struct byte_buffer bytes;   // of all tokens
     int32_t *by_bytes;          // ids of "vocab" by hash of their bytes, -1 = free; 2^by_bytes_bits slots
@@ -35,7 +35,7 @@ struct tokenizer {
     struct bpe bpe;
     bool ignore_merges;
     struct pretokenizer *pretokenizer;
-    bool deepseek_scanner;      // pretokenizer_is_deepseek
+    bool deepseek_scanner;         // pretokenizer_is_deepseek
     struct trie raw, normalized;   // added tokens
     struct tokenizer_roles roles;
     char *chat_template;
@@ -46,7 +46,8 @@ struct tokenizer {
 int vocabulary_read(struct tokenizer *tokenizer, struct json_cursor *cursor, struct error *error);
 int merges_read(struct tokenizer *tokenizer, struct json_cursor *cursor, struct error *error);
 // Checks an id of the file and makes room for it.
-int vocabulary_take_id(struct tokenizer *tokenizer, int64_t id, const char *content, size_t length, struct error *error);
+int vocabulary_take_id(struct tokenizer *tokenizer, int64_t id, const char *content, size_t length,
+                       struct error *error);
 // The id of a token of "vocab" as it is written there, or -1.
 int vocabulary_find(int32_t *id, const struct tokenizer *tokenizer, const char *content, struct error *error);
 // The token of "vocab" that stands for these bytes, or -1.

@@ -1,5 +1,5 @@
-// Writes the two files of a trained tokenizer (see tokenizer_write.h). tokenizer.json is streamed: the large parts would
-// make a large tree.
+// Writes the two files of a trained tokenizer (see tokenizer_write.h). tokenizer.json is streamed: the large parts
+// would make a large tree.
 #include "text/tokenizer_write.h"
 
 #include <jansson.h>
@@ -29,14 +29,22 @@ static const struct added_token first_tokens[BPE_TRAIN_FIRST_TOKENS] = {
 };
 
 static const struct added_token last_tokens[BPE_TRAIN_ADDED_TOKENS] = {
-    {"<｜fim▁hole｜>", false, true},          {"<｜fim▁begin｜>", false, true},
-    {"<｜fim▁end｜>", false, true},           {"<｜User｜>", false, true},
-    {"<｜Assistant｜>", false, true},         {"<|EOT|>", true, true},
-    {"<｜tool▁calls▁begin｜>", false, true},  {"<｜tool▁calls▁end｜>", false, true},
-    {"<｜tool▁call▁begin｜>", false, true},   {"<｜tool▁call▁end｜>", false, true},
-    {"<｜tool▁outputs▁begin｜>", false, true}, {"<｜tool▁outputs▁end｜>", false, true},
-    {"<｜tool▁output▁begin｜>", false, true}, {"<｜tool▁output▁end｜>", false, true},
-    {"<｜tool▁sep｜>", false, true},          {"<think>", false, true},
+    {"<｜fim▁hole｜>", false, true},
+    {"<｜fim▁begin｜>", false, true},
+    {"<｜fim▁end｜>", false, true},
+    {"<｜User｜>", false, true},
+    {"<｜Assistant｜>", false, true},
+    {"<|EOT|>", true, true},
+    {"<｜tool▁calls▁begin｜>", false, true},
+    {"<｜tool▁calls▁end｜>", false, true},
+    {"<｜tool▁call▁begin｜>", false, true},
+    {"<｜tool▁call▁end｜>", false, true},
+    {"<｜tool▁outputs▁begin｜>", false, true},
+    {"<｜tool▁outputs▁end｜>", false, true},
+    {"<｜tool▁output▁begin｜>", false, true},
+    {"<｜tool▁output▁end｜>", false, true},
+    {"<｜tool▁sep｜>", false, true},
+    {"<think>", false, true},
     {"</think>", false, true},
 };
 
@@ -121,15 +129,18 @@ static void put_pretokenizer(struct output *output) {
         put_string(output, pretokenize_deepseek_patterns[i]);
         put_text(output, "}, \"behavior\": \"Isolated\", \"invert\": false},\n");
     }
-    put_text(output, "      {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": false}\n"
-                     "    ]\n  },\n");
+    put_text(
+        output,
+        "      {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": false}\n"
+        "    ]\n  },\n");
 }
 
 static void put_model(struct output *output, const struct merge_list *merges) {
     char number[32];
-    put_text(output, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-                     "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-                     "    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {");
+    put_text(output,
+             "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
+             "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
+             "    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {");
     for (int i = 0; i < BPE_TRAIN_FIRST_TOKENS; i++) {
         put_text(output, i == 0 ? "\n      " : ",\n      ");
         put_string(output, first_tokens[i].content);
@@ -153,7 +164,8 @@ static void put_model(struct output *output, const struct merge_list *merges) {
     put_text(output, "\n    ]\n  }\n}\n");
 }
 
-static int tokenizer_json_write(const char *path, const struct merge_list *merges, int64_t placeholders, struct error *error) {
+static int tokenizer_json_write(const char *path, const struct merge_list *merges, int64_t placeholders,
+                                struct error *error) {
     static const char byte_level[] = "{\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": ";
     struct output output = {.error = error};
     int code = file_writer_open(&output.writer, path, error);
@@ -178,11 +190,11 @@ static int tokenizer_json_write(const char *path, const struct merge_list *merge
 }
 
 static int tokenizer_config_write(const char *path, struct error *error) {
-    json_t *config = json_pack("{s:b, s:b, s:s, s:b, s:s, s:i, s:s, s:n, s:s, s:s}", "add_bos_token", 1, "add_eos_token", 0,
-                               "bos_token", first_tokens[0].content, "clean_up_tokenization_spaces", 0, "eos_token",
-                               first_tokens[1].content, "model_max_length", 131072, "pad_token", first_tokens[2].content,
-                               "unk_token", "tokenizer_class", "PreTrainedTokenizerFast", "chat_template",
-                               chat_template_jinja_v3_0324);
+    json_t *config = json_pack("{s:b, s:b, s:s, s:b, s:s, s:i, s:s, s:n, s:s, s:s}", "add_bos_token", 1,
+                               "add_eos_token", 0, "bos_token", first_tokens[0].content, "clean_up_tokenization_spaces",
+                               0, "eos_token", first_tokens[1].content, "model_max_length", 131072, "pad_token",
+                               first_tokens[2].content, "unk_token", "tokenizer_class", "PreTrainedTokenizerFast",
+                               "chat_template", chat_template_jinja_v3_0324);
     if (config == NULL) {
         return error_set(error, ERROR_MEMORY, "%s: out of memory", path);
     }

@@ -7,8 +7,8 @@
 #include "base/error.h"
 #include "text/pair_merger.h"
 
-// Ids: 0 BOS, 1 EOS, 2 pad, 3 + symbol, then `placeholders`, then the other added tokens. Makes the directory when missing;
-// each file is written whole or not at all.
+// Ids: 0 BOS, 1 EOS, 2 pad, 3 + symbol, then `placeholders`, then the other added tokens. Makes the directory when
+// missing; each file is written whole or not at all.
 int tokenizer_write(const char *directory, const struct merge_list *merges, int64_t placeholders, struct error *error);
 
 #endif

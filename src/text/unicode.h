@@ -1,4 +1,5 @@
-// Unicode 16.0 as far as pre-tokenization needs it: the class of a code point, and reading UTF-8 one character at a time.
+// Unicode 16.0 as far as pre-tokenization needs it: the class of a code point, and reading UTF-8 one character at a
+// time.
 //
 // Ill-formed UTF-8 (stray or missing continuation bytes, overlong forms, surrogates, beyond U+10FFFF) is read as one
 // character of class OTHER per byte, so that every byte string has exactly one reading and nothing is lost.
@@ -22,12 +23,14 @@ enum character_class {
 // Set beside the class for U+4E00-9FA5 and U+3040-30FF: the run of Han and kana that DeepSeek's second regex isolates.
 #define CHARACTER_HAN_KANA 8u
 
-#define UNICODE_ILL_FORMED 0x110000u   // the "code point" of an ill-formed byte; has an entry (OTHER) in unicode_classes
+#define UNICODE_ILL_FORMED \
+    0x110000u   // the "code point" of an ill-formed byte; has an entry (OTHER) in unicode_classes
 
 extern const uint32_t unicode_ranges[];   // unicode_ranges.c
 extern const int unicode_range_count;
 
-// Table of 0x110001 bytes: class | flag by code point. Built on the first call, read-only afterwards; safe from any thread.
+// Table of 0x110001 bytes: class | flag by code point. Built on the first call, read-only afterwards; safe from any
+// thread.
 const uint8_t *unicode_classes(void);
 
 // Reads the character at text[0..size), size >= 1. Returns its length in bytes, 1 to 4.

@@ -10,8 +10,8 @@ static uint64_t hash(const uint8_t *bytes, int64_t size) {
     return XXH3_64bits(bytes, (size_t)size);
 }
 
-// Slot of the token with these bytes, or the free one where it would stand. Tokens outside the byte alphabet live in the
-// same table and are another key.
+// Slot of the token with these bytes, or the free one where it would stand. Tokens outside the byte alphabet live in
+// the same table and are another key.
 static uint32_t slot_find(const struct tokenizer *tokenizer, const uint8_t *bytes, int64_t size, bool alphabet) {
     uint32_t mask = ((uint32_t)1 << tokenizer->by_bytes_bits) - 1;
     uint32_t at = (uint32_t)hash(bytes, size) & mask;
@@ -78,7 +78,8 @@ static int tokens_grow(struct tokenizer *tokenizer, int32_t id, struct error *er
     return 0;
 }
 
-int vocabulary_take_id(struct tokenizer *tokenizer, int64_t id, const char *content, size_t length, struct error *error) {
+int vocabulary_take_id(struct tokenizer *tokenizer, int64_t id, const char *content, size_t length,
+                       struct error *error) {
     if (id < 0 || id >= TOKENIZER_ID_LIMIT) {
         return error_set(error, ERROR_FORMAT, "%s: id of token \"%.*s\": expected 0 to %d, found %lld", tokenizer->name,
                          (int)(length < 80 ? length : 80), content, TOKENIZER_ID_LIMIT - 1, (long long)id);
@@ -135,7 +136,8 @@ static int token_add(struct tokenizer *tokenizer, const char *content, size_t le
     }
     uint32_t slot = slot_find(tokenizer, bytes, size, alphabet);
     if (tokenizer->by_bytes[slot] >= 0) {
-        return error_set(error, ERROR_FORMAT, "%s: key \"vocab\": token \"%.*s\" is given twice", tokenizer->name, shown, content);
+        return error_set(error, ERROR_FORMAT, "%s: key \"vocab\": token \"%.*s\" is given twice", tokenizer->name,
+                         shown, content);
     }
     *token = (struct token){tokenizer->bytes.size, (int32_t)size, alphabet ? TOKEN_BYTES : TOKEN_OUTSIDE, alphabet};
     tokenizer->bytes.size += size;
@@ -155,7 +157,8 @@ int vocabulary_read(struct tokenizer *tokenizer, struct json_cursor *cursor, str
     bool more = code == 0 && !json_cursor_accept(cursor, '}');
     while (more && code == 0) {
         if ((code = json_cursor_string(&content, &length, cursor, &buffer, error)) != 0 ||
-            (code = json_cursor_expect(cursor, ':', error)) != 0 || (code = json_cursor_integer(&id, cursor, error)) != 0 ||
+            (code = json_cursor_expect(cursor, ':', error)) != 0 ||
+            (code = json_cursor_integer(&id, cursor, error)) != 0 ||
             (code = token_add(tokenizer, content, length, id, error)) != 0) {
             break;
         }
@@ -172,7 +175,8 @@ int vocabulary_read(struct tokenizer *tokenizer, struct json_cursor *cursor, str
         uint8_t one = (uint8_t)byte;
         tokenizer->bpe.byte_ids[byte] = tokenizer_find_bytes(tokenizer, &one, 1);
         if (tokenizer->bpe.byte_ids[byte] < 0) {
-            code = error_set(error, ERROR_FORMAT, "%s: key \"vocab\": no token for byte 0x%02X (U+%04X in the byte alphabet)",
+            code = error_set(error, ERROR_FORMAT,
+                             "%s: key \"vocab\": no token for byte 0x%02X (U+%04X in the byte alphabet)",
                              tokenizer->name, (unsigned)byte, (unsigned)bpe_byte_character(one));
         }
     }
@@ -219,8 +223,8 @@ struct merge_ids {
     int32_t left, right, merged;
 };
 
-static int merge_find(struct merge_ids *ids, const struct tokenizer *tokenizer, const uint8_t *bytes, const int64_t sizes[2],
-                      int64_t rank, struct error *error) {
+static int merge_find(struct merge_ids *ids, const struct tokenizer *tokenizer, const uint8_t *bytes,
+                      const int64_t sizes[2], int64_t rank, struct error *error) {
     const char *missing = NULL;
     if (sizes[0] <= 0 || (ids->left = tokenizer_find_bytes(tokenizer, bytes, sizes[0])) < 0) {
         missing = "left side";
@@ -230,8 +234,8 @@ static int merge_find(struct merge_ids *ids, const struct tokenizer *tokenizer, 
         missing = "result";
     }
     return missing == NULL ? 0
-                           : error_set(error, ERROR_FORMAT, "%s: merges[%lld]: its %s is not in the vocabulary", tokenizer->name,
-                                       (long long)rank, missing);
+                           : error_set(error, ERROR_FORMAT, "%s: merges[%lld]: its %s is not in the vocabulary",
+                                       tokenizer->name, (long long)rank, missing);
 }
 
 int merges_read(struct tokenizer *tokenizer, struct json_cursor *cursor, struct error *error) {

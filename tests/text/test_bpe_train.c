@@ -1,13 +1,13 @@
-// text/bpe_train: merges equal to a naive trainer's, the same bytes for any threads and any order of documents, the golden
-// tokenizer, vocabularies that the text cannot fill, bad arguments, failing memory and files.
+// text/bpe_train: merges equal to a naive trainer's, the same bytes for any threads and any order of documents, the
+// golden tokenizer, vocabularies that the text cannot fill, bad arguments, failing memory and files.
 #include "base/pool.h"
 #include "text/bpe.h"
 #include "text/bpe_train.h"
 #include "text/pair_merger.h"
 #include "text_support.h"
 
-static void train(const char *directory, int threads, int64_t vocabulary, const char *const *documents, const int64_t *sizes, int count,
-                  struct bpe_train_result *result) {
+static void train(const char *directory, int threads, int64_t vocabulary, const char *const *documents,
+                  const int64_t *sizes, int count, struct bpe_train_result *result) {
     struct error error = {0};
     struct pool *pool = NULL;
     struct bpe_trainer *trainer;
@@ -54,8 +54,14 @@ static void test_golden_tokenizer(void **state) {
 // same counts as many documents.
 static void test_documents_spans_and_order(void **state) {
     (void)state;
-    static const char *const lines[] = {"The whale swam past the harbour.\n", "  int main(void) {\n", "12345 67 8\n\n", "\xE9\xB2\xB8\xE9\xB1\xBC\xE5\x9C\xA8\n",
-                                        "\t\treturn 0;\r\n", "}\n \n", "no newline here, ", "\xFF\x80 bytes\n"};
+    static const char *const lines[] = {"The whale swam past the harbour.\n",
+                                        "  int main(void) {\n",
+                                        "12345 67 8\n\n",
+                                        "\xE9\xB2\xB8\xE9\xB1\xBC\xE5\x9C\xA8\n",
+                                        "\t\treturn 0;\r\n",
+                                        "}\n \n",
+                                        "no newline here, ",
+                                        "\xFF\x80 bytes\n"};
     int64_t capacity = 300000, size = 0, count = 0;
     char *text = malloc((size_t)capacity);
     const char **documents = calloc(100000, sizeof(*documents));
@@ -130,14 +136,17 @@ static void test_against_naive_trainer(void **state) {
     for (uint64_t seed = 0; seed < 10; seed++) {
         struct naive naive = {0};
         struct piece_counter pieces = {0};
-        uint64_t letters = 2 + seed % 4;   // few letters: many overlaps ("aaa"), many ties, the same text by several ways
+        uint64_t letters = 2 +
+                           seed % 4;   // few letters: many overlaps ("aaa"), many ties, the same text by several ways
         for (int p = 0; p < 40; p++) {
             uint8_t piece[24];
             int length = 1 + (int)rng_below(seed, 1, (uint64_t)p, sizeof(piece));
             for (int i = 0; i < length; i++) {
                 piece[i] = (uint8_t)('a' + rng_below(seed, 2, (uint64_t)(p * 64 + i), letters));
             }
-            assert_success(piece_counter_add(&pieces, piece, length, (int64_t)(1 + rng_below(seed, 3, (uint64_t)p, 5)), &error), error);
+            assert_success(
+                piece_counter_add(&pieces, piece, length, (int64_t)(1 + rng_below(seed, 3, (uint64_t)p, 5)), &error),
+                error);
         }
         naive.pieces = (int)pieces.count;
         for (int p = 0; p < naive.pieces; p++) {
@@ -145,7 +154,8 @@ static void test_against_naive_trainer(void **state) {
             naive.lengths[p] = (int)entry->size;
             naive.counts[p] = entry->count;
             for (int i = 0; i < naive.lengths[p]; i++) {
-                naive.symbols[p][i] = (uint8_t)pieces.bytes.data[entry->offset + i] - 0x21;   // symbol of a printable byte
+                naive.symbols[p][i] = (uint8_t)pieces.bytes.data[entry->offset + i] -
+                                      0x21;   // symbol of a printable byte
             }
         }
         struct merge_list merges;
@@ -189,8 +199,8 @@ static void test_against_naive_trainer(void **state) {
             }
             assert_true(m < merges.count);
             if (merges.pairs[m][0] != best_left || merges.pairs[m][1] != best_right) {
-                fail_msg("seed %d, merge %d: (%d, %d) instead of (%d, %d)", (int)seed, (int)m, merges.pairs[m][0], merges.pairs[m][1],
-                         best_left, best_right);
+                fail_msg("seed %d, merge %d: (%d, %d) instead of (%d, %d)", (int)seed, (int)m, merges.pairs[m][0],
+                         merges.pairs[m][1], best_left, best_right);
             }
             naive_merge(&naive, best_left, best_right, (int32_t)(256 + m));
         }
@@ -230,15 +240,19 @@ static void test_bad_arguments(void **state) {
     struct bpe_trainer *trainer;
     struct bpe_train_result result;
     assert_success(bpe_trainer_create(&trainer, NULL, &error), error);
-    test_assert_error(bpe_trainer_finish(&result, trainer, 275, "/tmp", NULL, &error), &error, ERROR_ARGUMENT, "found 275, expected 276");
+    test_assert_error(bpe_trainer_finish(&result, trainer, 275, "/tmp", NULL, &error), &error, ERROR_ARGUMENT,
+                      "found 275, expected 276");
     error_clear(&error);
-    test_assert_error(bpe_trainer_finish(&result, trainer, 2000000, "/tmp", NULL, &error), &error, ERROR_ARGUMENT, "vocabulary size");
+    test_assert_error(bpe_trainer_finish(&result, trainer, 2000000, "/tmp", NULL, &error), &error, ERROR_ARGUMENT,
+                      "vocabulary size");
     error_clear(&error);
     assert_success(bpe_trainer_add(trainer, "", 0, &error), error);
-    test_assert_error(bpe_trainer_finish(&result, trainer, 300, "/tmp", NULL, &error), &error, ERROR_ARGUMENT, "no text");
+    test_assert_error(bpe_trainer_finish(&result, trainer, 300, "/tmp", NULL, &error), &error, ERROR_ARGUMENT,
+                      "no text");
     error_clear(&error);
     assert_success(bpe_trainer_add(trainer, "text", 4, &error), error);
-    test_assert_error(bpe_trainer_finish(&result, trainer, 300, "/proc/none", NULL, &error), &error, ERROR_IO, "/proc/none");
+    test_assert_error(bpe_trainer_finish(&result, trainer, 300, "/proc/none", NULL, &error), &error, ERROR_IO,
+                      "/proc/none");
     bpe_trainer_free(trainer);
 }
 
@@ -292,9 +306,9 @@ static void test_failing_memory_and_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_tokenizer),     cmocka_unit_test(test_documents_spans_and_order),
+        cmocka_unit_test(test_golden_tokenizer),      cmocka_unit_test(test_documents_spans_and_order),
         cmocka_unit_test(test_against_naive_trainer), cmocka_unit_test(test_placeholders),
-        cmocka_unit_test(test_bad_arguments),        cmocka_unit_test(test_failing_memory_and_files),
+        cmocka_unit_test(test_bad_arguments),         cmocka_unit_test(test_failing_memory_and_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

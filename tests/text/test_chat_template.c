@@ -59,20 +59,22 @@ static void test_golden_prompts(void **state) {
         const json_t *item = json_array_get(cases, i), *options = json_object_get(item, "options");
         struct conversation conversation;
         enum chat_style style;
-        const struct chat_options chosen = {.add_generation_prompt = json_is_true(json_object_get(options, "add_generation_prompt")),
-                                            .thinking = json_is_true(json_object_get(options, "thinking"))};
+        const struct chat_options chosen = {
+            .add_generation_prompt = json_is_true(json_object_get(options, "add_generation_prompt")),
+            .thinking = json_is_true(json_object_get(options, "thinking"))};
         conversation_read(&conversation, json_object_get(item, "messages"));
         assert_success(chat_style_from_name(&style, json_string_value(json_object_get(item, "style")), &error), error);
         assert_success(chat_render(&prompt, style, conversation.messages, conversation.count, &chosen, &error), error);
         assert_prompt(&prompt, json_string_value(json_object_get(item, "expected")));
         ids.count = whole.count = 0;
         assert_success(chat_encode(&ids, encoder, &prompt, &error), error);
-        assert_success(encoder_encode(&whole, encoder, prompt.text.data, prompt.text.size, ENCODE_ADDED_TOKENS, &error), error);
+        assert_success(encoder_encode(&whole, encoder, prompt.text.data, prompt.text.size, ENCODE_ADDED_TOKENS, &error),
+                       error);
         bool plain_markup = false;   // "</think>" typed inside a content is text to us
         for (int64_t s = 0; s < prompt.count; s++) {
             const struct chat_segment *segment = &prompt.segments[s];
-            plain_markup |= !segment->markup && memmem(prompt.text.data + segment->begin, (size_t)(segment->end - segment->begin),
-                                                       "think>", 6) != NULL;
+            plain_markup |= !segment->markup && memmem(prompt.text.data + segment->begin,
+                                                       (size_t)(segment->end - segment->begin), "think>", 6) != NULL;
         }
         if (!plain_markup) {
             compared++;
@@ -100,12 +102,16 @@ static void test_model_card(void **state) {
                                             {.role = "user", .content = "1+1=?"}};
     struct chat_options options = {.add_generation_prompt = true, .thinking = true};
     assert_success(chat_render(&prompt, CHAT_V3_1, messages, 4, &options, &error), error);
-    assert_prompt(&prompt, "<｜begin▁of▁sentence｜>You are a helpful assistant<｜User｜>Who are you?<｜Assistant｜></think>I am DeepSeek"
-                           "<｜end▁of▁sentence｜><｜User｜>1+1=?<｜Assistant｜><think>");
+    assert_prompt(
+        &prompt,
+        "<｜begin▁of▁sentence｜>You are a helpful assistant<｜User｜>Who are you?<｜Assistant｜></think>I am DeepSeek"
+        "<｜end▁of▁sentence｜><｜User｜>1+1=?<｜Assistant｜><think>");
     options.thinking = false;
     assert_success(chat_render(&prompt, CHAT_V3_1, messages, 4, &options, &error), error);
-    assert_prompt(&prompt, "<｜begin▁of▁sentence｜>You are a helpful assistant<｜User｜>Who are you?<｜Assistant｜></think>I am DeepSeek"
-                           "<｜end▁of▁sentence｜><｜User｜>1+1=?<｜Assistant｜></think>");
+    assert_prompt(
+        &prompt,
+        "<｜begin▁of▁sentence｜>You are a helpful assistant<｜User｜>Who are you?<｜Assistant｜></think>I am DeepSeek"
+        "<｜end▁of▁sentence｜><｜User｜>1+1=?<｜Assistant｜></think>");
     chat_prompt_destroy(&prompt);
 }
 
@@ -180,12 +186,20 @@ static void test_recognition(void **state) {
     // Fragments as the published templates have them.
 #define CALLS "{{'<｜Assistant｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool['type']}}"
 #define STRIP "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
-    detect(folder, "{{'<｜User｜>' + message['content']}}" CALLS "{{'<｜Assistant｜>' + message['content']}}{{'<｜Assistant｜>'}}", CHAT_V3, false, NULL);
-    detect(folder, "{{'<｜User｜>' + message['content']}}" CALLS STRIP "{{'<｜Assistant｜>' + content}}{{'<｜Assistant｜>'}}", CHAT_R1, false, NULL);
-    detect(folder, "{{'<｜User｜>' + message['content']}}" CALLS STRIP "{{'<｜Assistant｜><think>\\n'}}", CHAT_R1_THINK, false, NULL);
+    detect(folder,
+           "{{'<｜User｜>' + message['content']}}" CALLS
+           "{{'<｜Assistant｜>' + message['content']}}{{'<｜Assistant｜>'}}",
+           CHAT_V3, false, NULL);
+    detect(folder,
+           "{{'<｜User｜>' + message['content']}}" CALLS STRIP "{{'<｜Assistant｜>' + content}}{{'<｜Assistant｜>'}}",
+           CHAT_R1, false, NULL);
+    detect(folder, "{{'<｜User｜>' + message['content']}}" CALLS STRIP "{{'<｜Assistant｜><think>\\n'}}", CHAT_R1_THINK,
+           false, NULL);
     detect(folder, "{{'<｜User｜>' + message['content'] + '<｜Assistant｜>'}}" CALLS, CHAT_V3_0324, false, NULL);
     detect(folder, "{{'<｜User｜>' + content + '<｜Assistant｜>'}}" STRIP CALLS, CHAT_R1_0528, false, NULL);
-    detect(folder, "{% set thinking = false %}{{'<｜User｜>' + message['content']}}{{'<｜Assistant｜></think>'}}" CALLS STRIP, CHAT_V3_1, false, NULL);
+    detect(folder,
+           "{% set thinking = false %}{{'<｜User｜>' + message['content']}}{{'<｜Assistant｜></think>'}}" CALLS STRIP,
+           CHAT_V3_1, false, NULL);
     detect(folder, "{{'<|im_start|>' + message['content']}}", 0, false, "not one of DeepSeek's");
     // A tokenizer without role tokens is no chat tokenizer.
     char *user = strstr(text, "<｜User｜>");
@@ -205,21 +219,28 @@ static void test_tools(void **state) {
     (void)state;
     struct error error = {0};
     struct chat_prompt prompt = {0};
-    const struct chat_message messages[] = {{.role = "system", .content = "Be brief."}, {.role = "user", .content = "Rain?"}};
-    struct chat_options options = {.add_generation_prompt = true,
-                                   .tools = "[{\"type\": \"function\", \"function\": {\"name\": \"weather\", \"description\": \"Now\", "
-                                            "\"parameters\": {\"type\": \"object\", \"properties\": {\"city\": {\"type\": \"string\"}}}}}]"};
+    const struct chat_message messages[] = {{.role = "system", .content = "Be brief."},
+                                            {.role = "user", .content = "Rain?"}};
+    struct chat_options options = {
+        .add_generation_prompt = true,
+        .tools = "[{\"type\": \"function\", \"function\": {\"name\": \"weather\", \"description\": \"Now\", "
+                 "\"parameters\": {\"type\": \"object\", \"properties\": {\"city\": {\"type\": \"string\"}}}}}]"};
     assert_success(chat_render(&prompt, CHAT_V3_1, messages, 2, &options, &error), error);
-    assert_prompt(&prompt,
-                  "<｜begin▁of▁sentence｜>Be brief.\n\n## Tools\nYou have access to the following tools:\n\n### weather\nDescription: Now\n\n"
-                  "Parameters: {\"type\": \"object\", \"properties\": {\"city\": {\"type\": \"string\"}}}\n\n"
-                  "IMPORTANT: ALWAYS adhere to this exact format for tool use:\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>tool_call_name"
-                  "<｜tool▁sep｜>tool_call_arguments<｜tool▁call▁end｜>{additional_tool_calls}<｜tool▁calls▁end｜>\n\nWhere:\n"
-                  "- `tool_call_name` must be an exact match to one of the available tools\n"
-                  "- `tool_call_arguments` must be valid JSON that strictly follows the tool's Parameters Schema\n"
-                  "- For multiple tool calls, chain them directly without separators or spaces\n<｜User｜>Rain?<｜Assistant｜></think>");
+    assert_prompt(
+        &prompt,
+        "<｜begin▁of▁sentence｜>Be brief.\n\n"
+        "## Tools\nYou have access to the following tools:\n\n### weather\nDescription: Now\n\n"
+        "Parameters: {\"type\": \"object\", \"properties\": {\"city\": {\"type\": \"string\"}}}\n\n"
+        "IMPORTANT: ALWAYS adhere to this exact format for tool use:\n"
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>tool_call_name"
+        "<｜tool▁sep｜>tool_call_arguments<｜tool▁call▁end｜>{additional_tool_calls}<｜tool▁calls▁end｜>\n\nWhere:\n"
+        "- `tool_call_name` must be an exact match to one of the available tools\n"
+        "- `tool_call_arguments` must be valid JSON that strictly follows the tool's Parameters Schema\n"
+        "- For multiple tool calls, chain them directly without separators or spaces\n"
+        "<｜User｜>Rain?<｜Assistant｜></think>");
     options.tools = "{}";
-    test_assert_error(chat_render(&prompt, CHAT_V3_1, messages, 2, &options, &error), &error, ERROR_FORMAT, "expected an array");
+    test_assert_error(chat_render(&prompt, CHAT_V3_1, messages, 2, &options, &error), &error, ERROR_FORMAT,
+                      "expected an array");
     error_clear(&error);
     options.tools = "[{\"function\": {}}]";
     test_assert_error(chat_render(&prompt, CHAT_V3_1, messages, 2, &options, &error), &error, ERROR_FORMAT, "name");
@@ -228,7 +249,8 @@ static void test_tools(void **state) {
     test_assert_error(chat_render(&prompt, CHAT_V3_1, messages, 2, &options, &error), &error, ERROR_FORMAT, "tools");
     error_clear(&error);
     options.tools = "[]";
-    test_assert_error(chat_render(&prompt, CHAT_V3, messages, 2, &options, &error), &error, ERROR_ARGUMENT, "v3 has no form");
+    test_assert_error(chat_render(&prompt, CHAT_V3, messages, 2, &options, &error), &error, ERROR_ARGUMENT,
+                      "v3 has no form");
     chat_prompt_destroy(&prompt);
 }
 
@@ -238,20 +260,26 @@ static void test_mistakes(void **state) {
     struct chat_prompt prompt = {0};
     const struct chat_options options = {0}, thinking = {.thinking = true};
     const struct chat_tool_call call = {.name = "f"};
-    const struct chat_message role = {.role = "developer", .content = "x"}, empty = {.role = "user"}, none = {.content = "x"};
+    const struct chat_message role = {.role = "developer", .content = "x"}, empty = {.role = "user"},
+                              none = {.content = "x"};
     const struct chat_message caller = {.role = "user", .content = "x", .tool_calls = &call, .tool_call_count = 1};
     const struct chat_message half = {.role = "assistant", .tool_calls = &call, .tool_call_count = 1};
-    test_assert_error(chat_render(&prompt, CHAT_V3, &role, 1, &options, &error), &error, ERROR_ARGUMENT, "found \"developer\"");
+    test_assert_error(chat_render(&prompt, CHAT_V3, &role, 1, &options, &error), &error, ERROR_ARGUMENT,
+                      "found \"developer\"");
     error_clear(&error);
     test_assert_error(chat_render(&prompt, CHAT_V3, &none, 1, &options, &error), &error, ERROR_ARGUMENT, "role");
     error_clear(&error);
-    test_assert_error(chat_render(&prompt, CHAT_V3, &empty, 1, &options, &error), &error, ERROR_ARGUMENT, "without content");
+    test_assert_error(chat_render(&prompt, CHAT_V3, &empty, 1, &options, &error), &error, ERROR_ARGUMENT,
+                      "without content");
     error_clear(&error);
-    test_assert_error(chat_render(&prompt, CHAT_V3, &caller, 1, &options, &error), &error, ERROR_ARGUMENT, "only an assistant");
+    test_assert_error(chat_render(&prompt, CHAT_V3, &caller, 1, &options, &error), &error, ERROR_ARGUMENT,
+                      "only an assistant");
     error_clear(&error);
-    test_assert_error(chat_render(&prompt, CHAT_V3, &half, 1, &options, &error), &error, ERROR_ARGUMENT, "lacks a name or arguments");
+    test_assert_error(chat_render(&prompt, CHAT_V3, &half, 1, &options, &error), &error, ERROR_ARGUMENT,
+                      "lacks a name or arguments");
     error_clear(&error);
-    test_assert_error(chat_render(&prompt, CHAT_R1, &empty, 0, &thinking, &error), &error, ERROR_ARGUMENT, "thinking mode");
+    test_assert_error(chat_render(&prompt, CHAT_R1, &empty, 0, &thinking, &error), &error, ERROR_ARGUMENT,
+                      "thinking mode");
     error_clear(&error);
     assert_success(chat_render(&prompt, CHAT_V3, NULL, 0, &options, &error), error);
     assert_prompt(&prompt, "<｜begin▁of▁sentence｜>");
@@ -278,8 +306,12 @@ static void test_failing_memory_everywhere(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_prompts), cmocka_unit_test(test_model_card), cmocka_unit_test(test_injection),
-        cmocka_unit_test(test_recognition),    cmocka_unit_test(test_tools),      cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_golden_prompts),
+        cmocka_unit_test(test_model_card),
+        cmocka_unit_test(test_injection),
+        cmocka_unit_test(test_recognition),
+        cmocka_unit_test(test_tools),
+        cmocka_unit_test(test_mistakes),
         cmocka_unit_test(test_failing_memory_everywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,7 +24,8 @@ static struct pretokenizer *create_deepseek(void) {
     return pretokenizer;
 }
 
-static void compare(const struct pretokenizer *pretokenizer, struct pretokenize_scratch *scratch, const uint8_t *text, int64_t size) {
+static void compare(const struct pretokenizer *pretokenizer, struct pretokenize_scratch *scratch, const uint8_t *text,
+                    int64_t size) {
     struct error error = {0};
     const struct piece_list *pieces;
     assert_success(pretokenizer_split(&pieces, scratch, pretokenizer, text, size, &error), error);
@@ -32,8 +33,9 @@ static void compare(const struct pretokenizer *pretokenizer, struct pretokenize_
     for (int64_t i = 0; i < pieces->count; i++) {
         int64_t end = (int64_t)pretokenize_deepseek_next(unicode_classes(), text, (size_t)size, (size_t)begin);
         if (end != pieces->ends[i]) {
-            fail_msg("piece %lld from byte %lld ends at %lld, the regexes say %lld: %.*s", (long long)i, (long long)begin,
-                     (long long)end, (long long)pieces->ends[i], (int)(pieces->ends[i] - begin + 8), text + begin);
+            fail_msg("piece %lld from byte %lld ends at %lld, the regexes say %lld: %.*s", (long long)i,
+                     (long long)begin, (long long)end, (long long)pieces->ends[i], (int)(pieces->ends[i] - begin + 8),
+                     text + begin);
         }
         begin = end;
     }
@@ -85,7 +87,9 @@ static void assert_pieces(const struct pretokenizer *pretokenizer, const char *t
     struct pretokenize_scratch scratch = {0};
     const struct piece_list *pieces;
     char joined[256] = "";
-    assert_success(pretokenizer_split(&pieces, &scratch, pretokenizer, (const uint8_t *)text, (int64_t)strlen(text), &error), error);
+    assert_success(
+        pretokenizer_split(&pieces, &scratch, pretokenizer, (const uint8_t *)text, (int64_t)strlen(text), &error),
+        error);
     for (int64_t i = 0, begin = 0; i < pieces->count; begin = pieces->ends[i++]) {
         strcat(joined, i > 0 ? "|" : "");
         strncat(joined, text + begin, (size_t)(pieces->ends[i] - begin));
@@ -98,18 +102,21 @@ static void test_pieces_by_hand(void **state) {
     (void)state;
     struct pretokenizer *deepseek = create_deepseek();
     assert_pieces(deepseek, "Hello, world!\n\nI've 1234567 a  1", "Hello|,| world|!\n\n|I|'ve| |123|456|7| a|  |1");
-    assert_pieces(deepseek, "x\u3042\u30fb\u4e00y\u200d\u200dz \t\n  k", "x|\u3042|\u30fb|\u4e00|y|\u200d|\u200dz| \t\n| | k");
+    assert_pieces(deepseek, "x\u3042\u30fb\u4e00y\u200d\u200dz \t\n  k",
+                  "x|\u3042|\u30fb|\u4e00|y|\u200d|\u200dz| \t\n| | k");
     assert_pieces(deepseek, "", "");
     assert_pieces(deepseek, "  ", "  ");
     pretokenizer_free(deepseek);
-    struct pretokenizer *digits = create("{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": true},"
-                                         "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": false}]}");
+    struct pretokenizer *digits = create(
+        "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": true},"
+        "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": false}]}");
     assert_pieces(digits, "ab12 \u0663c", "ab|1|2| |\u0663|c");
     pretokenizer_free(digits);
     // $ is the end of every line, \s does not match U+180E.
-    struct pretokenizer *lines = create("{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"behavior\": \"Isolated\", "
-                                        "\"pattern\": {\"Regex\": \"[a-z]$|\\\\s+\"}, \"invert\": false}, {\"type\": \"ByteLevel\", "
-                                        "\"add_prefix_space\": false, \"use_regex\": false}]}");
+    struct pretokenizer *lines = create(
+        "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"behavior\": \"Isolated\", "
+        "\"pattern\": {\"Regex\": \"[a-z]$|\\\\s+\"}, \"invert\": false}, {\"type\": \"ByteLevel\", "
+        "\"add_prefix_space\": false, \"use_regex\": false}]}");
     assert_pieces(lines, "xab\u180e\ncd e", "xab\u180e|\n|cd| |e");
     pretokenizer_free(lines);
 }
@@ -131,7 +138,8 @@ static void test_refused(void **state) {
         {"{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(\"}, \"behavior\": \"Isolated\"}", "regular expression"},
         {"{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[a\"}, \"behavior\": \"Isolated\"}", "unclosed"},
         {"{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\w+\"}, \"behavior\": \"Isolated\"}", "this escape"},
-        {"{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\p{Han}\"}, \"behavior\": \"Isolated\"}", "general category"},
+        {"{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\p{Han}\"}, \"behavior\": \"Isolated\"}",
+         "general category"},
         {"{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[a&&b]\"}, \"behavior\": \"Isolated\"}", "intersected"},
         {"{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[a[b]]\"}, \"behavior\": \"Isolated\"}", "nested"},
         {"{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a{1,2}+\"}, \"behavior\": \"Isolated\"}", "this brace"},
@@ -142,7 +150,8 @@ static void test_refused(void **state) {
         struct error error = {0};
         struct pretokenizer *pretokenizer;
         json_t *root;
-        assert_success(json_parse(&root, cases[i].specification, strlen(cases[i].specification), "test", &error), error);
+        assert_success(json_parse(&root, cases[i].specification, strlen(cases[i].specification), "test", &error),
+                       error);
         assert_int_equal(pretokenizer_create(&pretokenizer, root, "file.json", &error), ERROR_FORMAT);
         assert_null(pretokenizer);
         if (strstr(error.text, cases[i].message) == NULL || strstr(error.text, "file.json") == NULL) {
@@ -153,7 +162,8 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_scanner_random), cmocka_unit_test(test_scanner_all_characters),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_scanner_random),
+                                       cmocka_unit_test(test_scanner_all_characters),
                                        cmocka_unit_test(test_pieces_by_hand), cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

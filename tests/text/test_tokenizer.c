@@ -1,4 +1,5 @@
-// text/tokenizer: ids equal to Hugging Face's (golden), lossless decoding of any bytes, streaming, sharing between threads.
+// text/tokenizer: ids equal to Hugging Face's (golden), lossless decoding of any bytes, streaming, sharing between
+// threads.
 #include <pthread.h>
 
 #include "base/memory.h"
@@ -65,15 +66,16 @@ static void test_any_bytes_come_back(void **state) {
     tokenizer_free(tokenizer);
 }
 
-// The heap for long pieces and the scan for short ones merge alike: a long word is cut by no merge when its parts are known
-// to end in a byte that joins nothing.
+// The heap for long pieces and the scan for short ones merge alike: a long word is cut by no merge when its parts are
+// known to end in a byte that joins nothing.
 static void test_long_pieces(void **state) {
     (void)state;
     struct error error = {0};
     struct tokenizer *tokenizer = small_tokenizer();
     struct encoder *encoder = encoder_new(tokenizer);
     struct token_buffer whole = {0}, part = {0}, parts = {0};
-    static const char *const words[] = {"whaleprintf", "portunderthe", "aaaaaaaaaaaa", "returnthatnobody", "zzqx", "ing"};
+    static const char *const words[] = {"whaleprintf",      "portunderthe", "aaaaaaaaaaaa",
+                                        "returnthatnobody", "zzqx",         "ing"};
     char text[4096] = "";
     // U+A4D0 (Lisu) does not occur in the training text, so its three bytes merge with nothing around them.
     for (int i = 0; i < 120; i++) {
@@ -114,7 +116,8 @@ static void test_added_tokens_and_roles(void **state) {
     assert_int_equal(tokenizer_find_string(tokenizer, ""), -1);
     assert_true(tokenizer_is_special(tokenizer, 0) && tokenizer_is_added(tokenizer, 0));
     assert_true(!tokenizer_is_special(tokenizer, 699) && tokenizer_is_added(tokenizer, 699));
-    assert_true(!tokenizer_is_added(tokenizer, 3) && !tokenizer_is_added(tokenizer, -1) && !tokenizer_is_added(tokenizer, 700));
+    assert_true(!tokenizer_is_added(tokenizer, 3) && !tokenizer_is_added(tokenizer, -1) &&
+                !tokenizer_is_added(tokenizer, 700));
     int64_t size;
     assert_memory_equal(tokenizer_token(&size, tokenizer, 698), "<think>", 7);
     assert_int_equal(size, 7);
@@ -123,7 +126,8 @@ static void test_added_tokens_and_roles(void **state) {
 
     struct token_buffer ids = {0};
     static const char text[] = "<think></think><|EOT|>";
-    assert_success(encoder_encode(&ids, encoder, text, sizeof(text) - 1, ENCODE_ADDED_TOKENS | ENCODE_BOS, &error), error);
+    assert_success(encoder_encode(&ids, encoder, text, sizeof(text) - 1, ENCODE_ADDED_TOKENS | ENCODE_BOS, &error),
+                   error);
     const int32_t expected[] = {0, 698, 699, tokenizer_find_string(tokenizer, "<|EOT|>")};
     assert_int_equal(ids.count, 4);
     assert_memory_equal(ids.ids, expected, sizeof(expected));
@@ -141,7 +145,8 @@ static void test_added_tokens_and_roles(void **state) {
     assert_memory_equal(out.data, text, sizeof(text) - 1);
     // Ids out of range are named.
     const int32_t bad[] = {3, 700};
-    test_assert_error(tokenizer_decode(&out, tokenizer, bad, 2, 0, &error), &error, ERROR_ARGUMENT, "id 700 at position 1");
+    test_assert_error(tokenizer_decode(&out, tokenizer, bad, 2, 0, &error), &error, ERROR_ARGUMENT,
+                      "id 700 at position 1");
     token_buffer_destroy(&ids);
     byte_buffer_destroy(&out);
     encoder_free(encoder);
@@ -172,10 +177,14 @@ static void test_decode_stream(void **state) {
     assert_memory_equal(out.data, text, strlen(text));
     // Broken sequences: one U+FFFD for each maximal prefix, as Unicode recommends (table 3-8).
     static const char broken[] = "\x61\xF1\x80\x80\xE1\x80\xC2\x62\x80\x63\x80\xBF\x64\xE2\x82";
-    static const char fixed[] = "a\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD" "b\xEF\xBF\xBD" "c\xEF\xBF\xBD\xEF\xBF\xBD" "d\xEF\xBF\xBD";
+    static const char fixed[] = "a\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"
+                                "b\xEF\xBF\xBD"
+                                "c\xEF\xBF\xBD\xEF\xBF\xBD"
+                                "d\xEF\xBF\xBD";
     out.size = 0;
     for (size_t i = 0; i < sizeof(broken) - 1; i++) {
-        assert_success(decode_stream_push(&out, &stream, tokenizer, tokenizer_find(tokenizer, &broken[i], 1), 0, &error), error);
+        assert_success(
+            decode_stream_push(&out, &stream, tokenizer, tokenizer_find(tokenizer, &broken[i], 1), 0, &error), error);
     }
     assert_success(decode_stream_finish(&out, &stream, &error), error);
     assert_int_equal(out.size, sizeof(fixed) - 1);
@@ -204,7 +213,8 @@ static void *encode_thread(void *argument) {
     sharing->code = encoder_create(&encoder, sharing->tokenizer, NULL);
     for (int i = 0; i < 20 && sharing->code == 0; i++) {
         sharing->ids.count = 0;
-        sharing->code = encoder_encode(&sharing->ids, encoder, (const char *)sharing->text, sharing->size, ENCODE_ADDED_TOKENS, NULL);
+        sharing->code = encoder_encode(&sharing->ids, encoder, (const char *)sharing->text, sharing->size,
+                                       ENCODE_ADDED_TOKENS, NULL);
     }
     encoder_free(encoder);
     return NULL;

@@ -1,4 +1,5 @@
-// Damaged tokenizer.json and tokenizer_config.json: one clear line, never a crash, never a tokenizer that is half right.
+// Damaged tokenizer.json and tokenizer_config.json: one clear line, never a crash, never a tokenizer that is half
+// right.
 #include "text_support.h"
 
 static char *folder;
@@ -108,11 +109,14 @@ static void test_named_mistakes(void **state) {
     assert_replaced("\"BPE\"", "7", "key \"type\"");
     assert_replaced("\"byte_fallback\": false", "\"byte_fallback\": true", "byte_fallback");
     assert_replaced("\"dropout\": null", "\"dropout\": 0.5", "dropout");
-    assert_replaced("\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"##\"", "continuing_subword_prefix");
-    assert_replaced("\"normalizers\": []", "\"normalizers\": [{\"type\": \"NFC\"}]", "normalizer \"NFC\" is not supported");
-    assert_replaced("\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": []}", "\"normalizer\": {\"type\": \"NFKC\"}",
-                    "normalizer \"NFKC\" is not supported");
-    assert_replaced("\"decoder\": {\"type\": \"ByteLevel\"", "\"decoder\": {\"type\": \"Metaspace\"", "decoder \"Metaspace\"");
+    assert_replaced("\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"##\"",
+                    "continuing_subword_prefix");
+    assert_replaced("\"normalizers\": []", "\"normalizers\": [{\"type\": \"NFC\"}]",
+                    "normalizer \"NFC\" is not supported");
+    assert_replaced("\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": []}",
+                    "\"normalizer\": {\"type\": \"NFKC\"}", "normalizer \"NFKC\" is not supported");
+    assert_replaced("\"decoder\": {\"type\": \"ByteLevel\"", "\"decoder\": {\"type\": \"Metaspace\"",
+                    "decoder \"Metaspace\"");
     assert_replaced("\"post_processor\": {\"type\": \"ByteLevel\"", "\"post_processor\": {\"type\": \"BertProcessing\"",
                     "post_processor \"BertProcessing\"");
     assert_replaced("\"type\": \"Split\"", "\"type\": \"Whitespace\"", "pre-tokenizer \"Whitespace\"");
@@ -161,12 +165,14 @@ static void test_not_a_tokenizer(void **state) {
     (void)state;
     struct error error = {0};
     struct tokenizer *tokenizer;
-    static const char *const texts[] = {"", "[]", "null", "{}", "{\"model\": {}}", "{\"model\": 3}", "not json", "\"", "{\"model\": {\"vocab\": {"};
+    static const char *const texts[] = {
+        "", "[]", "null", "{}", "{\"model\": {}}", "{\"model\": 3}", "not json", "\"", "{\"model\": {\"vocab\": {"};
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         assert_int_equal(load_text(texts[i], strlen(texts[i]), &error), ERROR_FORMAT);
     }
     error_clear(&error);
-    test_assert_error(tokenizer_load(&tokenizer, "/nonexistent/tokenizer.json", &error), &error, ERROR_IO, "/nonexistent/tokenizer.json");
+    test_assert_error(tokenizer_load(&tokenizer, "/nonexistent/tokenizer.json", &error), &error, ERROR_IO,
+                      "/nonexistent/tokenizer.json");
     error_clear(&error);
     test_assert_error(tokenizer_load(&tokenizer, "/proc", &error), &error, ERROR_IO, "/proc/tokenizer.json");
 }
@@ -211,7 +217,9 @@ static void test_config(void **state) {
     encoder_free(encoder);
     tokenizer_free(tokenizer);
     // A list of templates: the default one. A file beside it comes first.
-    assert_config("{\"chat_template\": [{\"name\": \"tool\", \"template\": \"t\"}, {\"name\": \"default\", \"template\": \"d\"}]}", NULL);
+    assert_config("{\"chat_template\": [{\"name\": \"tool\", \"template\": \"t\"}, "
+                  "{\"name\": \"default\", \"template\": \"d\"}]}",
+                  NULL);
     assert_int_equal(tokenizer_load(&tokenizer, test_path(folder, "tokenizer.json"), &error), 0);
     assert_string_equal(tokenizer_chat_template(tokenizer), "d");
     tokenizer_free(tokenizer);

@@ -25,7 +25,8 @@ static void test_round_trip(void **state) {
     }
 }
 
-// Every pair of bytes, and every lead with boundary continuation bytes: well-formed exactly when encoding gives it back.
+// Every pair of bytes, and every lead with boundary continuation bytes: well-formed exactly when encoding gives it
+// back.
 static void test_ill_formed(void **state) {
     (void)state;
     static const uint8_t edges[] = {0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xFF};
@@ -53,15 +54,36 @@ static void test_classes(void **state) {
         uint32_t code;
         uint8_t class;
     } known[] = {
-        {0x00, CHARACTER_OTHER},        {'\n', CHARACTER_NEWLINE},     {'\r', CHARACTER_NEWLINE},    {'\t', CHARACTER_SPACE},
-        {' ', CHARACTER_SPACE},         {0x1C, CHARACTER_OTHER},       {0x85, CHARACTER_SPACE},      {0xA0, CHARACTER_SPACE},
-        {0x180E, CHARACTER_OTHER},      {0x200B, CHARACTER_OTHER},     {0x3000, CHARACTER_SPACE},    {'a', CHARACTER_LETTER},
-        {'7', CHARACTER_NUMBER},        {0xB2, CHARACTER_NUMBER},      {0x2167, CHARACTER_NUMBER},   {'_', CHARACTER_PUNCTUATION},
-        {'$', CHARACTER_SYMBOL},        {'`', CHARACTER_SYMBOL},       {0x301, CHARACTER_MARK},      {0x378, CHARACTER_OTHER},
-        {0xE000, CHARACTER_OTHER},      {0x1F600, CHARACTER_SYMBOL},   {0x1C89, CHARACTER_LETTER},   {0x10FFFF, CHARACTER_OTHER},
-        {0x4E00, CHARACTER_LETTER | CHARACTER_HAN_KANA},              {0x9FA6, CHARACTER_LETTER},
-        {0x30FB, CHARACTER_PUNCTUATION | CHARACTER_HAN_KANA},         {0x3040, CHARACTER_OTHER | CHARACTER_HAN_KANA},
-        {0x3100, CHARACTER_OTHER},      {UNICODE_ILL_FORMED, CHARACTER_OTHER},
+        {0x00, CHARACTER_OTHER},
+        {'\n', CHARACTER_NEWLINE},
+        {'\r', CHARACTER_NEWLINE},
+        {'\t', CHARACTER_SPACE},
+        {' ', CHARACTER_SPACE},
+        {0x1C, CHARACTER_OTHER},
+        {0x85, CHARACTER_SPACE},
+        {0xA0, CHARACTER_SPACE},
+        {0x180E, CHARACTER_OTHER},
+        {0x200B, CHARACTER_OTHER},
+        {0x3000, CHARACTER_SPACE},
+        {'a', CHARACTER_LETTER},
+        {'7', CHARACTER_NUMBER},
+        {0xB2, CHARACTER_NUMBER},
+        {0x2167, CHARACTER_NUMBER},
+        {'_', CHARACTER_PUNCTUATION},
+        {'$', CHARACTER_SYMBOL},
+        {'`', CHARACTER_SYMBOL},
+        {0x301, CHARACTER_MARK},
+        {0x378, CHARACTER_OTHER},
+        {0xE000, CHARACTER_OTHER},
+        {0x1F600, CHARACTER_SYMBOL},
+        {0x1C89, CHARACTER_LETTER},
+        {0x10FFFF, CHARACTER_OTHER},
+        {0x4E00, CHARACTER_LETTER | CHARACTER_HAN_KANA},
+        {0x9FA6, CHARACTER_LETTER},
+        {0x30FB, CHARACTER_PUNCTUATION | CHARACTER_HAN_KANA},
+        {0x3040, CHARACTER_OTHER | CHARACTER_HAN_KANA},
+        {0x3100, CHARACTER_OTHER},
+        {UNICODE_ILL_FORMED, CHARACTER_OTHER},
     };
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         if (classes[known[i].code] != known[i].class) {

@@ -17,11 +17,11 @@
 #define GOLDEN "tests/golden/text/"
 #define SMALL GOLDEN "small"
 
-#define assert_success(call, error)                                        \
-    do {                                                                   \
-        if ((call) != 0) {                                                 \
-            fail_msg("%s: %s", #call, (error).text);                       \
-        }                                                                  \
+#define assert_success(call, error)                  \
+    do {                                             \
+        if ((call) != 0) {                           \
+            fail_msg("%s: %s", #call, (error).text); \
+        }                                            \
     } while (0)
 
 static inline json_t *golden_json(const char *name) {
@@ -85,13 +85,67 @@ static inline void assert_cases(const struct tokenizer *tokenizer, const json_t 
 
 // Random bytes with a taste for trouble: ASCII, pieces of UTF-8, corners of the classes, broken sequences.
 static inline int64_t random_text(uint8_t *out, int64_t size, uint64_t seed) {
-    static const char *const corners[] = {
-        " ", "  ", "\n", "\r\n", "\t", "\xC2\xA0", "\xE3\x80\x80", "\xE1\xA0\x8E", "\xE2\x80\x8B", "\xC2\x85", "a", "Z", "\xC3\xA9",
-        "\xD0\x96", "\xCC\x81", "1", "42", "1234", "\xD9\xA3", "\xE2\x85\xA7", "'", "'s", "-", "_", "$", "+", "^", "\xE2\x82\xAC",
-        "\xE4\xB8\x80", "\xE9\xBE\xA5", "\xE9\xBE\xA6", "\xE3\x81\x82", "\xE3\x83\xBB", "\xE3\x82\xA0", "\xE3\x82\x9B",
-        "\xE3\x81\x80", "\xE3\x82\x99", "\xE3\x82\x97", "\xE2\x80\x8D", "\xEF\xB8\x8F", "\xF0\x9F\x98\x80", "\xEE\x80\x80",
-        "\xC9\x8F", "\xE0\xA2\x8F", "\xF0\x9C\xB3\xB0", "\xE2\x90\xA7", "\xC3", "\xE2\x80", "\xF0\x9F", "\x80", "\xFF", "\xED\xA0\x80",
-        "\xC0\xAF", "\xF4\x90\x80\x80", "\x01", "\x7F", "hello", " World", "\xE1\xB2\x89", "\xF1\x80\x80\x80", "\xF3\xA0\x84\x80"};
+    static const char *const corners[] = {" ",
+                                          "  ",
+                                          "\n",
+                                          "\r\n",
+                                          "\t",
+                                          "\xC2\xA0",
+                                          "\xE3\x80\x80",
+                                          "\xE1\xA0\x8E",
+                                          "\xE2\x80\x8B",
+                                          "\xC2\x85",
+                                          "a",
+                                          "Z",
+                                          "\xC3\xA9",
+                                          "\xD0\x96",
+                                          "\xCC\x81",
+                                          "1",
+                                          "42",
+                                          "1234",
+                                          "\xD9\xA3",
+                                          "\xE2\x85\xA7",
+                                          "'",
+                                          "'s",
+                                          "-",
+                                          "_",
+                                          "$",
+                                          "+",
+                                          "^",
+                                          "\xE2\x82\xAC",
+                                          "\xE4\xB8\x80",
+                                          "\xE9\xBE\xA5",
+                                          "\xE9\xBE\xA6",
+                                          "\xE3\x81\x82",
+                                          "\xE3\x83\xBB",
+                                          "\xE3\x82\xA0",
+                                          "\xE3\x82\x9B",
+                                          "\xE3\x81\x80",
+                                          "\xE3\x82\x99",
+                                          "\xE3\x82\x97",
+                                          "\xE2\x80\x8D",
+                                          "\xEF\xB8\x8F",
+                                          "\xF0\x9F\x98\x80",
+                                          "\xEE\x80\x80",
+                                          "\xC9\x8F",
+                                          "\xE0\xA2\x8F",
+                                          "\xF0\x9C\xB3\xB0",
+                                          "\xE2\x90\xA7",
+                                          "\xC3",
+                                          "\xE2\x80",
+                                          "\xF0\x9F",
+                                          "\x80",
+                                          "\xFF",
+                                          "\xED\xA0\x80",
+                                          "\xC0\xAF",
+                                          "\xF4\x90\x80\x80",
+                                          "\x01",
+                                          "\x7F",
+                                          "hello",
+                                          " World",
+                                          "\xE1\xB2\x89",
+                                          "\xF1\x80\x80\x80",
+                                          "\xF3\xA0\x84\x80"};
     int64_t used = 0;
     for (uint64_t draw = 0; used + 8 < size; draw++) {
         uint64_t value = rng_u64(seed, 77, draw);

@@ -1,6 +1,6 @@
-// Driver for compare.py: encode TOKENIZER DOCUMENTS IDS ROUNDS. DOCUMENTS is a file of records (uint32 size, bytes); IDS gets
-// records (uint32 count, int32 ids). Prints the seconds of the fastest round of encoding everything on one thread, and
-// whether decoding gave every document back.
+// Driver for compare.py: encode TOKENIZER DOCUMENTS IDS ROUNDS. DOCUMENTS is a file of records (uint32 size, bytes);
+// IDS gets records (uint32 count, int32 ids). Prints the seconds of the fastest round of encoding everything on one
+// thread, and whether decoding gave every document back.
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -32,9 +32,10 @@ int main(int argc, char **argv) {
     if (code != 0) {
         fprintf(stderr, "%s\n", error.text);
     } else {
-        printf("%lld bytes, %lld pieces, %lld distinct, %lld merges, %lld placeholders; counting %.2f s, merging %.2f s\n",
-               (long long)result.bytes, (long long)result.pieces, (long long)result.distinct, (long long)result.merges,
-               (long long)result.placeholders, counted - begin, clock_seconds() - counted);
+        printf(
+            "%lld bytes, %lld pieces, %lld distinct, %lld merges, %lld placeholders; counting %.2f s, merging %.2f s\n",
+            (long long)result.bytes, (long long)result.pieces, (long long)result.distinct, (long long)result.merges,
+            (long long)result.placeholders, counted - begin, clock_seconds() - counted);
     }
     bpe_trainer_free(trainer);
     pool_destroy(pool);
