@@ -27,9 +27,11 @@ static char *row_address(const struct tensor *tensor, int64_t row) {
     return (char *)tensor->data + row * tensor->stride[0] * format_info(tensor->format)->bytes;
 }
 
-// out[rows, columns], left[rows, depth] and right, whose axis `right_depth_axis` is summed over and whose other axis gives the columns.
-static struct linear_group multiply_rows(const struct tensor *out, const struct tensor *left, const struct tensor *right,
-                                         int right_depth_axis, int64_t begin, int64_t rows) {
+// out[rows, columns], left[rows, depth] and right, whose axis `right_depth_axis` is summed over and whose other axis
+// gives the columns.
+static struct linear_group multiply_rows(const struct tensor *out, const struct tensor *left,
+                                         const struct tensor *right, int right_depth_axis, int64_t begin,
+                                         int64_t rows) {
     struct linear_group group = {.a = operand(left, 0, 1),
                                  .b = operand(right, 1 - right_depth_axis, right_depth_axis),
                                  .c = row_address(out, begin),
@@ -42,18 +44,20 @@ static struct linear_group multiply_rows(const struct tensor *out, const struct 
     return group;
 }
 
-static void check_rows(const struct tensor *out, const struct tensor *left, const struct tensor *right, int right_depth_axis,
-                       enum op_mode mode) {
+static void check_rows(const struct tensor *out, const struct tensor *left, const struct tensor *right,
+                       int right_depth_axis, enum op_mode mode) {
     char a[96], b[96], c[96];
     CHECK(out->rank == 2 && left->rank == 2 && right->rank == 2 && out->shape[0] == left->shape[0] &&
               right->shape[right_depth_axis] == left->shape[1] && right->shape[1 - right_depth_axis] == out->shape[1],
-          "%s from %s and weight %s", tensor_shape_text(a, out), tensor_shape_text(b, left), tensor_shape_text(c, right));
+          "%s from %s and weight %s", tensor_shape_text(a, out), tensor_shape_text(b, left),
+          tensor_shape_text(c, right));
     CHECK(is_activation(out) && is_activation(left) && (is_activation(right) || right->format == FORMAT_E4M3_BLOCK),
           "formats %d, %d, %d", out->format, left->format, right->format);
     CHECK(mode == OP_SET || out->format == FORMAT_F32, "only an F32 output can be added to");
 }
 
-void op_linear(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w, enum op_mode mode) {
+void op_linear(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
+               enum op_mode mode) {
     check_rows(y, x, w, 1, mode);
     struct linear_group group = multiply_rows(y, x, w, 1, 0, x->shape[0]);
     linear_run(op, &group, 1, y->format, mode);
@@ -73,8 +77,8 @@ static struct linear_group multiply_weight(const struct tensor *dw, const struct
     CHECK(dw->rank == 2 && dy->rank == 2 && x->rank == 2 && dy->shape[0] == x->shape[0] &&
               dw->shape[0] == dy->shape[1] && dw->shape[1] == x->shape[1],
           "dw %s from dy %s and x %s", tensor_shape_text(a, dw), tensor_shape_text(b, dy), tensor_shape_text(c, x));
-    CHECK(dw->format == FORMAT_F32 && is_activation(dy) && is_activation(x), "formats %d, %d, %d", dw->format, dy->format,
-          x->format);
+    CHECK(dw->format == FORMAT_F32 && is_activation(dy) && is_activation(x), "formats %d, %d, %d", dw->format,
+          dy->format, x->format);
     struct linear_group group = {.a = operand(dy, 1, 0),
                                  .b = operand(x, 1, 0),
                                  .c = dw->data,
@@ -88,7 +92,8 @@ static struct linear_group multiply_weight(const struct tensor *dw, const struct
     return group;
 }
 
-void op_linear_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy, const struct tensor *x) {
+void op_linear_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
+                               const struct tensor *x) {
     struct linear_group group = multiply_weight(dw, dy, x, 0, x->shape[0]);
     linear_run(op, &group, 1, FORMAT_F32, OP_ADD);
 }
@@ -98,14 +103,16 @@ static void check_offsets(const int32_t *offsets, int64_t groups, int64_t rows) 
     if (groups == 0) {
         return;
     }
-    CHECK(offsets[0] >= 0 && offsets[groups] <= rows, "rows %d..%d of %lld", offsets[0], offsets[groups], (long long)rows);
+    CHECK(offsets[0] >= 0 && offsets[groups] <= rows, "rows %d..%d of %lld", offsets[0], offsets[groups],
+          (long long)rows);
     for (int64_t g = 0; g < groups; g++) {
         CHECK(offsets[g] <= offsets[g + 1], "offsets of group %lld descend", (long long)g);
     }
 }
 
 static void multiply_rows_grouped(struct op_context *op, struct tensor *out, const struct tensor *left,
-                                  const struct tensor *right, int right_depth_axis, const int32_t *offsets, int64_t groups) {
+                                  const struct tensor *right, int right_depth_axis, const int32_t *offsets,
+                                  int64_t groups) {
     check_offsets(offsets, groups, left->shape[0]);
     struct arena_mark mark = arena_mark(op->scratch);
     struct linear_group *list = arena_allocate(op->scratch, (size_t)groups, sizeof *list);
@@ -123,13 +130,13 @@ void op_linear_grouped(struct op_context *op, struct tensor *y, const struct ten
     multiply_rows_grouped(op, y, x, w, 1, offsets, groups);
 }
 
-void op_linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy, const struct tensor *w,
-                                      const int32_t *offsets, int64_t groups) {
+void op_linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy,
+                                      const struct tensor *w, const int32_t *offsets, int64_t groups) {
     multiply_rows_grouped(op, dx, dy, w, 0, offsets, groups);
 }
 
-void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy, const struct tensor *x,
-                                       const int32_t *offsets, int64_t groups) {
+void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
+                                       const struct tensor *x, const int32_t *offsets, int64_t groups) {
     check_offsets(offsets, groups, x->shape[0]);
     struct arena_mark mark = arena_mark(op->scratch);
     struct linear_group *list = arena_allocate(op->scratch, (size_t)groups, sizeof *list);
@@ -145,7 +152,8 @@ void op_linear_heads(struct op_context *op, struct tensor *y, const struct tenso
     CHECK(y->rank == 3 && x->rank == 3 && w->rank == 3 && y->shape[0] == x->shape[0] && y->shape[1] == x->shape[1] &&
               y->shape[1] == w->shape[0] && y->shape[2] == w->shape[1] && x->shape[2] == w->shape[2],
           "y %s from x %s and w %s", tensor_shape_text(a, y), tensor_shape_text(b, x), tensor_shape_text(c, w));
-    CHECK(is_activation(y) && is_activation(x) && is_activation(w), "formats %d, %d, %d", y->format, x->format, w->format);
+    CHECK(is_activation(y) && is_activation(x) && is_activation(w), "formats %d, %d, %d", y->format, x->format,
+          w->format);
     int64_t heads = y->shape[1];
     struct arena_mark mark = arena_mark(op->scratch);
     struct linear_group *list = arena_allocate(op->scratch, (size_t)heads, sizeof *list);

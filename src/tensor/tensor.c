@@ -155,7 +155,8 @@ bool tensor_same_shape(const struct tensor *a, const struct tensor *b) {
 char *tensor_shape_text(char buffer[96], const struct tensor *tensor) {
     int used = snprintf(buffer, 96, "[");
     for (int axis = 0; axis < tensor->rank; axis++) {
-        used += snprintf(buffer + used, (size_t)(96 - used), "%s%lld", axis > 0 ? ", " : "", (long long)tensor->shape[axis]);
+        used += snprintf(buffer + used, (size_t)(96 - used), "%s%lld", axis > 0 ? ", " : "",
+                         (long long)tensor->shape[axis]);
     }
     snprintf(buffer + used, (size_t)(96 - used), "]");
     return buffer;

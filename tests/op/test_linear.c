@@ -1,5 +1,6 @@
-// Linear operations: every instruction set, number of threads, layout and format against the chain that op/ops.h defines, bit by
-// bit (any NaN equals any NaN), on shapes round the edges of tiles and blocks and on ordinary and special values.
+// Linear operations: every instruction set, number of threads, layout and format against the chain that op/ops.h
+// defines, bit by bit (any NaN equals any NaN), on shapes round the edges of tiles and blocks and on ordinary and
+// special values.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -33,12 +34,14 @@ static int64_t draw_below(int64_t bound) {
 static int64_t draw_size(int64_t limit) {
     static const int64_t edges[] = {1,  2,  3,  5,  7,  8,  9,  13, 14, 15,  16,  17,  27,  28,  29,
                                     31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129, 255, 256, 257};
-    int64_t size = draw_below(3) == 0 ? 1 + draw_below(300) : edges[draw_below((int64_t)(sizeof edges / sizeof *edges))];
+    int64_t size = draw_below(3) == 0 ? 1 + draw_below(300)
+                                      : edges[draw_below((int64_t)(sizeof edges / sizeof *edges))];
     return size <= limit ? size : 1 + draw_below(limit);
 }
 
 static float draw_value(enum values values) {
-    static const float small[] = {0.0f, -0.0f, 1e-39f, -1e-40f, 1.18e-38f, -1.2e-38f, 1e-20f, -3e-19f, 1e-3f, -7.0f, 1.0f};
+    static const float small[] = {0.0f,   -0.0f,   1e-39f, -1e-40f, 1.18e-38f, -1.2e-38f,
+                                  1e-20f, -3e-19f, 1e-3f,  -7.0f,   1.0f};
     static const float large[] = {INFINITY, -INFINITY, NAN, 3e38f, -3e38f, 2.5e19f};
     if (values == ORDINARY) {
         return ldexpf((float)(draw_below(8191) - 4095), -12);
@@ -49,7 +52,8 @@ static float draw_value(enum values values) {
     if (draw_below(2000) == 0) {   // rare, so that finite outputs are left
         return large[draw_below((int64_t)(sizeof large / sizeof *large))];
     }
-    return ldexpf((float)(draw_below(511) - 255), (int)draw_below(50) - 85);   // products round the smallest normal number
+    return ldexpf((float)(draw_below(511) - 255),
+                  (int)draw_below(50) - 85);   // products round the smallest normal number
 }
 
 // A matrix in memory and its elements as floats, row-major (for E4M3 without the scales).
@@ -79,12 +83,14 @@ static void put(const struct matrix *matrix, int64_t row, int64_t column, float 
     matrix->values[row * tensor->shape[1] + column] = value;
 }
 
-static struct matrix draw_matrix(enum format format, int64_t rows, int64_t columns, enum layout layout, enum values values) {
+static struct matrix draw_matrix(enum format format, int64_t rows, int64_t columns, enum layout layout,
+                                 enum values values) {
     if (format == FORMAT_E4M3_BLOCK) {
         layout = PACKED;
     }
     int64_t gap = layout == PADDED ? 1 + draw_below(20) : layout == SPARSE ? 3 : 0, spread = layout == SPARSE ? 2 : 1;
-    int64_t bytes = format_info(format)->bytes, offset = draw_below(8);   // of elements: no alignment but the element's own
+    int64_t bytes = format_info(format)->bytes,
+            offset = draw_below(8);   // of elements: no alignment but the element's own
     int64_t extent = rows * (columns * spread + gap) + offset;
     char *data = arena_allocate(&memory, (size_t)(extent + 1), (size_t)bytes);
     memset(data, 0x5a, (size_t)(extent * bytes));
@@ -117,13 +123,15 @@ struct side {
     int64_t scale_row_stride, scale_k_stride;
 };
 
-static float reference(float c, const struct side *a, int64_t row, const struct side *b, int64_t column, int64_t depth) {
+static float reference(float c, const struct side *a, int64_t row, const struct side *b, int64_t column,
+                       int64_t depth) {
     float total = c;
     for (int64_t begin = 0; begin < depth; begin += 128) {
         int64_t end = begin + 128 < depth ? begin + 128 : depth;
         float sum = b->scale != NULL ? 0.0f : total;
         for (int64_t k = begin; k < end; k++) {
-            sum = fmaf(a->values[row * a->row_stride + k * a->k_stride], b->values[column * b->row_stride + k * b->k_stride], sum);
+            sum = fmaf(a->values[row * a->row_stride + k * a->k_stride],
+                       b->values[column * b->row_stride + k * b->k_stride], sum);
         }
         if (b->scale != NULL) {
             total = fmaf(sum, b->scale[column / 128 * b->scale_row_stride + begin / 128 * b->scale_k_stride], total);
@@ -165,7 +173,8 @@ static void expect_element(const struct tensor *c, int64_t row, int64_t column, 
         return;
     }
     if (float_bits(found) != float_bits(expected)) {
-        fail_msg("%s: (%lld, %lld) is %a, expected %a", what, (long long)row, (long long)column, (double)found, (double)expected);
+        fail_msg("%s: (%lld, %lld) is %a, expected %a", what, (long long)row, (long long)column, (double)found,
+                 (double)expected);
     }
 }
 
@@ -238,7 +247,11 @@ static void check_formats(enum product product, int64_t rows, int64_t columns, i
                                         : draw_matrix(right, depth, columns, draw_layout(), values);
     }
     test.mode = product == BACKWARD_WEIGHT || (out == FORMAT_F32 && draw_below(2) == 0) ? OP_ADD : OP_SET;
-    test.out = draw_matrix(out, rows, columns, draw_below(4) == 0 ? SPARSE : draw_below(2) == 0 ? PADDED : PACKED, values);
+    test.out = draw_matrix(out, rows, columns,
+                           draw_below(4) == 0   ? SPARSE
+                           : draw_below(2) == 0 ? PADDED
+                                                : PACKED,
+                           values);
     struct side a = side_of(&test.left, product == BACKWARD_WEIGHT ? 1 : 0);
     struct side b = side_of(&test.right, product == FORWARD ? 0 : 1);
     test.expected = arena_allocate(&memory, (size_t)(rows * columns), sizeof(float));
@@ -255,7 +268,8 @@ static void check_formats(enum product product, int64_t rows, int64_t columns, i
 
 static void check_product(enum product product, int64_t rows, int64_t columns, int64_t depth) {
     enum values values = draw_below(3) == 0 ? SPECIAL : ORDINARY;
-    enum format left = draw_below(2) == 0 ? FORMAT_F32 : FORMAT_BF16, right = draw_below(2) == 0 ? FORMAT_F32 : FORMAT_BF16;
+    enum format left = draw_below(2) == 0 ? FORMAT_F32 : FORMAT_BF16,
+                right = draw_below(2) == 0 ? FORMAT_F32 : FORMAT_BF16;
     enum format out = product == BACKWARD_WEIGHT || draw_below(2) == 0 ? FORMAT_F32 : FORMAT_BF16;
     right = product != BACKWARD_WEIGHT && draw_below(3) == 0 ? FORMAT_E4M3_BLOCK : right;
     check_formats(product, rows, columns, depth, left, right, out, values);
@@ -274,8 +288,8 @@ static void test_deep_products(void **state) {
     (void)state;
     static const int64_t depths[] = {511, 512, 513, 1023, 1024, 1025, 1100, 2049, 2561};
     for (int i = 0; i < 54; i++) {
-        check_product((enum product)(i % PRODUCTS), i % 2 == 0 ? 1 + draw_below(20) : 1 + draw_below(10), 1 + draw_below(40),
-                      depths[i / 6]);
+        check_product((enum product)(i % PRODUCTS), i % 2 == 0 ? 1 + draw_below(20) : 1 + draw_below(10),
+                      1 + draw_below(40), depths[i / 6]);
     }
 }
 
@@ -294,8 +308,8 @@ static void test_odd_depth_keeps_signed_zero(void **state) {
     (void)state;
     for (int i = 0; i < 60; i++) {
         int64_t rows = i % 2 == 0 ? 1 + draw_below(8) : 9 + draw_below(30);
-        check_formats((enum product)(i % PRODUCTS), rows, 1 + draw_below(50), 1 + 2 * draw_below(3), FORMAT_BF16, FORMAT_BF16,
-                      FORMAT_F32, SPECIAL);
+        check_formats((enum product)(i % PRODUCTS), rows, 1 + draw_below(50), 1 + 2 * draw_below(3), FORMAT_BF16,
+                      FORMAT_BF16, FORMAT_F32, SPECIAL);
     }
 }
 
@@ -304,7 +318,8 @@ static void test_empty(void **state) {
     struct op_context op;
     assert_int_equal(op_context_init(&op, ISA_BEST, pools[1], &scratch, NULL), 0);
     float y[6] = {1, 2, 3, 4, 5, 6}, x[1] = {0};
-    struct tensor ty = tensor_2d(FORMAT_F32, y, 2, 3), tx = tensor_2d(FORMAT_F32, x, 2, 0), tw = tensor_2d(FORMAT_F32, x, 3, 0);
+    struct tensor ty = tensor_2d(FORMAT_F32, y, 2, 3), tx = tensor_2d(FORMAT_F32, x, 2, 0),
+                  tw = tensor_2d(FORMAT_F32, x, 3, 0);
     op_linear(&op, &ty, &tx, &tw, OP_ADD);
     assert_true(y[0] == 1 && y[5] == 6);
     op_linear(&op, &ty, &tx, &tw, OP_SET);
@@ -329,7 +344,8 @@ static void test_rounding_bound(void **state) {
     for (int i = 0; i < 20; i++) {
         int64_t depth = 1 + draw_below(700);
         enum format format = i % 2 == 0 ? FORMAT_BF16 : FORMAT_F32;
-        struct matrix x = draw_matrix(format, 5, depth, PACKED, ORDINARY), w = draw_matrix(format, 40, depth, PACKED, ORDINARY);
+        struct matrix x = draw_matrix(format, 5, depth, PACKED, ORDINARY),
+                      w = draw_matrix(format, 40, depth, PACKED, ORDINARY);
         struct matrix y = draw_matrix(FORMAT_F32, 5, 40, PACKED, ORDINARY);
         struct op_context op;
         assert_int_equal(op_context_init(&op, ISA_BEST, pools[0], &scratch, NULL), 0);
@@ -359,7 +375,8 @@ static void test_splits(void **state) {
         struct matrix x = draw_matrix(format, rows, k, PACKED, i % 3 == 0 ? SPECIAL : ORDINARY);
         struct matrix w = draw_matrix(i % 4 == 2 ? FORMAT_E4M3_BLOCK : format, n, k, PACKED, ORDINARY);
         struct matrix dy = draw_matrix(format, rows, n, PACKED, ORDINARY);
-        struct matrix y = draw_matrix(FORMAT_F32, rows, n, PACKED, ORDINARY), dw = draw_matrix(FORMAT_F32, n, k, PACKED, ORDINARY);
+        struct matrix y = draw_matrix(FORMAT_F32, rows, n, PACKED, ORDINARY),
+                      dw = draw_matrix(FORMAT_F32, n, k, PACKED, ORDINARY);
         struct matrix y_cut = draw_matrix(FORMAT_F32, rows, n, PACKED, ORDINARY);
         struct matrix dw_cut = draw_matrix(FORMAT_F32, n, k, PACKED, ORDINARY);
         memcpy(dw_cut.tensor.data, dw.tensor.data, (size_t)(n * k) * sizeof(float));
@@ -370,7 +387,8 @@ static void test_splits(void **state) {
         for (int64_t begin = 0, count; begin < rows; begin += count) {
             count = 1 + draw_below(17);
             count = count < rows - begin ? count : rows - begin;
-            struct tensor part_x = tensor_slice(&x.tensor, 0, begin, count), part_y = tensor_slice(&y_cut.tensor, 0, begin, count);
+            struct tensor part_x = tensor_slice(&x.tensor, 0, begin, count),
+                          part_y = tensor_slice(&y_cut.tensor, 0, begin, count);
             struct tensor part_dy = tensor_slice(&dy.tensor, 0, begin, count);
             op_linear(&op, &part_y, &part_x, &w.tensor, OP_SET);
             op_linear_backward_weight(&op, &dw_cut.tensor, &part_dy, &part_x);
@@ -379,7 +397,8 @@ static void test_splits(void **state) {
             expect_element(&y_cut.tensor, j / n, j % n, ((const float *)y.tensor.data)[j], "rows in several calls");
         }
         for (int64_t j = 0; j < n * k; j++) {
-            expect_element(&dw_cut.tensor, j / k, j % k, ((const float *)dw.tensor.data)[j], "weight gradient in several calls");
+            expect_element(&dw_cut.tensor, j / k, j % k, ((const float *)dw.tensor.data)[j],
+                           "weight gradient in several calls");
         }
         arena_reset(&memory);
     }
@@ -460,7 +479,8 @@ static void run_heads(struct op_context *op, const char *name, void *argument) {
     struct heads_case *test = argument;
     int64_t heads = test->heads, n = test->y.tensor.shape[1] / heads, k = test->x.tensor.shape[1] / heads;
     struct tensor x = tensor_split_columns(&test->x.tensor, heads), y = tensor_split_columns(&test->y.tensor, heads);
-    struct tensor w = tensor_reshape(&test->w.tensor, 3, test->transposed ? (int64_t[]){heads, k, n} : (int64_t[]){heads, n, k});
+    struct tensor w = tensor_reshape(&test->w.tensor, 3,
+                                     test->transposed ? (int64_t[]){heads, k, n} : (int64_t[]){heads, n, k});
     if (test->transposed) {
         w = tensor_transpose(&w, 1, 2);
     }
@@ -534,10 +554,11 @@ static int teardown(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_context),        cmocka_unit_test(test_products), cmocka_unit_test(test_deep_products),
-        cmocka_unit_test(test_many_rows),      cmocka_unit_test(test_empty),    cmocka_unit_test(test_splits),
-        cmocka_unit_test(test_rounding_bound), cmocka_unit_test(test_grouped),  cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_odd_depth_keeps_signed_zero),
+        cmocka_unit_test(test_context),        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_deep_products),  cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_empty),          cmocka_unit_test(test_splits),
+        cmocka_unit_test(test_rounding_bound), cmocka_unit_test(test_grouped),
+        cmocka_unit_test(test_heads),          cmocka_unit_test(test_odd_depth_keeps_signed_zero),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,5 +1,5 @@
-// Storage formats: every bf16 and every E4M3 code against an independent rounding (nearest of all codes, in double precision)
-// and against ml_dtypes (hashes by tests/golden/tensor/e4m3.py); the block quantiser against its definition.
+// Storage formats: every bf16 and every E4M3 code against an independent rounding (nearest of all codes, in double
+// precision) and against ml_dtypes (hashes by tests/golden/tensor/e4m3.py); the block quantiser against its definition.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

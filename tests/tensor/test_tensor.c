@@ -88,6 +88,7 @@ static void test_block_views(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_make), cmocka_unit_test(test_views), cmocka_unit_test(test_block_views)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_make), cmocka_unit_test(test_views),
+                                       cmocka_unit_test(test_block_views)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,31 +6,18 @@
 
 typedef void kernels_init(struct cpu_kernels *kernels);   // a function type, for the lists below
 
-// Applied in this order: a table of AVX2 has the scalar entries first, AVX-512 both. One line for each file of kernels.
+// Applied in this order: a table of AVX2 has the scalar entries first, AVX-512 both. One entry for each file of
+// kernels.
 static kernels_init *const scalar_list[] = {
-    kernels_scalar_linear,
-    kernels_scalar_rms_norm,
-    kernels_scalar_rope,
-    kernels_scalar_attention,
-    kernels_scalar_swiglu,
-    kernels_scalar_router,
-    kernels_scalar_rows,
-    kernels_scalar_cross_entropy,
-    kernels_scalar_adamw,
-    kernels_scalar_reduce,
-    NULL,
+    kernels_scalar_linear,        kernels_scalar_peak,   kernels_scalar_rms_norm, kernels_scalar_rope,
+    kernels_scalar_attention,     kernels_scalar_swiglu, kernels_scalar_router,   kernels_scalar_rows,
+    kernels_scalar_cross_entropy, kernels_scalar_adamw,  kernels_scalar_reduce,   NULL,
 };
 static kernels_init *const avx2_list[] = {
-    kernels_avx2_linear,
-    kernels_avx2_row,
-    kernels_avx2_attention,
-    NULL,
+    kernels_avx2_linear, kernels_avx2_row, kernels_avx2_attention, kernels_avx2_peak, NULL,
 };
 static kernels_init *const avx512_list[] = {
-    kernels_avx512_linear,
-    kernels_avx512_row,
-    kernels_avx512_attention,
-    NULL,
+    kernels_avx512_linear, kernels_avx512_peak, kernels_avx512_row, kernels_avx512_attention, NULL,
 };
 static kernels_init *const *const lists[ISA_BEST] = {
     [ISA_SCALAR] = scalar_list,
@@ -77,15 +64,20 @@ enum isa cpu_isa_best(void) {
 
 const char *isa_name(enum isa isa) {
     switch (isa) {
-    case ISA_SCALAR: return "scalar";
-    case ISA_AVX2: return "avx2";
-    case ISA_AVX512: return "avx512";
-    case ISA_BEST: return "best";
+    case ISA_SCALAR:
+        return "scalar";
+    case ISA_AVX2:
+        return "avx2";
+    case ISA_AVX512:
+        return "avx512";
+    case ISA_BEST:
+        return "best";
     }
     return "unknown";
 }
 
-int op_context_init(struct op_context *op, enum isa isa, struct pool *pool, struct arena *scratch, struct error *error) {
+int op_context_init(struct op_context *op, enum isa isa, struct pool *pool, struct arena *scratch,
+                    struct error *error) {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("fma")) {
         return error_set(error, ERROR_ARGUMENT, "this CPU has no fused multiply-add (FMA): x86-64-v3 is needed");

@@ -1,20 +1,23 @@
 // The table of CPU kernels: innermost loops that differ between instruction sets. The scalar versions fill a table and
-// are the specification; AVX2 overrides some entries, AVX-512 some of those, always with the same bits (tests/op compares).
+// are the specification; AVX2 overrides some entries, AVX-512 some of those, always with the same bits (tests/op
+// compares).
 //
-// To add a kernel: an entry here (or in the op's own header, as linear.h does), its scalar version in op/cpu/<op>.c, faster ones in
-// op/cpu/avx2/<op>.c and op/cpu/avx512/<op>.c. To add a file of kernels: one init function for each instruction set that it
-// serves, declared below and named in the list of kernels.c.
+// To add a kernel: an entry here (or in the op's own header, as linear.h does), its scalar version in op/cpu/<op>.c,
+// faster ones in op/cpu/avx2/<op>.c and op/cpu/avx512/<op>.c. To add a file of kernels: one init function for each
+// instruction set that it serves, declared below and named in the list of kernels.c.
 #ifndef MINKE_OP_CPU_KERNELS_H
 #define MINKE_OP_CPU_KERNELS_H
 
 #include "op/cpu/attention.h"
 #include "op/cpu/linear.h"
+#include "op/cpu/peak.h"
 #include "op/cpu/row_kernels.h"
 #include "op/ops.h"
 
 struct cpu_kernels {
     enum isa isa;
     struct linear_kernels linear;
+    struct peak_kernels peak;
     struct row_kernels row;
     struct attention_kernels attention_f32, attention_bf16;   // by the format of q, k and v
 };
@@ -26,6 +29,7 @@ enum isa cpu_isa_best(void);
 
 // Init functions, one for each file of kernels: each sets its own entries of the table.
 void kernels_scalar_linear(struct cpu_kernels *kernels);
+void kernels_scalar_peak(struct cpu_kernels *kernels);
 void kernels_scalar_rms_norm(struct cpu_kernels *kernels);
 void kernels_scalar_rope(struct cpu_kernels *kernels);
 void kernels_scalar_attention(struct cpu_kernels *kernels);
@@ -38,7 +42,9 @@ void kernels_scalar_reduce(struct cpu_kernels *kernels);
 void kernels_avx2_linear(struct cpu_kernels *kernels);
 void kernels_avx2_row(struct cpu_kernels *kernels);
 void kernels_avx2_attention(struct cpu_kernels *kernels);
+void kernels_avx2_peak(struct cpu_kernels *kernels);
 void kernels_avx512_linear(struct cpu_kernels *kernels);
+void kernels_avx512_peak(struct cpu_kernels *kernels);
 void kernels_avx512_row(struct cpu_kernels *kernels);
 void kernels_avx512_attention(struct cpu_kernels *kernels);
 

@@ -1,8 +1,10 @@
 // Driver of the matrix products: cuts groups into pieces, packs, hands tiles to the kernels, stores what comes back.
 //
-//   piece   up to PIECE_ROWS rows of one group. Its rows (side a) are packed once, by the first parallel run, in panels of at most
+//   piece   up to PIECE_ROWS rows of one group. Its rows (side a) are packed once, by the first parallel run, in panels
+//   of at most
 //           tile_rows rows that differ by at most one, so that no ragged panel is left over.
-//   task    a piece times `column_step` columns, in the second parallel run. For each block of k it packs its columns (side b) into the
+//   task    a piece times `column_step` columns, in the second parallel run. For each block of k it packs its columns
+//   (side b) into the
 //           worker's area, then walks the tiles. The chain of an output continues from block to block through F32 memory: c
 //           itself, or the worker's area when c is BF16, strided, or ends inside a half panel.
 //   mapped  a piece of few rows reads b where it lies instead: packing would cost more than it saves.
@@ -28,9 +30,9 @@
 struct piece {
     const struct linear_group *group;
     int64_t row, rows, panels;
-    int64_t packed;              // first unit of its rows in run.packed
-    int64_t pack_task, task;     // first task in each of the two runs
-    int64_t panels_per_task;     // of the packing run
+    int64_t packed;            // first unit of its rows in run.packed
+    int64_t pack_task, task;   // first task in each of the two runs
+    int64_t panels_per_task;   // of the packing run
     int64_t column_step;
     bool mapped;
 };
@@ -41,12 +43,12 @@ struct run {
     enum linear_unit unit;
     enum format c_format;
     bool add, scaled;
-    int64_t depth_block;                 // k per block
+    int64_t depth_block;   // k per block
     const struct piece *pieces;
     int64_t piece_count;
     uint32_t *packed;
     char *workspace;
-    int64_t worker_bytes, columns_bytes; // a worker's share, and the first part of it, for packed columns
+    int64_t worker_bytes, columns_bytes;   // a worker's share, and the first part of it, for packed columns
 };
 
 static int64_t minimum(int64_t a, int64_t b) {
@@ -92,8 +94,8 @@ static const struct piece *find_piece(const struct run *run, int64_t task, bool 
     return &run->pieces[low];
 }
 
-// How much of k to pack before the next panel has its turn. Where k is strided, a cache line holds rows of several panels; it must
-// still be there when the next panel comes (lines a large power of two apart evict each other early).
+// How much of k to pack before the next panel has its turn. Where k is strided, a cache line holds rows of several
+// panels; it must still be there when the next panel comes (lines a large power of two apart evict each other early).
 static int64_t packing_depth(const struct linear_operand *source, int64_t depth) {
     return source->k_stride == 1 ? depth : STRIDED_DEPTH;
 }
@@ -129,8 +131,8 @@ static char *c_address(const struct run *run, const struct linear_group *group, 
 }
 
 // F32 area [rows][stride] -> c at (row, column).
-static void store_c(const struct run *run, const struct linear_group *group, int64_t row, int64_t column, const float *area,
-                    int64_t stride, int64_t rows, int64_t columns) {
+static void store_c(const struct run *run, const struct linear_group *group, int64_t row, int64_t column,
+                    const float *area, int64_t stride, int64_t rows, int64_t columns) {
     for (int64_t i = 0; i < rows; i++) {
         char *c = c_address(run, group, row + i, column);
         const float *from = area + i * stride;
@@ -170,9 +172,9 @@ static void load_scales(float *scale, const struct linear_operand *b, int64_t co
 
 // One tile through c or, where c cannot be written directly, through the F32 area.
 struct place {
-    float *area;            // of this tile
+    float *area;   // of this tile
     int64_t area_stride;
-    bool first, last;       // block of k
+    bool first, last;   // block of k
 };
 
 static void run_tile(const struct run *run, const struct linear_group *group, int64_t row, int64_t column,
@@ -198,8 +200,8 @@ static void run_tile(const struct run *run, const struct linear_group *group, in
 }
 
 // Columns [column, column + columns) of b, k in [k_begin, k_end), as panels of `units` units.
-static void pack_block(const struct run *run, const struct linear_operand *b, int64_t column, int64_t columns, int64_t k_begin,
-                       int64_t k_end, uint32_t *packed) {
+static void pack_block(const struct run *run, const struct linear_operand *b, int64_t column, int64_t columns,
+                       int64_t k_begin, int64_t k_end, uint32_t *packed) {
     const int64_t width = run->kernels->tile_columns, units = units_of(run->unit, k_end - k_begin);
     int64_t step = packing_depth(b, k_end - k_begin);
     for (int64_t k = k_begin; k < k_end; k += step) {
@@ -250,7 +252,8 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     }
 }
 
-static void multiply_mapped(const struct run *run, const struct piece *piece, int64_t column_begin, int64_t columns, float *area) {
+static void multiply_mapped(const struct run *run, const struct piece *piece, int64_t column_begin, int64_t columns,
+                            float *area) {
     const struct linear_group *group = piece->group;
     const int64_t width = run->kernels->mapped_columns;
     float *scales = area + LINEAR_MAX_MAPPED * LINEAR_MAX_COLUMNS;
@@ -315,7 +318,8 @@ static int64_t pieces_of(const struct linear_group *group, int64_t limit) {
 }
 
 // Column steps and task numbers of pieces [0, count), and their packing tasks. Returns the number of tasks.
-static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t count, int threads, int64_t *pack_tasks) {
+static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t count, int threads,
+                          int64_t *pack_tasks) {
     int64_t panels = 0, tasks = 0;
     *pack_tasks = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -344,7 +348,8 @@ static void run_pieces(struct op_context *op, struct run *run, struct piece *pie
     pool_run(op->pool, tasks, multiply_task, run);
 }
 
-// Bytes that a worker needs: packed columns of one block, then the F32 area (a task's outputs, or the scales of a mapped piece).
+// Bytes that a worker needs: packed columns of one block, then the F32 area (a task's outputs, or the scales of a
+// mapped piece).
 static void plan_workers(struct run *run, int64_t most_depth) {
     int64_t columns = MAX_PANELS * run->kernels->tile_columns;
     int64_t block_units = units_of(run->unit, minimum(run->depth_block, most_depth));

@@ -1,10 +1,11 @@
 // Matrix products on the CPU: c[row, column] = sum over k of a[row, k] * b[column, k], for arrays of groups at once.
-// Forward, input gradient, weight gradient and the per-head form differ only in what is called row, column and k (ops_linear.c), so
-// one driver (linear.c) serves all. It packs operands into "units" of four bytes and calls the kernels below.
+// Forward, input gradient, weight gradient and the per-head form differ only in what is called row, column and k
+// (ops_linear.c), so one driver (linear.c) serves all. It packs operands into "units" of four bytes and calls the
+// kernels below.
 //
-// Unit: UNIT_F32 is one k as F32. UNIT_PAIR is two BF16, k (even) in the HIGH half and k+1 in the low half: vdpbf16ps adds the
-// product of the high halves first, so a chain over units is the chain over k ascending. A lone last k gets the partner product
-// -0 (a: -0, b: +0): adding -0 changes no accumulator, not even -0 (adding +0 would).
+// Unit: UNIT_F32 is one k as F32. UNIT_PAIR is two BF16, k (even) in the HIGH half and k+1 in the low half: vdpbf16ps
+// adds the product of the high halves first, so a chain over units is the chain over k ascending. A lone last k gets
+// the partner product -0 (a: -0, b: +0): adding -0 changes no accumulator, not even -0 (adding +0 would).
 #ifndef MINKE_OP_CPU_LINEAR_H
 #define MINKE_OP_CPU_LINEAR_H
 
@@ -16,31 +17,32 @@
 
 enum linear_unit { UNIT_F32, UNIT_PAIR };
 
-#define LINEAR_CHUNK 16        // units of one row that lie together in a packed a
-#define LINEAR_MAX_ROWS 16     // most rows of a tile on any instruction set
-#define LINEAR_MAX_COLUMNS 32  // most columns of a tile
-#define LINEAR_MAX_MAPPED 8    // most rows of a product that reads b where it lies
+#define LINEAR_CHUNK 16         // units of one row that lie together in a packed a
+#define LINEAR_MAX_ROWS 16      // most rows of a tile on any instruction set
+#define LINEAR_MAX_COLUMNS 32   // most columns of a tile
+#define LINEAR_MAX_MAPPED 8     // most rows of a product that reads b where it lies
 
-// One side of a product. Element (row, k) stands at data + (row * row_stride + k * k_stride) elements; no alignment is assumed.
+// One side of a product. Element (row, k) stands at data + (row * row_stride + k * k_stride) elements; no alignment is
+// assumed.
 struct linear_operand {
     const char *data;
-    int64_t row_stride, k_stride;              // in elements
-    const float *scale;                        // E4M3: of block (row / 128, k / 128); may be unaligned
-    int64_t scale_row_stride, scale_k_stride;  // in scales
+    int64_t row_stride, k_stride;               // in elements
+    const float *scale;                         // E4M3: of block (row / 128, k / 128); may be unaligned
+    int64_t scale_row_stride, scale_k_stride;   // in scales
     enum format format;
 };
 
 struct linear_group {
     struct linear_operand a, b;
-    char *c;                                   // F32 or BF16
-    int64_t c_row_stride, c_column_stride;     // in elements
+    char *c;                                 // F32 or BF16
+    int64_t c_row_stride, c_column_stride;   // in elements
     int64_t rows, columns, depth;
 };
 
-// Packing of one panel: `rows` rows (at most the table's tile_rows, or tile_columns) of an operand from `row` on, k from k_begin
-// (a multiple of STRIDED_DEPTH) to k_end.
-// As rows (side a):     out[chunk][panel row][16 units], chunks `chunk_stride` units apart, rows 16 units apart.
-// As columns (side b):  out[unit][panel column], units `unit_stride` apart; columns beyond `rows` may be written too (anything).
+// Packing of one panel: `rows` rows (at most the table's tile_rows, or tile_columns) of an operand from `row` on, k
+// from k_begin (a multiple of STRIDED_DEPTH) to k_end. As rows (side a):     out[chunk][panel row][16 units], chunks
+// `chunk_stride` units apart, rows 16 units apart. As columns (side b):  out[unit][panel column], units `unit_stride`
+// apart; columns beyond `rows` may be written too (anything).
 struct linear_strip {
     uint32_t *out;
     int64_t chunk_stride, unit_stride;
@@ -50,9 +52,10 @@ struct linear_strip {
     enum linear_unit unit;
 };
 
-// One tile: c[rows][columns] in F32, the accumulators. Columns are computed in halves of the table's tile_columns: c has room for whole
-// halves. Without scale: c = chain over units, starting from c when `add`, else from +0. With scale (E4M3 b):
-// for each block of 128 k, c = fma(chain over its units from +0, scale[block], c), c first from c when `add`, else from +0.
+// One tile: c[rows][columns] in F32, the accumulators. Columns are computed in halves of the table's tile_columns: c
+// has room for whole halves. Without scale: c = chain over units, starting from c when `add`, else from +0. With scale
+// (E4M3 b): for each block of 128 k, c = fma(chain over its units from +0, scale[block], c), c first from c when `add`,
+// else from +0.
 struct linear_tile {
     float *c;
     int64_t c_stride;
@@ -61,21 +64,21 @@ struct linear_tile {
     const struct linear_operand *mapped;   // tile_mapped: read b here instead, column `column`, k from 0 to depth
     int64_t column, depth;
     int64_t units;
-    const float *scale;                    // NULL, or one per block of 128 k
+    const float *scale;   // NULL, or one per block of 128 k
     int rows, columns;
     enum linear_unit unit;
     bool add;
 };
 
 struct linear_kernels {
-    bool pairs;                       // UNIT_PAIR is served (AVX512_BF16)
+    bool pairs;   // UNIT_PAIR is served (AVX512_BF16)
     int tile_rows, tile_columns;
-    int mapped_columns;               // columns of a tile_mapped; its rows are at most LINEAR_MAX_MAPPED
+    int mapped_columns;   // columns of a tile_mapped; its rows are at most LINEAR_MAX_MAPPED
     void (*pack_rows)(const struct linear_strip *strip);
     void (*pack_columns)(const struct linear_strip *strip);
     void (*tile)(const struct linear_tile *tile);
-    // The same product with b, one of whose strides is 1, read where it lies, for few rows: matrix-vector at memory speed. May read
-    // a, and write c, as if there were LINEAR_MAX_MAPPED rows.
+    // The same product with b, one of whose strides is 1, read where it lies, for few rows: matrix-vector at memory
+    // speed. May read a, and write c, as if there were LINEAR_MAX_MAPPED rows.
     void (*tile_mapped)(const struct linear_tile *tile);
     void (*narrow)(uint16_t *out, const float *in, int64_t count);   // bf16_narrow of each
 };

@@ -1,5 +1,5 @@
-// Scalar kernels of the matrix products: the specification that AVX2 and AVX-512 repeat with the same bits. The packing functions
-// also serve those tables for operands with neither stride equal to 1.
+// Scalar kernels of the matrix products: the specification that AVX2 and AVX-512 repeat with the same bits. The packing
+// functions also serve those tables for operands with neither stride equal to 1.
 #include <math.h>
 #include <string.h>
 
@@ -51,8 +51,8 @@ void linear_pack_rows_scalar(const struct linear_strip *strip) {
     for (int row = 0; row < strip->rows; row++) {
         int64_t unit = 0;
         for (int64_t k = strip->k_begin; k < strip->k_end; k += step, unit++) {
-            strip->out[unit / LINEAR_CHUNK * strip->chunk_stride + row * LINEAR_CHUNK + unit % LINEAR_CHUNK] =
-                unit_at(strip, strip->row + row, k, 0x8000u);
+            strip->out[unit / LINEAR_CHUNK * strip->chunk_stride + row * LINEAR_CHUNK + unit % LINEAR_CHUNK] = unit_at(
+                strip, strip->row + row, k, 0x8000u);
         }
     }
 }
@@ -69,7 +69,8 @@ void linear_pack_columns_scalar(const struct linear_strip *strip) {
 
 static float packed_a(const struct linear_tile *tile, int64_t row, int64_t unit) {
     float value;
-    memcpy(&value, tile->a + (unit / LINEAR_CHUNK * tile->rows + row) * LINEAR_CHUNK + unit % LINEAR_CHUNK, sizeof value);
+    memcpy(&value, tile->a + (unit / LINEAR_CHUNK * tile->rows + row) * LINEAR_CHUNK + unit % LINEAR_CHUNK,
+           sizeof value);
     return value;
 }
 
@@ -83,7 +84,8 @@ static float mapped_b(const struct linear_tile *tile, int64_t unit, int64_t colu
     return element(tile->mapped, tile->column + column, unit);
 }
 
-static void tile_with(const struct linear_tile *tile, float (*b)(const struct linear_tile *tile, int64_t unit, int64_t column)) {
+static void tile_with(const struct linear_tile *tile,
+                      float (*b)(const struct linear_tile *tile, int64_t unit, int64_t column)) {
     int64_t block = tile->scale != NULL ? BLOCK_SIZE : tile->units;
     for (int row = 0; row < tile->rows; row++) {
         for (int column = 0; column < tile->columns; column++) {

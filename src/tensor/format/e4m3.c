@@ -1,6 +1,6 @@
-// E4M3 ("e4m3fn"), one byte: sign, 4 exponent bits with bias 7, 3 mantissa bits. Largest 448 (0x7e), smallest normal 2^-6
-// (0x08), smallest 2^-9 (0x01), NaN 0x7f and 0xff, no infinities. In a tensor one F32 scale belongs to each 128 x 128 block:
-// value = element * scale.
+// E4M3 ("e4m3fn"), one byte: sign, 4 exponent bits with bias 7, 3 mantissa bits. Largest 448 (0x7e), smallest normal
+// 2^-6 (0x08), smallest 2^-9 (0x01), NaN 0x7f and 0xff, no infinities. In a tensor one F32 scale belongs to each 128 x
+// 128 block: value = element * scale.
 #include "tensor/formats.h"
 
 #include "tensor/format/format.h"
@@ -80,7 +80,8 @@ static float block_scale(float amax, int power_of_two) {
 }
 
 void quantize_e4m3_blocks(struct tensor *out, const struct tensor *source, int power_of_two) {
-    CHECK(out->format == FORMAT_E4M3_BLOCK && tensor_packed(out) && out->scale != NULL, "output format %d", out->format);
+    CHECK(out->format == FORMAT_E4M3_BLOCK && tensor_packed(out) && out->scale != NULL, "output format %d",
+          out->format);
     CHECK(source->format == FORMAT_F32 || source->format == FORMAT_BF16, "source format %d", source->format);
     CHECK(source->rank == 2 && tensor_same_shape(out, source), "shapes differ");
     const struct format_info *info = format_info(source->format);

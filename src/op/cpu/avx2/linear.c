@@ -1,5 +1,5 @@
-// AVX2 kernels of the matrix products. All operands become F32 units; tiles are up to 6 rows x 16 columns: 12 accumulators, two
-// vectors of b and one broadcast of a in 16 registers.
+// AVX2 kernels of the matrix products. All operands become F32 units; tiles are up to 6 rows x 16 columns: 12
+// accumulators, two vectors of b and one broadcast of a in 16 registers.
 #include <immintrin.h>
 #include <stddef.h>
 #include <string.h>
@@ -73,12 +73,15 @@ INLINE void transpose(__m256 v[VECTOR]) {
     }
 }
 
-// A block of up to 8 rows x 8 units. `by_row`: v[i] = units of row i; else v[i] = rows of unit i. What is missing is zero.
-INLINE void load_block(__m256 v[VECTOR], enum format format, bool along_k, bool by_row, const struct linear_operand *source,
-                       int64_t row, int64_t rows, int64_t k, int64_t count) {
-    const int64_t row_bytes = source->row_stride * element_bytes(format), k_bytes = source->k_stride * element_bytes(format);
+// A block of up to 8 rows x 8 units. `by_row`: v[i] = units of row i; else v[i] = rows of unit i. What is missing is
+// zero.
+INLINE void load_block(__m256 v[VECTOR], enum format format, bool along_k, bool by_row,
+                       const struct linear_operand *source, int64_t row, int64_t rows, int64_t k, int64_t count) {
+    const int64_t row_bytes = source->row_stride * element_bytes(format),
+                  k_bytes = source->k_stride * element_bytes(format);
     const char *from = source->data + row * row_bytes + k * k_bytes;
-    const int64_t vectors = along_k ? rows : count, inside = along_k ? count : rows, stride = along_k ? row_bytes : k_bytes;
+    const int64_t vectors = along_k ? rows : count, inside = along_k ? count : rows,
+                  stride = along_k ? row_bytes : k_bytes;
     if (vectors >= VECTOR && inside >= VECTOR) {
         UNROLL
         for (int i = 0; i < VECTOR; i++) {
@@ -243,8 +246,10 @@ static void tile_packed(const struct linear_tile *tile) {
 
 // ---- Tiles that read b where it lies: 8 columns, few rows -----------------------------------------------------------
 
-// Rows are computed as 1, 2, 4 or 8: those beyond tile->rows read what follows in a and end in rows of c that nobody reads.
-INLINE void tile_mapped_any(const struct linear_tile *tile, const int rows, const enum format format, const bool along_k) {
+// Rows are computed as 1, 2, 4 or 8: those beyond tile->rows read what follows in a and end in rows of c that nobody
+// reads.
+INLINE void tile_mapped_any(const struct linear_tile *tile, const int rows, const enum format format,
+                            const bool along_k) {
     const float *a = (const float *)(const void *)tile->a;
     const bool scaled = format == FORMAT_E4M3_BLOCK;
     float *const c = tile->c;

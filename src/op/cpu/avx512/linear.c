@@ -1,5 +1,5 @@
-// AVX-512 kernels of the matrix products: F32 by fused multiply-add, BF16 pairs by vdpbf16ps (two FP32 FMAs, the high halves
-// first, flushing subnormals: the same chain as the scalar kernels').
+// AVX-512 kernels of the matrix products: F32 by fused multiply-add, BF16 pairs by vdpbf16ps (two FP32 FMAs, the high
+// halves first, flushing subnormals: the same chain as the scalar kernels').
 //
 // Tiles are up to 14 rows x 32 columns: 28 accumulators, two vectors of b and one broadcast of a fill the 32 registers.
 #include <immintrin.h>
@@ -28,8 +28,8 @@ struct e4m3_table {
     __m512i high[2], low[2];
 };
 static uint8_t e4m3_high[128], e4m3_low[128];
-// For each 32-bit lane of four codes, whose upper and lower bytes are two vectors: the bytes of the pair of the first two codes, lowest
-// first: low and high byte of the second BF16, then of the first (64 and more: lower bytes).
+// For each 32-bit lane of four codes, whose upper and lower bytes are two vectors: the bytes of the pair of the first
+// two codes, lowest first: low and high byte of the second BF16, then of the first (64 and more: lower bytes).
 static uint8_t e4m3_pair[64];
 
 INLINE struct e4m3_table e4m3_table_load(void) {
@@ -72,7 +72,8 @@ INLINE __m512i load_along_k(enum format format, enum linear_unit unit, const str
 }
 
 // 16 rows of one k as BF16 in the low half of each 32-bit lane, rows contiguous.
-INLINE __m512i load_words_along_rows(enum format format, const struct e4m3_table *table, const char *from, __mmask16 mask) {
+INLINE __m512i load_words_along_rows(enum format format, const struct e4m3_table *table, const char *from,
+                                     __mmask16 mask) {
     if (format == FORMAT_BF16) {
         return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
     }
@@ -81,8 +82,8 @@ INLINE __m512i load_words_along_rows(enum format format, const struct e4m3_table
 }
 
 // 16 rows of one unit, rows contiguous. `second`: the second k of the pair exists.
-INLINE __m512i load_along_rows(enum format format, enum linear_unit unit, const struct e4m3_table *table, const char *from,
-                               int64_t k_bytes, bool second, __mmask16 mask) {
+INLINE __m512i load_along_rows(enum format format, enum linear_unit unit, const struct e4m3_table *table,
+                               const char *from, int64_t k_bytes, bool second, __mmask16 mask) {
     if (unit == UNIT_F32 && format == FORMAT_F32) {
         return _mm512_maskz_loadu_epi32(mask, from);
     }
@@ -120,10 +121,11 @@ INLINE void transpose(__m512i v[VECTOR]) {
     }
 }
 
-// A block of up to 16 rows x 16 units. `by_row`: v[i] = units of row i; else v[i] = rows of unit i. Missing rows and units are zero.
+// A block of up to 16 rows x 16 units. `by_row`: v[i] = units of row i; else v[i] = rows of unit i. Missing rows and
+// units are zero.
 INLINE void load_block(__m512i v[VECTOR], enum format format, enum linear_unit unit, bool along_k, bool by_row,
-                       const struct e4m3_table *table, const struct linear_operand *source, int64_t row, int rows, int64_t k,
-                       int64_t count) {
+                       const struct e4m3_table *table, const struct linear_operand *source, int64_t row, int rows,
+                       int64_t k, int64_t count) {
     const int64_t bytes = format == FORMAT_F32 ? 4 : format == FORMAT_BF16 ? 2 : 1;
     const int64_t row_bytes = source->row_stride * bytes, k_bytes = source->k_stride * bytes;
     const char *from = source->data + row * row_bytes + k * k_bytes;
@@ -136,7 +138,8 @@ INLINE void load_block(__m512i v[VECTOR], enum format format, enum linear_unit u
         } else {
             UNROLL
             for (int i = 0; i < VECTOR; i++) {
-                v[i] = i < rows ? load_along_k(format, unit, table, from + i * row_bytes, count) : _mm512_setzero_si512();
+                v[i] = i < rows ? load_along_k(format, unit, table, from + i * row_bytes, count)
+                                : _mm512_setzero_si512();
             }
         }
     } else {
@@ -156,7 +159,8 @@ INLINE void load_block(__m512i v[VECTOR], enum format format, enum linear_unit u
 
 // ---- Packing --------------------------------------------------------------------------------------------------------
 
-INLINE void pack_strip(const struct linear_strip *strip, enum format format, enum linear_unit unit, bool along_k, bool as_rows) {
+INLINE void pack_strip(const struct linear_strip *strip, enum format format, enum linear_unit unit, bool along_k,
+                       bool as_rows) {
     const int step = unit == UNIT_PAIR ? 2 : 1;
     const struct e4m3_table table = e4m3_table_load();
     int64_t chunk = 0;
@@ -164,7 +168,8 @@ INLINE void pack_strip(const struct linear_strip *strip, enum format format, enu
         int64_t count = strip->k_end - k;
         __m512i v[VECTOR];
         if (count >= VECTOR * step) {
-            load_block(v, format, unit, along_k, as_rows, &table, strip->source, strip->row, strip->rows, k, VECTOR * step);
+            load_block(v, format, unit, along_k, as_rows, &table, strip->source, strip->row, strip->rows, k,
+                       VECTOR * step);
         } else {
             load_block(v, format, unit, along_k, as_rows, &table, strip->source, strip->row, strip->rows, k, count);
         }
@@ -242,7 +247,8 @@ static void pack_columns_interleaved(const struct linear_strip *strip) {
     const int64_t bytes = 2 * source->k_stride;
     uint32_t *out = strip->out;
     for (int64_t k = strip->k_begin; k < strip->k_end; k += 2) {
-        __m512i k0 = _mm512_loadu_si512(from), k1 = k + 1 < strip->k_end ? _mm512_loadu_si512(from + bytes) : _mm512_setzero_si512();
+        __m512i k0 = _mm512_loadu_si512(from),
+                k1 = k + 1 < strip->k_end ? _mm512_loadu_si512(from + bytes) : _mm512_setzero_si512();
         _mm512_store_si512(out, _mm512_permutex2var_epi16(k1, first, k0));
         _mm512_store_si512(out + VECTOR, _mm512_permutex2var_epi16(k1, second, k0));
         from += 2 * bytes;
@@ -360,21 +366,23 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
     }
 }
 
-#define TILE(unit, rows)                                                       \
-    static void tile_##unit##_##rows##_1(const struct linear_tile *tile) {     \
-        tile_any(tile, rows, 1, UNIT_##unit);                                  \
-    }                                                                          \
-    static void tile_##unit##_##rows##_2(const struct linear_tile *tile) {     \
-        tile_any(tile, rows, 2, UNIT_##unit);                                  \
+#define TILE(unit, rows)                                                   \
+    static void tile_##unit##_##rows##_1(const struct linear_tile *tile) { \
+        tile_any(tile, rows, 1, UNIT_##unit);                              \
+    }                                                                      \
+    static void tile_##unit##_##rows##_2(const struct linear_tile *tile) { \
+        tile_any(tile, rows, 2, UNIT_##unit);                              \
     }
 #define ALL_ROWS(X, unit)                                                                                           \
-    X(unit, 1) X(unit, 2) X(unit, 3) X(unit, 4) X(unit, 5) X(unit, 6) X(unit, 7)                                    \
-    X(unit, 8) X(unit, 9) X(unit, 10) X(unit, 11) X(unit, 12) X(unit, 13) X(unit, 14)
+    X(unit, 1)                                                                                                      \
+    X(unit, 2) X(unit, 3) X(unit, 4) X(unit, 5) X(unit, 6) X(unit, 7) X(unit, 8) X(unit, 9) X(unit, 10) X(unit, 11) \
+        X(unit, 12) X(unit, 13) X(unit, 14)
 ALL_ROWS(TILE, F32)
 ALL_ROWS(TILE, PAIR)
 
 #define ENTRY(unit, rows) [UNIT_##unit][rows] = {tile_##unit##_##rows##_1, tile_##unit##_##rows##_2},
-static void (*const tiles[2][ROWS + 1][2])(const struct linear_tile *tile) = {ALL_ROWS(ENTRY, F32) ALL_ROWS(ENTRY, PAIR)};
+static void (*const tiles[2][ROWS + 1][2])(const struct linear_tile *tile) = {ALL_ROWS(ENTRY, F32)
+                                                                                  ALL_ROWS(ENTRY, PAIR)};
 
 static void tile_packed(const struct linear_tile *tile) {
     tiles[tile->unit][tile->rows][tile->columns > VECTOR](tile);
@@ -382,9 +390,9 @@ static void tile_packed(const struct linear_tile *tile) {
 
 // ---- Tiles that read b where it lies: 16 columns, few rows ----------------------------------------------------------
 
-// Asks for the cache lines that 16 rows will need PREFETCH_BYTES later; past the end of the rows, those of the next 16 rows.
-// Sixteen rows are more streams than hardware prefetchers follow. Into the second cache level: rows a power of two apart would throw each
-// other out of the first.
+// Asks for the cache lines that 16 rows will need PREFETCH_BYTES later; past the end of the rows, those of the next 16
+// rows. Sixteen rows are more streams than hardware prefetchers follow. Into the second cache level: rows a power of
+// two apart would throw each other out of the first.
 #define PREFETCH_BYTES 1024
 INLINE void prefetch_rows(const struct linear_tile *tile, enum format format, int64_t k) {
     const int64_t bytes = format == FORMAT_F32 ? 4 : format == FORMAT_BF16 ? 2 : 1;
@@ -401,8 +409,8 @@ INLINE void prefetch_rows(const struct linear_tile *tile, enum format format, in
     }
 }
 
-// 64 k of 16 rows of E4M3, k contiguous, as 32 vectors of pairs: four codes travel in a lane through the transposition and become
-// two pairs afterwards. Advances the sums of `rows` rows of a.
+// 64 k of 16 rows of E4M3, k contiguous, as 32 vectors of pairs: four codes travel in a lane through the transposition
+// and become two pairs afterwards. Advances the sums of `rows` rows of a.
 INLINE void step_e4m3(__m512 sum[LINEAR_MAX_MAPPED], const uint32_t *a, int64_t chunk_stride, const int rows,
                       const struct e4m3_table *table, const char *from, int64_t row_bytes) {
     const __m512i first = _mm512_loadu_si512(e4m3_pair), second = _mm512_add_epi8(first, _mm512_set1_epi8(2));
@@ -429,9 +437,9 @@ INLINE void step_e4m3(__m512 sum[LINEAR_MAX_MAPPED], const uint32_t *a, int64_t 
 }
 
 // Up to 16 units of 16 columns (`count` k; fewer columns for the last tile).
-INLINE void step_mapped(__m512 sum[LINEAR_MAX_MAPPED], const uint32_t *a, const int rows, const struct linear_tile *tile,
-                        const enum format format, const enum linear_unit unit, const bool along_k,
-                        const struct e4m3_table *table, int64_t k) {
+INLINE void step_mapped(__m512 sum[LINEAR_MAX_MAPPED], const uint32_t *a, const int rows,
+                        const struct linear_tile *tile, const enum format format, const enum linear_unit unit,
+                        const bool along_k, const struct e4m3_table *table, int64_t k) {
     const int width = unit == UNIT_PAIR ? 2 : 1;
     int64_t count = tile->depth - k;
     __m512i v[VECTOR];
@@ -462,11 +470,13 @@ INLINE void step_mapped(__m512 sum[LINEAR_MAX_MAPPED], const uint32_t *a, const 
     }
 }
 
-// Rows are computed as 1, 2, 4 or 8: those beyond tile->rows read what follows in a and end in rows of c that nobody reads.
+// Rows are computed as 1, 2, 4 or 8: those beyond tile->rows read what follows in a and end in rows of c that nobody
+// reads.
 INLINE void tile_mapped_any(const struct linear_tile *tile, const int rows, const enum format format,
                             const enum linear_unit unit, const bool along_k) {
     const int64_t width = unit == UNIT_PAIR ? 2 : 1, chunk_stride = tile->rows * LINEAR_CHUNK;
-    const bool scaled = format == FORMAT_E4M3_BLOCK, wide = scaled && unit == UNIT_PAIR && along_k && tile->columns == VECTOR;
+    const bool scaled = format == FORMAT_E4M3_BLOCK,
+               wide = scaled && unit == UNIT_PAIR && along_k && tile->columns == VECTOR;
     const struct e4m3_table table = e4m3_table_load();
     const uint32_t *a = tile->a;
     float *const c = tile->c;
@@ -522,12 +532,12 @@ INLINE void tile_mapped_rows(const struct linear_tile *tile, const enum format f
     }
 }
 
-#define MAPPED(name, format, unit)                                      \
-    static void mapped_##name##_k(const struct linear_tile *tile) {     \
-        tile_mapped_rows(tile, format, unit, true);                     \
-    }                                                                   \
-    static void mapped_##name##_rows(const struct linear_tile *tile) {  \
-        tile_mapped_rows(tile, format, unit, false);                    \
+#define MAPPED(name, format, unit)                                     \
+    static void mapped_##name##_k(const struct linear_tile *tile) {    \
+        tile_mapped_rows(tile, format, unit, true);                    \
+    }                                                                  \
+    static void mapped_##name##_rows(const struct linear_tile *tile) { \
+        tile_mapped_rows(tile, format, unit, false);                   \
     }
 MAPPED(f32, FORMAT_F32, UNIT_F32)
 MAPPED(bf16, FORMAT_BF16, UNIT_F32)
