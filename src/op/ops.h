@@ -91,15 +91,19 @@ struct attention_span {
     int64_t key_row;             // row of key position 0 when pages == NULL
     const int32_t *pages;        // page numbers of this sequence, or NULL
 };
-// q[T, H, dn+dr] ([nope ; rope]), k_nope[S, H, dn], k_rope[S, 1, dr] (shared by heads; dr may be 0), v[S, H, dv]; out[T, H, dv]; lse f32[T, H] may be NULL.
-// All of q, k, v, out have one format. For key block b ascending (64 keys): score_j = (chain over dn then dr of q*k) * scale, -inf above the diagonal;
-// m' = max(m, max_j score); p_j = exp(score_j - m'); l = l * exp(m - m') + lanetree64(p); o = o * exp(m - m'), then chain over j of
-// p_j * v_j (p rounded to BF16 when v is BF16). out = o / l; lse = m + ln(l).
+// q[T, H, dn+dr] ([nope ; rope]), k_nope[S, H, dn], k_rope[S, 1, dr] (shared by heads; NULL when dr is 0), v[S, H, dv];
+// out[T, H, dv]; lse f32[T, H] may be NULL. All of q, k, v, out have one format.
+// For key block b ascending (64 keys): score_j = (chain over dn then dr of q*k) * scale for the keys j that the row sees;
+// m' = max(m, max_j score); p_j = exp(score_j - m'); l = l * exp(m - m') + lanes(p) (one fused multiply-add; key j of the block
+// in lane j mod 16, then the lane tree); o = o * exp(m - m'), then chain over j of p_j * v_j (p rounded to BF16 when v is BF16).
+// out = o / l + 0; lse = m + ln(l). A key that a row does not see never enters its sums, whatever it holds.
 void op_attention(struct op_context *op, struct tensor *out, float *lse, const struct tensor *q, const struct tensor *k_nope,
                   const struct tensor *k_rope, const struct tensor *v, const struct attention_span *spans, int64_t span_count,
                   float scale);
-// Gradients of the above (spans with pages == NULL and position == 0). OP_SET for all outputs, same formats as their tensors; dk_rope sums over heads ascending.
-// D = rowsum(dout * out); p recomputed from lse; sums over queries ascending for dk, dv and over keys ascending for dq.
+// Gradients of the above (spans with pages == NULL and position == 0). OP_SET for all rows of the spans, F32 or BF16 each; dk_rope
+// sums over heads ascending. D = rowsum(dout * out) by lanes; p = exp(score - lse) with the forward's score; dp = chain over dv of
+// dout * v; ds = (p * (dp - D)) * scale. dv sums p * dout and dk sums ds * q over queries ascending, dq sums ds * k over keys
+// ascending, each one F32 chain (p and ds rounded to BF16 when q is BF16), + 0 before it is stored.
 void op_attention_backward(struct op_context *op, struct tensor *dq, struct tensor *dk_nope, struct tensor *dk_rope,
                            struct tensor *dv, const struct tensor *dout, const struct tensor *out, const float *lse,
                            const struct tensor *q, const struct tensor *k_nope, const struct tensor *k_rope,

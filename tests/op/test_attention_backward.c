@@ -307,6 +307,34 @@ static void test_several_spans(void **state) {
     }
 }
 
+// Gradients may be wanted in F32 from BF16 inputs: the BF16 ones are these, rounded once.
+static void test_formats(void **state) {
+    (void)state;
+    struct problem p = problem_new(FORMAT_BF16, 75, 2, 10, 4, 6, 0);
+    struct attention_span span = {.count = 75};
+    p.spans = &span;
+    p.span_count = 1;
+    run_forward(&p);
+    struct tensor stored[INPUTS], full[INPUTS];
+    gradients_new(stored, &p);
+    for (int i = 0; i < INPUTS; i++) {
+        full[i] = tensor_new(FORMAT_F32, 3, p.input[i].shape);
+    }
+    assert_same_everywhere(run_backward, stored, INPUTS, &p);
+    assert_same_everywhere(run_backward, full, INPUTS, &p);
+    for (int i = 0; i < INPUTS; i++) {
+        struct tensor rounded = tensor_clone(&stored[i]);
+        for (int64_t e = 0; e < tensor_elements(&rounded); e++) {
+            element_set(&rounded, e, element_get(&full[i], e));
+        }
+        assert_true(same_bits(&rounded, &stored[i]));
+        tensor_free(&rounded);
+        tensor_free(&stored[i]);
+        tensor_free(&full[i]);
+    }
+    problem_free(&p);
+}
+
 // Each head alone gives its own gradients; the shared rotary key sums them, heads ascending.
 static void test_heads(void **state) {
     (void)state;
@@ -351,7 +379,7 @@ static void test_heads(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_finite_differences), cmocka_unit_test(test_formula), cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_several_spans),      cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_several_spans),      cmocka_unit_test(test_heads),   cmocka_unit_test(test_formats),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,11 +6,11 @@
 // The top-K is by score alone (no bias, no groups; ties to the lowest index, NaN as -inf). P sums tokens ascending, the
 // loss sums experts by lanes.
 #include <math.h>
-#include <string.h>
 
 #include "base/arena.h"
 #include "op/cpu/cpu_ops.h"
 #include "op/cpu/kernels.h"
+#include "op/cpu/top_k.h"
 
 #define TOKENS_PER_TASK 32
 #define EXPERTS_PER_TASK 32
@@ -19,7 +19,7 @@ struct balance_job {
     const struct router_rule *rule;
     const float *score;
     float *divisor;     // [tokens] sum of a token's scores
-    uint8_t *top;       // [tokens, E] 1 where the expert is in the token's top-K
+    int32_t *top;       // [tokens, K] the experts of a token's top-K
     float *f, *share;   // [sequences, E]
     struct row_split split;
     int64_t sequence_length, blocks;   // blocks of experts per sequence
@@ -31,24 +31,14 @@ static void balance_token_task(void *argument, int64_t task, int worker) {
     int64_t experts = job->rule->experts;
     for (int64_t t = row_split_begin(&job->split, task); t < row_split_end(&job->split, task); t++) {
         const float *score = job->score + t * experts;
-        uint8_t *top = job->top + t * experts;
+        int32_t *top = job->top + t * job->rule->top_k;
         float lane[SUM_LANES] = {0};
         for (int64_t e = 0; e < experts; e++) {
             lane[e % SUM_LANES] += score[e];
         }
         job->divisor[t] = job->rule->score == ROUTER_SIGMOID ? lane_tree(lane) : 1.0f;
-        memset(top, 0, (size_t)experts);
-        for (int64_t k = 0; k < job->rule->top_k; k++) {
-            int64_t best = -1;
-            float best_value = -INFINITY;
-            for (int64_t e = 0; e < experts; e++) {
-                float value = score[e] == score[e] ? score[e] : -INFINITY;
-                if (!top[e] && (best < 0 || value > best_value)) {
-                    best = e;
-                    best_value = value;
-                }
-            }
-            top[best] = 1;
+        for (int64_t e = 0, listed = 0; e < experts; e++) {
+            listed = top_k_offer(top, listed, job->rule->top_k, score, e);
         }
     }
 }
@@ -62,8 +52,13 @@ static void balance_expert_task(void *argument, int64_t task, int worker) {
     int32_t count[EXPERTS_PER_TASK] = {0};
     float sum[EXPERTS_PER_TASK] = {0};
     for (int64_t t = sequence * tokens; t < (sequence + 1) * tokens; t++) {
+        for (int64_t k = t * job->rule->top_k; k < (t + 1) * job->rule->top_k; k++) {
+            int64_t e = job->top[k] - begin;
+            if (e >= 0 && e < n) {
+                count[e]++;
+            }
+        }
         for (int64_t e = 0; e < n; e++) {
-            count[e] += job->top[t * experts + begin + e];
             sum[e] += job->score[t * experts + begin + e] / job->divisor[t];
         }
     }
@@ -80,7 +75,7 @@ void cpu_balance_loss(struct op_context *op, float *loss, float *f, const float 
     struct arena_mark mark = arena_mark(op->scratch);
     struct balance_job job = {.rule = rule, .score = score, .f = f, .sequence_length = sequence_length};
     job.divisor = arena_allocate(op->scratch, (size_t)tokens, sizeof(float));
-    job.top = arena_allocate(op->scratch, (size_t)(tokens * experts), 1);
+    job.top = arena_allocate(op->scratch, (size_t)(tokens * rule->top_k), sizeof(int32_t));
     job.share = arena_allocate(op->scratch, (size_t)(sequences * experts), sizeof(float));
     job.split = (struct row_split){
         .rows = tokens, .chunk = TOKENS_PER_TASK, .tasks = (tokens + TOKENS_PER_TASK - 1) / TOKENS_PER_TASK};

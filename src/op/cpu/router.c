@@ -11,6 +11,7 @@
 #include "base/math.h"
 #include "op/cpu/cpu_ops.h"
 #include "op/cpu/kernels.h"
+#include "op/cpu/top_k.h"
 
 #define TOKENS_PER_TASK 32
 #define NORMALIZE_EPSILON 1e-20f   // norm_topk_prob divides by sum + this
@@ -38,8 +39,7 @@ static float lane_sum(const float *a, const float *b, int64_t n) {
 struct router_area {
     float *choice;     // [E] score + bias, NaN as -inf
     float *group;      // [groups]
-    bool *kept;        // [groups]
-    bool *taken;       // [E]
+    int32_t *kept;     // [groups] the groups that stay, ascending
     float *gradient;   // [E]
 };
 
@@ -59,13 +59,12 @@ struct router_job {
 static struct router_area *router_areas(struct op_context *op, const struct router_rule *rule) {
     int workers = pool_threads(op->pool);
     struct router_area *area = arena_allocate(op->scratch, (size_t)workers, sizeof *area);
-    size_t experts = (size_t)rule->experts, groups = (size_t)rule->groups;
+    size_t experts = (size_t)rule->experts, groups = rule->method == ROUTER_GREEDY ? 1 : (size_t)rule->groups;
     for (int i = 0; i < workers; i++) {
         area[i].choice = arena_allocate(op->scratch, experts, sizeof(float));
         area[i].gradient = arena_allocate(op->scratch, experts, sizeof(float));
         area[i].group = arena_allocate(op->scratch, groups, sizeof(float));
-        area[i].kept = arena_allocate(op->scratch, groups, sizeof(bool));
-        area[i].taken = arena_allocate(op->scratch, experts, sizeof(bool));
+        area[i].kept = arena_allocate(op->scratch, groups, sizeof(int32_t));
     }
     return area;
 }
@@ -73,24 +72,6 @@ static struct router_area *router_areas(struct op_context *op, const struct rout
 static struct row_split token_split(int64_t tokens) {
     return (struct row_split){
         .rows = tokens, .chunk = TOKENS_PER_TASK, .tasks = (tokens + TOKENS_PER_TASK - 1) / TOKENS_PER_TASK};
-}
-
-static float without_nan(float value) {
-    return value == value ? value : -INFINITY;
-}
-
-// Marks the `keep` largest of value[n], ties to the lowest index. value must be free of NaN.
-static void mark_largest(bool *mark, const float *value, int64_t n, int64_t keep) {
-    memset(mark, 0, (size_t)n * sizeof *mark);
-    for (int64_t k = 0; k < keep; k++) {
-        int64_t best = -1;
-        for (int64_t i = 0; i < n; i++) {
-            if (!mark[i] && (best < 0 || value[i] > value[best])) {
-                best = i;
-            }
-        }
-        mark[best] = true;
-    }
 }
 
 // The value by which a group is ranked: its largest choice, or the sum of its two largest.
@@ -112,35 +93,21 @@ static void router_choose(int32_t *expert, struct router_area *area, const float
                           const struct router_rule *rule) {
     int64_t experts = rule->experts, groups = rule->method == ROUTER_GREEDY ? 1 : rule->groups,
             width = experts / groups;
-    int64_t keep = rule->method == ROUTER_GREEDY ? 1 : rule->top_groups;
+    int64_t keep = rule->method == ROUTER_GREEDY ? 1 : rule->top_groups, kept = 0, chosen = 0;
     for (int64_t e = 0; e < experts; e++) {
         area->choice[e] = without_nan(bias != NULL ? score[e] + bias[e] : score[e]);
     }
-    if (keep < groups) {
-        for (int64_t g = 0; g < groups; g++) {
-            area->group[g] = group_value(area->choice + g * width, width, rule->method);
-        }
-        mark_largest(area->kept, area->group, groups, keep);
-    } else {
-        memset(area->kept, true, (size_t)groups * sizeof *area->kept);
+    for (int64_t g = 0; g < groups; g++) {
+        area->group[g] = keep < groups ? group_value(area->choice + g * width, width, rule->method) : 0.0f;
+        kept = top_k_offer(area->kept, kept, keep, area->group, g);
     }
-    memset(area->taken, 0, (size_t)experts * sizeof *area->taken);
-    for (int64_t k = 0; k < rule->top_k; k++) {
-        int64_t best = -1;
-        for (int64_t g = 0; g < groups; g++) {
-            for (int64_t e = g * width; area->kept[g] && e < (g + 1) * width; e++) {
-                if (!area->taken[e] && (best < 0 || area->choice[e] > area->choice[best])) {
-                    best = e;
-                }
-            }
-        }
-        area->taken[best] = true;
-    }
-    for (int64_t e = 0, k = 0; e < experts; e++) {
-        if (area->taken[e]) {
-            expert[k++] = (int32_t)e;
+    top_k_sort(area->kept, kept);
+    for (int64_t i = 0; i < kept; i++) {
+        for (int64_t e = area->kept[i] * width; e < (area->kept[i] + 1) * width; e++) {
+            chosen = top_k_offer(expert, chosen, rule->top_k, area->choice, e);
         }
     }
+    top_k_sort(expert, chosen);
 }
 
 static void router_score(const struct router_job *job, float *score, const float *logits) {
