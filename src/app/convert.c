@@ -1,6 +1,7 @@
 // `minke convert`: a Hugging Face directory with BF16, FP8 or F32 weights -> the same model in another of these
 // formats.
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -10,26 +11,39 @@
 #include "base/log.h"
 #include "model/convert.h"
 
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int signal) {
+    (void)signal;
+    interrupted = 1;
+}
+
 static void show_progress(void *argument, int64_t bytes_done, int64_t bytes_total) {
     struct progress *progress = argument;
     progress->total = bytes_total;
     progress_update(progress, bytes_done);
 }
 
-static int run(const char *from, const char *to, struct convert_options *options, const struct common_options *common) {
+static int run(const char *from, const char *to, const struct convert_options *asked,
+               const struct common_options *common) {
+    struct convert_options options = *asked;
     struct error error = {0};
     struct convert_result result;
     struct progress progress;
+    const struct sigaction action = {.sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND};   // the second one kills
     char size[32];
     double started = clock_seconds();
-    int code = pool_create(&options->pool, (int)common->threads, &error);
+    int code = pool_create(&options.pool, (int)common->threads, &error);
     if (code == 0) {
         progress_begin(&progress, "convert", "bytes", 0);
-        options->progress = show_progress;
-        options->argument = &progress;
-        code = model_convert(&result, to, from, options, &error);
+        options.progress = show_progress;
+        options.argument = &progress;
+        options.stop = &interrupted;
+        sigaction(SIGINT, &action, NULL);
+        sigaction(SIGTERM, &action, NULL);
+        code = model_convert(&result, to, from, &options, &error);
         progress_end(&progress);
-        pool_destroy(options->pool);
+        pool_destroy(options.pool);
     }
     if (code != 0) {
         log_error("%s", error.text);

@@ -251,7 +251,7 @@ int command_prepare(int argc, char **argv) {
     options.held_out_count = held_out != NULL;
     options.inputs = inputs;
     options.input_count = input_count;
-    options.stop = &stop_requested;
+    options.corpus.stop = &stop_requested;
     status = run(&options, &common);
     memory_free(bytes);
     return status;

@@ -205,12 +205,17 @@ int file_reader_open(struct file_reader *reader, const char *path, struct error 
     return 0;
 }
 
+int64_t file_reader_read_some(struct file_reader *reader, void *data, int64_t size, struct error *error) {
+    ssize_t count = call_read(reader->descriptor, data, (size_t)size);
+    return count >= 0 ? count : error_set_errno(error, "%s: cannot read", reader->path);
+}
+
 int64_t file_reader_read(struct file_reader *reader, void *data, int64_t size, struct error *error) {
     int64_t used = 0;
     while (used < size) {
-        ssize_t count = call_read(reader->descriptor, (char *)data + used, (size_t)(size - used));
+        int64_t count = file_reader_read_some(reader, (char *)data + used, size - used, error);
         if (count < 0) {
-            return error_set_errno(error, "%s: cannot read", reader->path);
+            return count;
         }
         if (count == 0) {
             break;

@@ -28,6 +28,8 @@ struct file_reader {
 int file_reader_open(struct file_reader *reader, const char *path, struct error *error);
 // Fills `data` up to `size` bytes, or less at the end of the file; returns how many, or a negative code.
 int64_t file_reader_read(struct file_reader *reader, void *data, int64_t size, struct error *error);
+// What is there now, at least one byte: waits on a pipe or terminal that has none. 0 at the end.
+int64_t file_reader_read_some(struct file_reader *reader, void *data, int64_t size, struct error *error);
 void file_reader_close(struct file_reader *reader);   // also when open failed
 
 // Buffered writer to "<path>.tmp-<pid>"; file_writer_commit flushes, fsyncs, renames over <path> and fsyncs the folder.

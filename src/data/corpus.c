@@ -2,8 +2,11 @@
 // reused.
 #include "data/corpus.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -14,6 +17,7 @@
 #define READ_BYTES ((int64_t)1 << 20)
 #define BINARY_BYTES 8192
 #define DIRECTORY_DEPTH 64
+#define STOP_MILLISECONDS 100   // how often a wait for standard input looks whether it should end
 
 struct source {
     char *path;
@@ -167,39 +171,52 @@ static int add_path(struct corpus *corpus, const char *path, bool held_out, int 
     return add_file(corpus, path, path, source, error);
 }
 
-static int copy_standard_input(const char *spool, int64_t *bytes, struct error *error) {
+static bool stopped(const struct corpus *corpus) {
+    return corpus->options->stop != NULL && *corpus->options->stop != 0;
+}
+
+// Bytes that stand ready, 0 at the end; a negative code, also when told to stop.
+static int64_t read_standard_input(struct file_reader *reader, char *buffer, const struct corpus *corpus,
+                                   struct error *error) {
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    int ready = 0;
+    while (ready == 0 && !stopped(corpus)) {
+        ready = poll(&input, 1, STOP_MILLISECONDS);
+        if (ready < 0 && errno != EINTR) {
+            return error_set_errno(error, "standard input: cannot wait");
+        }
+        ready = ready < 0 ? 0 : ready;
+    }
+    return ready == 0 ? error_set(error, ERROR_STATE, "interrupted; nothing was written")
+                      : file_reader_read_some(reader, buffer, READ_BYTES, error);
+}
+
+static int copy_standard_input(int64_t *bytes, const char *spool, const struct corpus *corpus, struct error *error) {
     struct file_reader reader;
     struct file_writer writer;
-    char *buffer = memory_allocate((size_t)READ_BYTES, 1, "read buffer", error);
-    if (buffer == NULL) {
-        return ERROR_MEMORY;
-    }
+    bool writing = false;
     int code = file_reader_open(&reader, "-", error);
     if (code != 0) {
-        memory_free(buffer);
         return code;
     }
-    code = file_writer_open(&writer, spool, error);
-    if (code != 0) {
-        goto out;
-    }
-    int64_t count;
+    char *buffer = memory_allocate((size_t)READ_BYTES, 1, "read buffer", error);
+    code = buffer == NULL ? ERROR_MEMORY : file_writer_open(&writer, spool, error);
+    writing = code == 0;
     *bytes = 0;
-    while ((count = file_reader_read(&reader, buffer, READ_BYTES, error)) > 0) {
+    while (code == 0) {
+        int64_t count = read_standard_input(&reader, buffer, corpus, error);
+        if (count <= 0) {
+            code = (int)count;
+            break;
+        }
         *bytes += count;
         code = file_writer_append(&writer, buffer, (size_t)count, error);
-        if (code != 0) {
-            goto out;
-        }
     }
-    if (count < 0) {
-        code = (int)count;
+    if (code == 0) {
+        code = file_writer_commit(&writer, error);
+    } else if (writing) {
         file_writer_abort(&writer);
-        goto out;
     }
-    code = file_writer_commit(&writer, error);
-
-out:
     file_reader_close(&reader);
     memory_free(buffer);
     return code;
@@ -210,7 +227,7 @@ int corpus_add(struct corpus *corpus, const char *path, bool held_out, const cha
         return add_path(corpus, path, held_out, 0, error);
     }
     struct source source = {.held_out = held_out};
-    int code = copy_standard_input(spool, &source.bytes, error);
+    int code = copy_standard_input(&source.bytes, spool, corpus, error);
     return code == 0 ? add_file(corpus, spool, "standard input", source, error) : code;
 }
 
@@ -218,6 +235,10 @@ int corpus_add(struct corpus *corpus, const char *path, bool held_out, const cha
 
 static int64_t available(const struct corpus *corpus) {
     return corpus->window.size - corpus->begin;
+}
+
+static int64_t least(int64_t left, int64_t right) {
+    return left < right ? left : right;
 }
 
 static const char *unread(const struct corpus *corpus) {
@@ -273,7 +294,7 @@ static int open_next(struct corpus *corpus, struct error *error) {
         if ((code = window_fill(corpus, BINARY_BYTES, error)) != 0) {
             return code;
         }
-        int64_t seen = available(corpus) < BINARY_BYTES ? available(corpus) : BINARY_BYTES;
+        int64_t seen = least(available(corpus), BINARY_BYTES);
         if (source->walked && seen > 0 && memchr(unread(corpus), 0, (size_t)seen) != NULL) {
             corpus->binary_files++;
             corpus->position += source->bytes - available(corpus);
@@ -298,9 +319,9 @@ static bool is_blank(char c) {
 }
 
 int64_t corpus_cut(const char *text, int64_t most) {
-    int64_t line = 0, space = 0, least = most / 2;
+    int64_t line = 0, space = 0, first = most / 2;
     int64_t candidate = 0;   // behind a line feed with nothing but blanks between `i` and it
-    for (int64_t i = most; i > least; i--) {
+    for (int64_t i = most; i > first; i--) {
         char c = text[i - 1];   // the last byte of the document if the cut is at i
         if (c == '\n') {
             if (candidate > 0) {
@@ -341,7 +362,7 @@ static int next_line(struct corpus_record *record, struct corpus *corpus, struct
                 return error_set(error, ERROR_LIMIT, "%s: line %lld: more than %lld bytes, the limit of a document",
                                  corpus->reader.path, (long long)corpus->line, (long long)CORPUS_DOCUMENT_LIMIT);
             }
-            int code = window_fill(corpus, 2 * size + 1, error);
+            int code = window_fill(corpus, least(2 * size, CORPUS_DOCUMENT_LIMIT) + 1, error);
             if (code != 0) {
                 return code;
             }
@@ -383,7 +404,7 @@ static int next_text(struct corpus_record *record, int64_t *separator, struct co
         }
         // A separator may stand across the end of what was searched.
         searched = available(corpus) < options->separator_size ? 0 : available(corpus) - options->separator_size + 1;
-        int code = window_fill(corpus, 2 * available(corpus) + 1, error);
+        int code = window_fill(corpus, least(2 * available(corpus), most) + 1, error);
         if (code != 0) {
             return code;
         }
@@ -468,6 +489,10 @@ static int64_t find_ill_formed(const uint8_t *text, int64_t size, int64_t from) 
         at += length;
     }
     return size;
+}
+
+bool corpus_is_well_formed(const char *text, int64_t size) {
+    return find_ill_formed((const uint8_t *)text, size, 0) == size;
 }
 
 static int append_well_formed(struct byte_buffer *text, int64_t *replaced, const struct corpus *corpus,

@@ -14,6 +14,7 @@
 #ifndef MINKE_DATA_CORPUS_H
 #define MINKE_DATA_CORPUS_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -34,6 +35,7 @@ struct corpus_options {
     int64_t document_bytes;              // of plain text without a separator; 0 = whole files
     enum corpus_ill_formed ill_formed;   // UTF-8: U+FFFD for each maximal prefix of a character, or bytes as they are
     bool line_feeds;                     // CR LF and lone CR become LF
+    const volatile sig_atomic_t *stop;   // not NULL: once it is not 0, waiting for standard input ends with ERROR_STATE
 };
 
 struct corpus;
@@ -67,6 +69,8 @@ void corpus_rewind(struct corpus *corpus);
 // Appends the document of a record (data = its bytes); *replaced counts ill-formed sequences. Safe from any thread.
 int corpus_clean(struct byte_buffer *text, int64_t *replaced, const struct corpus *corpus,
                  const struct corpus_record *record, const char *data, struct error *error);
+
+bool corpus_is_well_formed(const char *text, int64_t size);   // UTF-8
 
 // Where text[0..size) is cut when at most `most` bytes may be taken (most < size): in (most / 2, most], or at least 1.
 int64_t corpus_cut(const char *text, int64_t most);

@@ -199,7 +199,7 @@ static int batch_read(struct prepare *prepare, struct error *error) {
 }
 
 static int check_stop(const struct prepare *prepare, struct error *error) {
-    const volatile sig_atomic_t *stop = prepare->options->stop;
+    const volatile sig_atomic_t *stop = prepare->options->corpus.stop;
     return stop != NULL && *stop != 0 ? error_set(error, ERROR_STATE, "interrupted; nothing was written") : 0;
 }
 
@@ -548,12 +548,10 @@ static int check_options(const struct prepare_options *options, struct error *er
         (options->corpus.separator != NULL && options->corpus.separator_size < 1)) {
         return error_set(error, ERROR_ARGUMENT, "shard size, document size and separator: expected more than nothing");
     }
-    if (options->corpus.separator != NULL) {
-        json_t *separator = json_stringn(options->corpus.separator, (size_t)options->corpus.separator_size);
-        if (separator == NULL) {   // it goes into dataset.json
-            return error_set(error, ERROR_ARGUMENT, "separator: expected UTF-8");
-        }
-        json_decref(separator);
+    // The separator goes into dataset.json.
+    if (options->corpus.separator != NULL &&
+        !corpus_is_well_formed(options->corpus.separator, options->corpus.separator_size)) {
+        return error_set(error, ERROR_ARGUMENT, "separator: expected UTF-8");
     }
     return check_output(options, error);
 }

@@ -16,7 +16,6 @@
 #ifndef MINKE_DATA_PREPARE_H
 #define MINKE_DATA_PREPARE_H
 
-#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -39,11 +38,10 @@ struct prepare_options {
     double validation_rate;
     int64_t validation_bytes;   // 0 = by rate
     int64_t shard_bytes;
-    bool keep_duplicates;   // of training documents among each other
-    bool validation_text;   // also writes validation.txt: the held-out documents laid end to end
-    bool overwrite;         // an existing dataset is replaced
-    struct corpus_options corpus;
-    const volatile sig_atomic_t *stop;   // not NULL: when it becomes non-zero, prepare ends with ERROR_STATE
+    bool keep_duplicates;           // of training documents among each other
+    bool validation_text;           // also writes validation.txt: the held-out documents laid end to end
+    bool overwrite;                 // an existing dataset is replaced
+    struct corpus_options corpus;   // with `stop`, which ends all of prepare
 };
 
 struct prepare_side {

@@ -107,6 +107,10 @@ static int convert_fetch(void *argument, struct tensor *tensor, int64_t index, s
     struct conversion *conversion = argument;
     const struct checkpoint_plan_entry *entry = &conversion->entries[index];
     struct tensor source;
+    if (conversion->options->stop != NULL && *conversion->options->stop != 0) {
+        return error_set(error, ERROR_STATE, "%s: conversion interrupted",
+                         checkpoint_directory(conversion->checkpoint));
+    }
     int code = checkpoint_find(conversion->checkpoint, &source, entry->name, error);
     if (code != 0) {
         return code;

@@ -3,6 +3,7 @@
 #ifndef MINKE_MODEL_CONVERT_H
 #define MINKE_MODEL_CONVERT_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -19,6 +20,8 @@ struct convert_options {
     struct pool *pool;         // NULL = the calling thread alone
     void (*progress)(void *argument, int64_t bytes_done, int64_t bytes_total);   // NULL = none
     void *argument;
+    const volatile sig_atomic_t
+        *stop;   // NULL, or set to non-zero (by a signal) to give up: ERROR_STATE, nothing remains
 };
 struct convert_result {
     int64_t tensors, bytes;   // written; scales count in bytes only

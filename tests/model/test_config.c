@@ -33,18 +33,22 @@ static int teardown(void **state) {
 
 static const char v3[] =
     "{\"architectures\":[\"DeepseekV3ForCausalLM\"],\"attention_bias\":false,\"attention_dropout\":0.0,"
-    "\"auto_map\":{\"AutoConfig\":\"configuration_deepseek.DeepseekV3Config\"},\"aux_loss_alpha\":0.001,\"bos_token_id\":0,"
+    "\"auto_map\":{\"AutoConfig\":\"configuration_deepseek.DeepseekV3Config\"},\"aux_loss_alpha\":0.001,"
+    "\"bos_token_id\":0,"
     "\"eos_token_id\":1,\"ep_size\":1,\"first_k_dense_replace\":3,\"hidden_act\":\"silu\",\"hidden_size\":7168,"
     "\"initializer_range\":0.02,\"intermediate_size\":18432," HEADS "\"max_position_embeddings\":163840,"
-    "\"model_type\":\"deepseek_v3\",\"moe_intermediate_size\":2048,\"moe_layer_freq\":1,\"n_group\":8,\"n_routed_experts\":256,"
+    "\"model_type\":\"deepseek_v3\",\"moe_intermediate_size\":2048,\"moe_layer_freq\":1,\"n_group\":8,"
+    "\"n_routed_experts\":256,"
     "\"n_shared_experts\":1,\"norm_topk_prob\":true,\"num_attention_heads\":128,\"num_experts_per_tok\":8,"
     "\"num_hidden_layers\":61,\"num_key_value_heads\":128,\"num_nextn_predict_layers\":1,\"pretraining_tp\":1,"
-    "\"q_lora_rank\":1536,\"quantization_config\":{\"activation_scheme\":\"dynamic\",\"fmt\":\"e4m3\",\"quant_method\":\"fp8\","
+    "\"q_lora_rank\":1536,\"quantization_config\":{\"activation_scheme\":\"dynamic\",\"fmt\":\"e4m3\","
+    "\"quant_method\":\"fp8\","
     "\"weight_block_size\":[128,128]},\"rms_norm_eps\":1e-06," YARN(
-        "40", "1.0",
-        "32") ",\"rope_theta\":10000,"
-              "\"routed_scaling_factor\":2.5,\"scoring_func\":\"sigmoid\",\"seq_aux\":true,\"tie_word_embeddings\":false,"
-              "\"topk_group\":4,\"topk_method\":\"noaux_tc\",\"torch_dtype\":\"bfloat16\",\"use_cache\":true,\"vocab_size\":129280}";
+        "40", "1.0", "32") ",\"rope_theta\":10000,"
+                           "\"routed_scaling_factor\":2.5,\"scoring_func\":\"sigmoid\",\"seq_aux\":true,"
+                           "\"tie_word_embeddings\":false,"
+                           "\"topk_group\":4,\"topk_method\":\"noaux_tc\",\"torch_dtype\":\"bfloat16\","
+                           "\"use_cache\":true,\"vocab_size\":129280}";
 
 static const char kimi_k2[] =
     "{\"model_type\":\"kimi_k2\",\"hidden_size\":7168,\"intermediate_size\":18432,\"first_k_dense_replace\":1," HEADS
@@ -52,22 +56,25 @@ static const char kimi_k2[] =
     "\"n_shared_experts\":1,\"norm_topk_prob\":true,\"num_attention_heads\":64,\"num_key_value_heads\":64,"
     "\"num_experts_per_tok\":8,\"num_hidden_layers\":61,\"num_nextn_predict_layers\":0,\"q_lora_rank\":1536,"
     "\"bos_token_id\":163584,\"eos_token_id\":163585,\"rope_theta\":50000.0," YARN(
-        "32.0", "1.0",
-        "1.0") ","
-               "\"routed_scaling_factor\":2.827,\"scoring_func\":\"sigmoid\",\"topk_group\":1,\"topk_method\":\"noaux_tc\","
-               "\"vocab_size\":163840}";
+        "32.0", "1.0", "1.0") ","
+                              "\"routed_scaling_factor\":2.827,\"scoring_func\":\"sigmoid\",\"topk_group\":1,"
+                              "\"topk_method\":\"noaux_tc\","
+                              "\"vocab_size\":163840}";
 
 static const char moonlight[] =
-    "{\"model_type\":\"deepseek_v3\",\"hidden_size\":2048,\"intermediate_size\":11264,\"first_k_dense_replace\":1," HEADS
+    "{\"model_type\":\"deepseek_v3\",\"hidden_size\":2048,\"intermediate_size\":11264,"
+    "\"first_k_dense_replace\":1," HEADS
     "\"max_position_embeddings\":8192,\"moe_intermediate_size\":1408,\"n_group\":1,\"n_routed_experts\":64,"
     "\"n_shared_experts\":2,\"norm_topk_prob\":true,\"num_attention_heads\":16,\"num_key_value_heads\":16,"
     "\"num_experts_per_tok\":6,\"num_hidden_layers\":27,\"num_nextn_predict_layers\":0,\"q_lora_rank\":null,"
-    "\"bos_token_id\":163584,\"eos_token_id\":163585,\"rms_norm_eps\":1e-05,\"rope_theta\":50000.0,\"rope_scaling\":null,"
+    "\"bos_token_id\":163584,\"eos_token_id\":163585,\"rms_norm_eps\":1e-05,\"rope_theta\":50000.0,"
+    "\"rope_scaling\":null,"
     "\"routed_scaling_factor\":2.446,\"scoring_func\":\"sigmoid\",\"topk_group\":1,\"topk_method\":\"noaux_tc\","
     "\"vocab_size\":163840}";
 
 static const char v2_lite[] =
-    "{\"model_type\":\"deepseek_v2\",\"hidden_size\":2048,\"intermediate_size\":10944,\"first_k_dense_replace\":1," HEADS
+    "{\"model_type\":\"deepseek_v2\",\"hidden_size\":2048,\"intermediate_size\":10944,"
+    "\"first_k_dense_replace\":1," HEADS
     "\"max_position_embeddings\":163840,\"moe_intermediate_size\":1408,\"n_group\":1,\"n_routed_experts\":64,"
     "\"n_shared_experts\":2,\"norm_topk_prob\":false,\"num_attention_heads\":16,\"num_key_value_heads\":16,"
     "\"num_experts_per_tok\":6,\"num_hidden_layers\":27,\"q_lora_rank\":null," YARN(
@@ -77,7 +84,8 @@ static const char v2_lite[] =
               "\"topk_method\":\"greedy\",\"vocab_size\":102400}";
 
 static const char v2[] =
-    "{\"model_type\":\"deepseek_v2\",\"hidden_size\":5120,\"intermediate_size\":12288,\"first_k_dense_replace\":1," HEADS
+    "{\"model_type\":\"deepseek_v2\",\"hidden_size\":5120,\"intermediate_size\":12288,"
+    "\"first_k_dense_replace\":1," HEADS
     "\"max_position_embeddings\":163840,\"moe_intermediate_size\":1536,\"n_group\":8,\"n_routed_experts\":160,"
     "\"n_shared_experts\":2,\"norm_topk_prob\":false,\"num_attention_heads\":128,\"num_key_value_heads\":128,"
     "\"num_experts_per_tok\":6,\"num_hidden_layers\":60,\"q_lora_rank\":1536," YARN(
@@ -164,10 +172,14 @@ static void test_other_members(void **state) {
 static void test_transformers_5(void **state) {
     (void)state;
     struct model_config config = parse_good(
-        "{\"model_type\":\"deepseek_v3\",\"hidden_size\":64,\"intermediate_size\":128,\"kv_lora_rank\":16,\"qk_nope_head_dim\":8,"
-        "\"qk_rope_head_dim\":8,\"v_head_dim\":8,\"vocab_size\":100,\"num_hidden_layers\":2,\"num_attention_heads\":2,"
-        "\"q_lora_rank\":null,\"n_routed_experts\":8,\"n_shared_experts\":1,\"moe_intermediate_size\":32,\"n_group\":null,"
-        "\"topk_group\":null,\"num_experts_per_tok\":2,\"first_k_dense_replace\":1,\"dtype\":\"float32\",\"num_mtp_layers\":2,"
+        "{\"model_type\":\"deepseek_v3\",\"hidden_size\":64,\"intermediate_size\":128,"
+        "\"kv_lora_rank\":16,\"qk_nope_head_dim\":8,"
+        "\"qk_rope_head_dim\":8,\"v_head_dim\":8,\"vocab_size\":100,\"num_hidden_layers\":2,"
+        "\"num_attention_heads\":2,"
+        "\"q_lora_rank\":null,\"n_routed_experts\":8,\"n_shared_experts\":1,"
+        "\"moe_intermediate_size\":32,\"n_group\":null,"
+        "\"topk_group\":null,\"num_experts_per_tok\":2,\"first_k_dense_replace\":1,"
+        "\"dtype\":\"float32\",\"num_mtp_layers\":2,"
         "\"eos_token_id\":[7,8],\"bos_token_id\":null,\"head_dim\":8,\"qk_head_dim\":16,\"rope_interleave\":true,"
         "\"rope_parameters\":{\"rope_theta\":5000.0,\"rope_type\":\"yarn\",\"type\":\"yarn\",\"factor\":4,"
         "\"original_max_position_embeddings\":64,\"attention_factor\":null,\"truncate\":true}}");
@@ -209,8 +221,10 @@ static void test_round_trip(void **state) {
 static void test_dense(void **state) {
     (void)state;
     struct model_config config = parse_good(
-        "{\"model_type\":\"deepseek_v3\",\"hidden_size\":64,\"intermediate_size\":128,\"kv_lora_rank\":16,\"qk_nope_head_dim\":8,"
-        "\"qk_rope_head_dim\":8,\"v_head_dim\":8,\"vocab_size\":100,\"num_hidden_layers\":2,\"num_attention_heads\":2,"
+        "{\"model_type\":\"deepseek_v3\",\"hidden_size\":64,\"intermediate_size\":128,"
+        "\"kv_lora_rank\":16,\"qk_nope_head_dim\":8,"
+        "\"qk_rope_head_dim\":8,\"v_head_dim\":8,\"vocab_size\":100,\"num_hidden_layers\":2,"
+        "\"num_attention_heads\":2,"
         "\"q_lora_rank\":0,\"n_routed_experts\":null,\"num_nextn_predict_layers\":0,\"tie_word_embeddings\":true}");
     struct model_config again;
     assert_false(model_layer_is_moe(&config, 1));
@@ -355,10 +369,14 @@ static void test_refuses_the_rest(void **state) {
                    "test.json: rope_scaling: key \"rope_type\": expected \"yarn\" or \"default\", found \"linear\"");
     assert_refused("\"factor\":40", "\"factor\":0.5", ERROR_FORMAT, "key \"factor\"");
     assert_refused("\"factor\":40,", "", ERROR_FORMAT, "key \"factor\": expected a number, found nothing");
-    assert_refused("\"factor\":40", "\"factor\":40,\"attention_factor\":1.5", ERROR_FORMAT, "key \"attention_factor\"");
+    assert_refused("\"factor\":40", "\"factor\":40,\"attention_factor\":1.5", ERROR_FORMAT,
+                   "key "
+                   "\"attention_factor\"");
     assert_refused("\"factor\":40", "\"factor\":40,\"truncate\":false", ERROR_FORMAT,
                    "key \"truncate\": expected true, found false");
-    assert_refused("\"quant_method\":\"fp8\"", "\"quant_method\":\"awq\"", ERROR_FORMAT, "found quant_method \"awq\"");
+    assert_refused("\"quant_method\":\"fp8\"", "\"quant_method\":\"awq\"", ERROR_FORMAT,
+                   "found "
+                   "quant_method \"awq\"");
     assert_refused("[128,128]", "[64,128]", ERROR_FORMAT, "and another block size");
     assert_refused("\"use_cache\":true", "\"rope_interleave\":false", ERROR_FORMAT,
                    "key \"rope_interleave\": expected true, found false");

@@ -226,6 +226,11 @@ static void test_refusals(void **state) {
     test_assert_error(try_convert(target, fp8, other, &error), &error, ERROR_ARGUMENT,
                       "holds FP8 weights with float scales already");
     assert_false(file_exists(target));
+    // Interrupted: nothing is left.
+    static const volatile sig_atomic_t stop = 1;
+    struct convert_options stopped = {.format = FORMAT_BF16, .stop = &stop};
+    test_assert_error(try_convert(target, fp8, stopped, &error), &error, ERROR_STATE, "interrupted");
+    assert_false(file_exists(target));
     // A source that lacks a file: nothing is left.
     char lacking[600];
     convert(name_of(lacking, "lacking"), bf16_directory, FORMAT_BF16, false, 30000, 0);

@@ -190,6 +190,50 @@ static void test_tied_and_old_styles(void **state) {
     tiny_close(&tiny);
 }
 
+struct bf16_save {
+    struct param_list list;
+    struct checkpoint_plan_entry *entries;
+    struct cast_buffer buffer;
+};
+
+static int fetch_bf16(void *argument, struct tensor *tensor, int64_t index, struct error *error) {
+    struct bf16_save *save = argument;
+    return tensor_cast_buffered(tensor, &save->buffer, FORMAT_BF16, save->list.items[index].tensor, false, NULL, error);
+}
+
+// Somebody stored the router bias as BF16: it is widened.
+static void test_bf16_bias(void **state) {
+    (void)state;
+    struct model_config config = tiny_config();
+    struct tiny tiny;
+    struct opened opened;
+    struct bf16_save save = {0};
+    struct error error = {0};
+    config.num_nextn_predict_layers = 0;
+    tiny_open(&tiny, &config, FORMAT_F32, 0);
+    ((float *)tiny.params.layers[1].moe.e_score_correction_bias.data)[4] = -1.5f;
+    assert_int_equal(params_list(&save.list, &tiny.params, &config, &tiny.arena, NULL), 0);
+    save.entries = calloc((size_t)save.list.count, sizeof *save.entries);
+    for (int64_t i = 0; i < save.list.count; i++) {
+        const struct param *param = &save.list.items[i];
+        save.entries[i] = (struct checkpoint_plan_entry){
+            .name = param->name, .format = FORMAT_BF16, .rank = param->rank};
+        memcpy(save.entries[i].shape, param->shape, sizeof param->shape);
+    }
+    const char *directory = path_of("bias");
+    assert_int_equal(file_make_directory(directory, NULL), 0);
+    assert_int_equal(model_config_write(&config, test_path(directory, "config.json"), NULL), 0);
+    assert_int_equal(
+        checkpoint_write(directory, save.entries, save.list.count, 1 << 20, fetch_bf16, &save, NULL, &error), 0);
+    assert_int_equal(open_directory(&opened, directory, &error), 0);
+    assert_int_equal(opened.params.layers[1].moe.e_score_correction_bias.format, FORMAT_F32);
+    assert_true(((const float *)opened.params.layers[1].moe.e_score_correction_bias.data)[4] == -1.5f);
+    close_directory(&opened);
+    cast_buffer_free(&save.buffer);
+    free(save.entries);
+    tiny_close(&tiny);
+}
+
 // The configuration announces MTP layers that the files do not have: the model is used without.
 static void test_missing_mtp(void **state) {
     (void)state;
@@ -219,9 +263,9 @@ static void test_wrong_shape_and_missing(void **state) {
     tiny_save(&tiny, directory, FORMAT_BF16, false, 0);
     config.kv_lora_rank = 17;
     assert_int_equal(model_config_write(&config, test_path(directory, "config.json"), NULL), 0);
-    test_assert_error(
-        open_directory(&opened, directory, &error), &error, ERROR_FORMAT,
-        "model.safetensors: tensor \"model.layers.0.self_attn.kv_a_proj_with_mqa.weight\": expected shape [25, 136], found [24, 136]");
+    test_assert_error(open_directory(&opened, directory, &error), &error, ERROR_FORMAT,
+                      "model.safetensors: tensor \"model.layers.0.self_attn.kv_a_proj_with_mqa.weight\": expected "
+                      "shape [25, 136], found [24, 136]");
     close_directory(&opened);
     error_clear(&error);
     config.kv_lora_rank = 16;
@@ -358,15 +402,11 @@ static void test_failing_file_calls(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_save_and_map),
-        cmocka_unit_test(test_save_again),
-        cmocka_unit_test(test_tied_and_old_styles),
-        cmocka_unit_test(test_missing_mtp),
-        cmocka_unit_test(test_wrong_shape_and_missing),
-        cmocka_unit_test(test_lost_prefix),
-        cmocka_unit_test(test_companions),
-        cmocka_unit_test(test_failing_memory_calls),
-        cmocka_unit_test(test_failing_file_calls),
+        cmocka_unit_test(test_save_and_map),         cmocka_unit_test(test_save_again),
+        cmocka_unit_test(test_tied_and_old_styles),  cmocka_unit_test(test_bf16_bias),
+        cmocka_unit_test(test_missing_mtp),          cmocka_unit_test(test_wrong_shape_and_missing),
+        cmocka_unit_test(test_lost_prefix),          cmocka_unit_test(test_companions),
+        cmocka_unit_test(test_failing_memory_calls), cmocka_unit_test(test_failing_file_calls),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

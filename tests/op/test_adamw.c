@@ -1,17 +1,10 @@
 // AdamW and the weight average: the update in double over several steps, formats, edges.
-// clang-format off: cmocka needs these before it
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 #include "tensor/formats.h"
 
 enum { MASTER, M, V, WEIGHT, OUTPUTS };

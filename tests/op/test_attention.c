@@ -1,19 +1,14 @@
 // Causal attention: against the textbook formula in double, and the promise that a query row has the same bits whatever
 // it is computed with.
-// clang-format off: cmocka needs these before it
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
+#include "base/math.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
+#include "tensor/formats.h"
 
 // A problem of one sequence: T rows of queries and keys.
 struct problem {
@@ -78,14 +73,93 @@ static void naive(double *out, double *lse, const struct problem *p) {
             for (int64_t c = 0; c < width_v; c++) {
                 double total = 0;
                 for (int64_t j = 0; j <= t; j++) {
-                    total +=
-                        exp(score[j] - largest) / sum * (double)element_get(&p->v, (j * p->heads + h) * width_v + c);
+                    total += exp(score[j] - largest) / sum *
+                             (double)element_get(&p->v, (j * p->heads + h) * width_v + c);
                 }
                 out[(t * p->heads + h) * width_v + c] = total;
             }
         }
     }
     memory_free(score);
+}
+
+static float rounded(const struct problem *p, float value) {
+    return p->v.format == FORMAT_BF16 ? bf16_widen(bf16_narrow(value)) : value;
+}
+
+// The definition in op/ops.h word by word, for one row; out in F32 before it is stored.
+static void defined_row(float *out, float *lse, const struct problem *p, int64_t t, int64_t h) {
+    int64_t nope = p->k_nope.shape[2], width = p->q.shape[2], width_v = p->v.shape[2];
+    float m = -INFINITY, l = 0.0f;
+    memset(out, 0, (size_t)width_v * sizeof *out);
+    for (int64_t block = 0; block <= t; block += ATTENTION_BLOCK) {
+        float score[ATTENTION_BLOCK], probability[ATTENTION_BLOCK], lane[16] = {0}, largest = m;
+        int64_t keys = t + 1 - block < ATTENTION_BLOCK ? t + 1 - block : ATTENTION_BLOCK;
+        for (int64_t j = 0; j < keys; j++) {
+            float chain = 0.0f;
+            for (int64_t d = 0; d < width; d++) {
+                float key = d < nope ? element_get(&p->k_nope, ((block + j) * p->heads + h) * nope + d)
+                                     : element_get(&p->k_rope, (block + j) * (width - nope) + d - nope);
+                chain = fmaf(element_get(&p->q, (t * p->heads + h) * width + d), key, chain);
+            }
+            score[j] = chain * p->scale;
+            largest = score[j] > largest ? score[j] : largest;
+        }
+        for (int64_t j = 0; j < keys; j++) {
+            probability[j] = math_exp(score[j] - largest);
+            lane[j % 16] += probability[j];
+        }
+        for (int half = 8; half >= 1; half /= 2) {
+            for (int i = 0; i < half; i++) {
+                lane[i] += lane[i + half];
+            }
+        }
+        float correction = math_exp(m - largest);
+        l = fmaf(l, correction, lane[0]);
+        m = largest;
+        for (int64_t c = 0; c < width_v; c++) {
+            out[c] *= correction;
+            for (int64_t j = 0; j < keys; j++) {
+                float value = element_get(&p->v, ((block + j) * p->heads + h) * width_v + c);
+                out[c] = fmaf(rounded(p, probability[j]), value, out[c]);
+            }
+        }
+    }
+    for (int64_t c = 0; c < width_v; c++) {
+        out[c] = out[c] / l + 0.0f;
+    }
+    *lse = m + math_log(l);
+}
+
+static void test_definition(void **state) {
+    (void)state;
+    enum { TOKENS = 150, HEADS = 2, NOPE = 11, ROPE = 6, WIDTH_V = 13 };
+    pool_set_flush_to_zero();
+    for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
+        struct problem p = problem_new(format, TOKENS, HEADS, NOPE, ROPE, WIDTH_V, 0);
+        struct attention_span span = {.count = TOKENS};
+        p.spans = &span;
+        p.span_count = 1;
+        struct tensor outputs[] = {tensor_new_3d(format, TOKENS, HEADS, WIDTH_V),
+                                   tensor_new_2d(FORMAT_F32, TOKENS, HEADS)};
+        struct tensor expected[] = {tensor_clone(&outputs[0]), tensor_clone(&outputs[1])};
+        assert_same_everywhere(run_problem, outputs, 2, &p);
+        for (int64_t row = 0; row < TOKENS * HEADS; row++) {
+            float out[WIDTH_V], lse;
+            defined_row(out, &lse, &p, row / HEADS, row % HEADS);
+            element_set(&expected[1], row, lse);
+            for (int64_t c = 0; c < WIDTH_V; c++) {
+                element_set(&expected[0], row * WIDTH_V + c, out[c]);
+            }
+        }
+        assert_true(same_bits(&outputs[0], &expected[0]));
+        assert_true(same_bits(&outputs[1], &expected[1]));
+        for (int i = 0; i < 2; i++) {
+            tensor_free(&outputs[i]);
+            tensor_free(&expected[i]);
+        }
+        problem_free(&p);
+    }
 }
 
 static void check_against_naive(enum format format, int64_t tokens, int64_t heads, int64_t nope, int64_t rope,
@@ -311,8 +385,11 @@ static void test_strides(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_formula),          cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_chunks_and_pages), cmocka_unit_test(test_shared_heads_and_mixed_spans),
+        cmocka_unit_test(test_definition),
+        cmocka_unit_test(test_formula),
+        cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_chunks_and_pages),
+        cmocka_unit_test(test_shared_heads_and_mixed_spans),
         cmocka_unit_test(test_strides),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,18 +1,11 @@
 // Gradient of attention: against finite differences of the textbook formula in double, against the textbook gradient
 // for longer sequences, and the same bits for every instruction set, thread count and company of other sequences.
-// clang-format off: cmocka needs these before it
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 
 enum { Q, K_NOPE, K_ROPE, V, INPUTS };
 
@@ -314,12 +307,51 @@ static void test_several_spans(void **state) {
     }
 }
 
+// Each head alone gives its own gradients; the shared rotary key sums them, heads ascending.
+static void test_heads(void **state) {
+    (void)state;
+    enum { TOKENS = 71, HEADS = 5, NOPE = 12, ROPE = 6, WIDTH_V = 9 };
+    struct problem p = problem_new(FORMAT_F32, TOKENS, HEADS, NOPE, ROPE, WIDTH_V, 0);
+    struct attention_span span = {.count = TOKENS};
+    p.spans = &span;
+    p.span_count = 1;
+    run_forward(&p);
+    struct tensor together[INPUTS], alone[INPUTS], rope = tensor_new_3d(FORMAT_F32, TOKENS, 1, ROPE);
+    gradients_new(together, &p);
+    gradients_new(alone, &p);
+    assert_same_everywhere(run_backward, together, INPUTS, &p);
+    struct op_fixture fixture;
+    op_fixture_open(&fixture, ISA_BEST, 1);
+    for (int64_t h = 0; h < HEADS; h++) {
+        struct tensor q = tensor_slice(&p.input[Q], 1, h, 1), k = tensor_slice(&p.input[K_NOPE], 1, h, 1);
+        struct tensor v = tensor_slice(&p.input[V], 1, h, 1), dout = tensor_slice(&p.dout, 1, h, 1);
+        struct tensor out = tensor_slice(&p.out, 1, h, 1), dq = tensor_slice(&alone[Q], 1, h, 1);
+        struct tensor dk = tensor_slice(&alone[K_NOPE], 1, h, 1), dv = tensor_slice(&alone[V], 1, h, 1);
+        float lse[TOKENS];
+        for (int64_t t = 0; t < TOKENS; t++) {
+            lse[t] = p.lse[t * HEADS + h];
+        }
+        op_attention_backward(&fixture.op, &dq, &dk, &alone[K_ROPE], &dv, &dout, &out, lse, &q, &k, &p.input[K_ROPE],
+                              &v, &span, 1, p.scale);
+        for (int64_t i = 0; i < TOKENS * ROPE; i++) {
+            element_set(&rope, i, element_get(&rope, i) + element_get(&alone[K_ROPE], i));
+        }
+    }
+    op_fixture_close(&fixture);
+    assert_true(same_bits(&together[Q], &alone[Q]) && same_bits(&together[K_NOPE], &alone[K_NOPE]));
+    assert_true(same_bits(&together[V], &alone[V]) && same_bits(&together[K_ROPE], &rope));
+    for (int i = 0; i < INPUTS; i++) {
+        tensor_free(&together[i]);
+        tensor_free(&alone[i]);
+    }
+    tensor_free(&rope);
+    problem_free(&p);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_finite_differences),
-        cmocka_unit_test(test_formula),
-        cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_several_spans),
+        cmocka_unit_test(test_finite_differences), cmocka_unit_test(test_formula), cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_several_spans),      cmocka_unit_test(test_heads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,17 +1,10 @@
 // Cross-entropy: loss and gradient in double, ignored targets, formats, aliases, edges, row batching.
-// clang-format off: cmocka needs these before it
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 
 struct entropy {
     struct tensor logits;

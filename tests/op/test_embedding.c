@@ -1,16 +1,9 @@
 // Embedding: lookup and gradient against plain loops, all table formats, repeated ids, views.
-// clang-format off: cmocka needs these before it
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-// clang-format on
-
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 #include "tensor/formats.h"
 
 enum { TOKENS = 45, VOCABULARY = 17, WIDTH = 203 };

@@ -1,22 +1,17 @@
 // Sum of squares and the test for finite values; the vector exp and logistic function against base/math.h.
 //
 // test_reduce --all compares exp and sigmoid on all 2^32 inputs (a minute or two) instead of a sample.
-// clang-format off: cmocka needs these before it
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-// clang-format on
-
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/math.h"
+#include "base/math_constants.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "op/cpu/kernels.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 
 static bool all_inputs;
 
@@ -85,6 +80,9 @@ static void test_vector_functions(void **state) {
     (void)state;
     enum { BATCH = 4096 };
     static float x[BATCH], y[BATCH], expected[BATCH];
+    static const float borders[] = {
+        EXP_OVERFLOW, EXP_UNDERFLOW, 0x1.62e42ep+6f, -0x1.5d58a0p+6f, 0.0f,    -0.0f,   INFINITY,
+        -INFINITY,    NAN,           0x1p-126f,      -0x1p-140f,      FLT_MAX, -FLT_MAX};
     pool_set_flush_to_zero();
     uint64_t batches = all_inputs ? (UINT64_C(1) << 32) / BATCH : 64;
     for (uint64_t batch = 0; batch < batches; batch++) {
@@ -94,6 +92,9 @@ static void test_vector_functions(void **state) {
             memcpy(&x[i], &bits, sizeof bits);
             if (!all_inputs && i % 2 == 0) {
                 x[i] = 100.0f * (2.0f * rng_uniform(5, 7, batch * BATCH + i) - 1.0f);
+            }
+            if (!all_inputs && batch == 0 && i < 3 * sizeof borders / sizeof *borders) {   // each with its neighbours
+                x[i] = nextafterf(borders[i / 3], i % 3 == 0 ? borders[i / 3] : i % 3 == 1 ? INFINITY : -INFINITY);
             }
         }
         for (enum isa isa = ISA_SCALAR; isa < ISA_BEST && isa_available(isa); isa++) {

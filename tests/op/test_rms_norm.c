@@ -1,17 +1,10 @@
 // RMSNorm: formula in double, gradient by finite differences, formats, widths, row batching, aliases, continued chains.
-// clang-format off: cmocka needs these before it
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 
 #define EPSILON 1e-6f
 
@@ -156,8 +149,8 @@ static void test_edges(void **state) {
     for (size_t k = 0; k < sizeof widths / sizeof *widths; k++) {
         for (int formats = 0; formats < 4; formats++) {
             enum format format = formats & 1 ? FORMAT_BF16 : FORMAT_F32;
-            struct norm n =
-                norm_new(format, formats & 2 ? FORMAT_BF16 : FORMAT_F32, 40, widths[k], 5 + 2000 * (k % 2 == 0));
+            struct norm n = norm_new(format, formats & 2 ? FORMAT_BF16 : FORMAT_F32, 40, widths[k],
+                                     5 + 2000 * (k % 2 == 0));
             struct tensor outputs[] = {tensor_new_2d(format, 40, widths[k]), tensor_new_1d(FORMAT_F32, 40)};
             struct tensor gradients[] = {tensor_new_2d(format, 40, widths[k]), tensor_new_1d(FORMAT_F32, widths[k])};
             assert_same_everywhere(run_forward, outputs, 2, &n);

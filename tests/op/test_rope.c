@@ -1,17 +1,10 @@
 // RoPE: the rotation in double, its inverse, gradient as transpose, formats, positions, views.
-// clang-format off: cmocka needs these before it
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 
 enum { TOKENS = 23, HEADS = 3, POSITIONS = 40 };
 

@@ -1,18 +1,11 @@
 // Router: selection against a naive one in double, ties, masks, NaN; gradients by finite differences; the balance loss.
-// clang-format off: cmocka needs these before it
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 
 struct routing {
     struct tensor logits, dweight, score, expert;

@@ -1,17 +1,10 @@
 // SwiGLU: formula in double, gradient by finite differences, weights per row, aliases, edges.
-// clang-format off: cmocka needs these before it
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-// clang-format on
-
 #include <math.h>
 #include <string.h>
 
-#include "../support/op_fixture.h"
 #include "base/memory.h"
+#include "support/op_fixture.h"
+#include "support/test.h"
 
 struct swiglu {
     struct tensor gate, up, dy;

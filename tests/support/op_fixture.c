@@ -1,13 +1,5 @@
 // Shared parts of the tests of operations (op_fixture.h).
-// clang-format off: cmocka needs these before it
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-// clang-format on
-
-#include "op_fixture.h"
+#include "support/op_fixture.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -16,6 +8,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "op/cpu/kernels.h"
+#include "support/test.h"
 #include "tensor/formats.h"
 
 #define SEED 20240607

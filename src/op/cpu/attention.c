@@ -16,10 +16,10 @@
 // Per worker. q_words and columns are the packed widths of a query and a value row.
 struct attention_area {
     uint32_t *queries;   // [QUERY_ROWS][q_words]
-    uint32_t *lanes;     // [q_words][KEYS]
-    uint32_t *values;    // [KEYS / step][columns]
-    uint32_t *factor;    // [QUERY_ROWS][KEYS / step]
-    float *score;        // [QUERY_ROWS][KEYS]
+    uint32_t *lanes;     // [q_words][KEY_ROWS]
+    uint32_t *values;    // [KEY_ROWS / step][columns]
+    uint32_t *factor;    // [QUERY_ROWS][KEY_ROWS / step]
+    float *score;        // [QUERY_ROWS][KEY_ROWS]
     float *sum;          // [QUERY_ROWS][columns]
     float maximum[QUERY_ROWS], denominator[QUERY_ROWS];
 };
@@ -87,11 +87,11 @@ static void pack_block(const struct attention_job *job, struct attention_area *a
                        const struct attention_piece *piece, int64_t block, int64_t keys) {
     const struct attention_kernels *kernels = job->kernels;
     const struct attention_span *span = piece->span;
-    int64_t first = span->pages != NULL ? (int64_t)span->pages[block] * KEYS : span->key_row + block * KEYS;
+    int64_t first = span->pages != NULL ? (int64_t)span->pages[block] * KEY_ROWS : span->key_row + block * KEY_ROWS;
     kernels->pack_lanes(area->lanes, element_row(job->k_nope, first, piece->head), job->k_nope->stride[0], job->nope,
                         keys);
     if (job->rope > 0) {
-        kernels->pack_lanes(area->lanes + job->nope_words * KEYS, element_row(job->k_rope, first, 0),
+        kernels->pack_lanes(area->lanes + job->nope_words * KEY_ROWS, element_row(job->k_rope, first, 0),
                             job->k_rope->stride[0], job->rope, keys);
     }
     kernels->pack_rows(area->values, job->columns, element_row(job->v, first, piece->head), job->v->stride[0],
@@ -102,23 +102,24 @@ static void pack_block(const struct attention_job *job, struct attention_area *a
 static void attend_block(const struct attention_job *job, struct attention_area *area,
                          const struct attention_piece *piece, int64_t block, int64_t keys) {
     const struct attention_kernels *kernels = job->kernels;
-    int64_t factor_words = KEYS / kernels->step;
-    int64_t unseen =
-        (block * KEYS - piece->span->position) * job->group_heads - piece->first;   // rows before this block
+    int64_t factor_words = KEY_ROWS / kernels->step;
+    int64_t unseen = (block * KEY_ROWS - piece->span->position) * job->group_heads -
+                     piece->first;   // rows before this block
     int64_t begin = unseen > 0 ? unseen : 0;
-    kernels->scores(area->score + begin * KEYS, area->queries + begin * job->q_words, area->lanes, piece->rows - begin,
-                    job->q_words, keys);
+    kernels->scores(area->score + begin * KEY_ROWS, area->queries + begin * job->q_words, area->lanes,
+                    piece->rows - begin, job->q_words, keys);
     while (begin < piece->rows) {   // a run of rows that see equally many keys
         int64_t end = begin, run_visible = 0;
         for (; end < piece->rows; end++) {
-            int64_t visible = piece->span->position + piece_token(job, piece, end) + 1 - block * KEYS;
-            visible = visible < KEYS ? visible : KEYS;
+            int64_t visible = piece->span->position + piece_token(job, piece, end) + 1 - block * KEY_ROWS;
+            visible = visible < KEY_ROWS ? visible : KEY_ROWS;
             if (end > begin && visible != run_visible) {
                 break;
             }
             run_visible = visible;
             float correction = kernels->softmax(area->factor + end * factor_words, &area->maximum[end],
-                                                &area->denominator[end], area->score + end * KEYS, visible, job->scale);
+                                                &area->denominator[end], area->score + end * KEY_ROWS, visible,
+                                                job->scale);
             if (correction != 1.0f) {
                 kernels->scale(area->sum + end * job->columns, correction, job->columns);
             }
@@ -146,8 +147,8 @@ static void attention_task(void *argument, int64_t task, int worker) {
         area->sum[i] = 0.0f;
     }
     int64_t seen = piece.span->position + piece_token(job, &piece, piece.rows - 1) + 1;
-    for (int64_t block = 0; block * KEYS < seen; block++) {
-        int64_t keys = seen - block * KEYS < KEYS ? seen - block * KEYS : KEYS;
+    for (int64_t block = 0; block * KEY_ROWS < seen; block++) {
+        int64_t keys = seen - block * KEY_ROWS < KEY_ROWS ? seen - block * KEY_ROWS : KEY_ROWS;
         pack_block(job, area, &piece, block, keys);
         attend_block(job, area, &piece, block, keys);
     }
@@ -168,11 +169,11 @@ static void attention_areas(struct attention_job *job, struct op_context *op) {
     for (int i = 0; i < workers; i++) {
         struct attention_area *area = &job->area[i];
         area->queries = arena_allocate(op->scratch, QUERY_ROWS * words, sizeof(uint32_t));
-        area->lanes = arena_allocate(op->scratch, words * KEYS, sizeof(uint32_t));
-        area->values =
-            arena_allocate_zero(op->scratch, KEYS / step * columns, sizeof(uint32_t));   // padding columns stay zero
-        area->factor = arena_allocate(op->scratch, QUERY_ROWS * KEYS / step, sizeof(uint32_t));
-        area->score = arena_allocate(op->scratch, QUERY_ROWS * KEYS, sizeof(float));
+        area->lanes = arena_allocate(op->scratch, words * KEY_ROWS, sizeof(uint32_t));
+        area->values = arena_allocate_zero(op->scratch, KEY_ROWS / step * columns,
+                                           sizeof(uint32_t));   // padding columns stay zero
+        area->factor = arena_allocate(op->scratch, QUERY_ROWS * KEY_ROWS / step, sizeof(uint32_t));
+        area->score = arena_allocate(op->scratch, QUERY_ROWS * KEY_ROWS, sizeof(float));
         area->sum = arena_allocate(op->scratch, QUERY_ROWS * columns, sizeof(float));
     }
 }
@@ -210,7 +211,7 @@ void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const 
     job.rope = q->shape[2] - job.nope;
     job.nope_words = (job.nope + job.kernels->step - 1) / job.kernels->step;
     job.q_words = job.nope_words + (job.rope + job.kernels->step - 1) / job.kernels->step;
-    job.columns = (v->shape[2] + LANES - 1) / LANES * LANES;
+    job.columns = (v->shape[2] + SUM_LANES - 1) / SUM_LANES * SUM_LANES;
     job.first_task = arena_allocate(op->scratch, (size_t)span_count + 1, sizeof *job.first_task);
     attention_areas(&job, op);
     // Few long rows (decoding) are spread over all threads, at the price of packing a block once per task.

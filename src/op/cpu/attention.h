@@ -17,14 +17,14 @@
 
 #include "op/cpu/row_kernels.h"
 
-#define KEYS ATTENTION_BLOCK   // keys per block, columns of a packed key block
-#define QUERY_ROWS 64          // query rows per block
+#define KEY_ROWS ATTENTION_BLOCK   // keys per block, columns of a packed key block
+#define QUERY_ROWS 64              // query rows per block
 
 struct attention_kernels {
     int step;   // terms per word, 1 or 2
 
     // `count` rows of `width` elements, `stride` elements apart, are packed ("words" of a width: ceil(width / step)):
-    // lanes[words][KEYS]: column j holds row j; columns from count on are zero.
+    // lanes[words][KEY_ROWS]: column j holds row j; columns from count on are zero.
     void (*pack_lanes)(uint32_t *lanes, struct row first, int64_t stride, int64_t width, int64_t count);
     // packed[ceil(count / step)][packed_stride]: word [i][c] holds column c of rows step*i.. ; only `width` columns are
     // written.
@@ -34,8 +34,8 @@ struct attention_kernels {
     void (*pack_queries)(uint32_t *queries, int64_t query_stride, struct row first, int64_t stride, int64_t width,
                          int64_t count);
 
-    // score[rows][KEYS] = chain over `words` of queries[row][words] and lanes; at least the first `keys` columns are
-    // written.
+    // score[rows][KEY_ROWS] = chain over `words` of queries[row][words] and lanes; at least the first `keys` columns
+    // are written.
     void (*scores)(float *score, const uint32_t *queries, const uint32_t *lanes, int64_t rows, int64_t words,
                    int64_t keys);
     // sum[row][0..width) continues its chain with `terms` terms: the word factor[row * row_stride + i * word_stride]
@@ -45,11 +45,11 @@ struct attention_kernels {
                        const uint32_t *packed, int64_t width, int64_t rows, int64_t terms);
 
     // One row of the running softmax: s_j = score_j * scale for j < visible; maximum and sum become m' and l'; factor
-    // (KEYS / step words) receives p, zero from `visible` on. Returns exp(m - m').
+    // (KEY_ROWS / step words) receives p, zero from `visible` on. Returns exp(m - m').
     float (*softmax)(uint32_t *factor, float *maximum, float *sum, const float *score, int64_t visible, float scale);
     // p = exp(s - lse), ds = (p * (dp - delta)) * scale for `rows` query rows; row i sees all keys, or the first i + 1
-    // if diagonal, the rest are zero. p_columns, ds_columns: [ceil(rows / step)][KEYS], words of queries. ds_rows:
-    // [rows][KEYS / step], words of keys; the same array as ds_columns when step is 1.
+    // if diagonal, the rest are zero. p_columns, ds_columns: [ceil(rows / step)][KEY_ROWS], words of queries. ds_rows:
+    // [rows][KEY_ROWS / step], words of keys; the same array as ds_columns when step is 1.
     void (*gradient)(uint32_t *p_columns, uint32_t *ds_columns, uint32_t *ds_rows, const float *score, const float *dp,
                      const float *lse, const float *delta, int64_t rows, bool diagonal, float scale);
     void (*scale)(float *y, float factor, int64_t n);                         // y = y * factor

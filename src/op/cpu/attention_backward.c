@@ -21,12 +21,12 @@
 struct gradient_area {
     uint32_t *queries, *outputs;                // [T][q_words], [T][v_words]: rows of q and dout
     uint32_t *query_columns, *output_columns;   // [ceil(T / step)][q_columns], [..][v_columns]: the same, words of rows
-    uint32_t *key_lanes, *value_lanes;          // [q_words][KEYS], [v_words][KEYS]
-    uint32_t *key_rows;                         // [KEYS / step][q_columns]
-    uint32_t *p_columns, *ds_columns, *ds_rows;   // [QUERY_ROWS][KEYS] terms
-    float *score, *dp;                            // [QUERY_ROWS][KEYS]
+    uint32_t *key_lanes, *value_lanes;          // [q_words][KEY_ROWS], [v_words][KEY_ROWS]
+    uint32_t *key_rows;                         // [KEY_ROWS / step][q_columns]
+    uint32_t *p_columns, *ds_columns, *ds_rows;   // [QUERY_ROWS][KEY_ROWS] terms
+    float *score, *dp;                            // [QUERY_ROWS][KEY_ROWS]
     float *dq;                                    // [T][q_columns]
-    float *dk, *dv;                               // [KEYS][q_columns], [KEYS][v_columns]
+    float *dk, *dv;                               // [KEY_ROWS][q_columns], [KEY_ROWS][v_columns]
     float *delta, *lse;                           // [T]
 };
 
@@ -80,15 +80,16 @@ static void pack_keys(const struct gradient_job *job, struct gradient_area *area
     kernels->pack_rows(area->key_rows, job->q_columns, k, job->k_nope->stride[0], job->nope, keys);
     if (job->rope > 0) {
         struct row rope = element_row(job->k_rope, span->key_row + first, 0);
-        kernels->pack_lanes(area->key_lanes + job->nope_words * KEYS, rope, job->k_rope->stride[0], job->rope, keys);
+        kernels->pack_lanes(area->key_lanes + job->nope_words * KEY_ROWS, rope, job->k_rope->stride[0], job->rope,
+                            keys);
         kernels->pack_rows(area->key_rows + job->nope, job->q_columns, rope, job->k_rope->stride[0], job->rope, keys);
     }
     kernels->pack_lanes(area->value_lanes, element_row(job->v, span->key_row + first, head), job->v->stride[0],
                         job->width_v, keys);
-    for (int64_t i = 0; i < KEYS * job->q_columns; i++) {
+    for (int64_t i = 0; i < KEY_ROWS * job->q_columns; i++) {
         area->dk[i] = 0.0f;
     }
-    for (int64_t i = 0; i < KEYS * job->v_columns; i++) {
+    for (int64_t i = 0; i < KEY_ROWS * job->v_columns; i++) {
         area->dv[i] = 0.0f;
     }
 }
@@ -97,14 +98,14 @@ static void pack_keys(const struct gradient_job *job, struct gradient_area *area
 static void gradient_block(const struct gradient_job *job, struct gradient_area *area, int64_t query, int64_t rows,
                            int64_t keys, bool diagonal) {
     const struct attention_kernels *kernels = job->kernels;
-    int64_t step = kernels->step, words = KEYS / step;
+    int64_t step = kernels->step, words = KEY_ROWS / step;
     kernels->scores(area->score, area->queries + query * job->q_words, area->key_lanes, rows, job->q_words, keys);
     kernels->scores(area->dp, area->outputs + query * job->v_words, area->value_lanes, rows, job->v_words, keys);
     kernels->gradient(area->p_columns, area->ds_columns, area->ds_rows, area->score, area->dp, area->lse + query,
                       area->delta + query, rows, diagonal, job->scale);
-    kernels->accumulate(area->dv, area->p_columns, 1, KEYS, area->output_columns + query / step * job->v_columns,
+    kernels->accumulate(area->dv, area->p_columns, 1, KEY_ROWS, area->output_columns + query / step * job->v_columns,
                         job->v_columns, keys, rows);
-    kernels->accumulate(area->dk, area->ds_columns, 1, KEYS, area->query_columns + query / step * job->q_columns,
+    kernels->accumulate(area->dk, area->ds_columns, 1, KEY_ROWS, area->query_columns + query / step * job->q_columns,
                         job->q_columns, keys, rows);
     kernels->accumulate(area->dq + query * job->q_columns, area->ds_rows, words, 1, area->key_rows, job->q_columns,
                         rows, keys);
@@ -117,8 +118,8 @@ static void gradient_task(void *argument, int64_t task, int worker) {
     const struct attention_span *span = &job->spans[task / job->heads];
     int64_t head = task % job->heads, count = span->count;
     pack_span(job, area, span, head);
-    for (int64_t first = 0; first < count; first += KEYS) {
-        int64_t keys = count - first < KEYS ? count - first : KEYS;
+    for (int64_t first = 0; first < count; first += KEY_ROWS) {
+        int64_t keys = count - first < KEY_ROWS ? count - first : KEY_ROWS;
         pack_keys(job, area, span, head, first, keys);
         for (int64_t query = first; query < count; query += QUERY_ROWS) {
             int64_t rows = count - query < QUERY_ROWS ? count - query : QUERY_ROWS;
@@ -161,27 +162,27 @@ static void gradient_areas(struct gradient_job *job, struct op_context *op) {
     int workers = pool_threads(op->pool);
     size_t step = (size_t)job->kernels->step, longest = (size_t)job->longest, pairs = (longest + step - 1) / step;
     size_t q_words = (size_t)job->q_words, v_words = (size_t)job->v_words;
-    size_t q_columns = (size_t)job->q_columns, v_columns = (size_t)job->v_columns, tile = QUERY_ROWS * KEYS;
+    size_t q_columns = (size_t)job->q_columns, v_columns = (size_t)job->v_columns, tile = QUERY_ROWS * KEY_ROWS;
     struct arena *scratch = op->scratch;
     job->area = arena_allocate(scratch, (size_t)workers, sizeof *job->area);
     for (int i = 0; i < workers; i++) {
         struct gradient_area *area = &job->area[i];
         area->queries = arena_allocate(scratch, longest * q_words, sizeof(uint32_t));
         area->outputs = arena_allocate(scratch, longest * v_words, sizeof(uint32_t));
-        area->query_columns =
-            arena_allocate_zero(scratch, pairs * q_columns, sizeof(uint32_t));   // padding columns stay zero
+        area->query_columns = arena_allocate_zero(scratch, pairs * q_columns,
+                                                  sizeof(uint32_t));   // padding columns stay zero
         area->output_columns = arena_allocate_zero(scratch, pairs * v_columns, sizeof(uint32_t));
-        area->key_lanes = arena_allocate(scratch, q_words * KEYS, sizeof(uint32_t));
-        area->value_lanes = arena_allocate(scratch, v_words * KEYS, sizeof(uint32_t));
-        area->key_rows = arena_allocate_zero(scratch, KEYS / step * q_columns, sizeof(uint32_t));
+        area->key_lanes = arena_allocate(scratch, q_words * KEY_ROWS, sizeof(uint32_t));
+        area->value_lanes = arena_allocate(scratch, v_words * KEY_ROWS, sizeof(uint32_t));
+        area->key_rows = arena_allocate_zero(scratch, KEY_ROWS / step * q_columns, sizeof(uint32_t));
         area->p_columns = arena_allocate(scratch, tile / step, sizeof(uint32_t));
         area->ds_columns = arena_allocate(scratch, tile / step, sizeof(uint32_t));
         area->ds_rows = step == 1 ? area->ds_columns : arena_allocate(scratch, tile / step, sizeof(uint32_t));
         area->score = arena_allocate_zero(scratch, tile, sizeof(float));
         area->dp = arena_allocate_zero(scratch, tile, sizeof(float));
         area->dq = arena_allocate(scratch, longest * q_columns, sizeof(float));
-        area->dk = arena_allocate(scratch, KEYS * q_columns, sizeof(float));
-        area->dv = arena_allocate(scratch, KEYS * v_columns, sizeof(float));
+        area->dk = arena_allocate(scratch, KEY_ROWS * q_columns, sizeof(float));
+        area->dv = arena_allocate(scratch, KEY_ROWS * v_columns, sizeof(float));
         area->delta = arena_allocate(scratch, longest, sizeof(float));
         area->lse = arena_allocate(scratch, longest, sizeof(float));
     }
@@ -220,8 +221,8 @@ void cpu_attention_backward(struct op_context *op, struct tensor *dq, struct ten
     job.nope_words = (job.nope + step - 1) / step;
     job.q_words = job.nope_words + (job.rope + step - 1) / step;
     job.v_words = (job.width_v + step - 1) / step;
-    job.q_columns = round_up(job.nope + job.rope, LANES);
-    job.v_columns = round_up(job.width_v, LANES);
+    job.q_columns = round_up(job.nope + job.rope, SUM_LANES);
+    job.v_columns = round_up(job.width_v, SUM_LANES);
     job.first_row = arena_allocate(op->scratch, (size_t)span_count, sizeof *job.first_row);
     for (int64_t i = 0; i < span_count; i++) {
         job.first_row[i] = rows;

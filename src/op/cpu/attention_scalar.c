@@ -9,10 +9,10 @@
 
 static void pack_lanes(uint32_t *lanes, struct row first, int64_t stride, int64_t width, int64_t count) {
     float *to = (float *)lanes;
-    for (int64_t j = 0; j < KEYS; j++) {
+    for (int64_t j = 0; j < KEY_ROWS; j++) {
         struct row row = row_advance(first, j < count ? j * stride : 0);
         for (int64_t i = 0; i < width; i++) {
-            to[i * KEYS + j] = j < count ? row_load(row, i) : 0.0f;
+            to[i * KEY_ROWS + j] = j < count ? row_load(row, i) : 0.0f;
         }
     }
 }
@@ -35,9 +35,9 @@ static void scores(float *score, const uint32_t *queries, const uint32_t *lanes,
         for (int64_t j = 0; j < keys; j++) {
             float chain = 0.0f;
             for (int64_t i = 0; i < words; i++) {
-                chain = fmaf(q[r * words + i], k[i * KEYS + j], chain);
+                chain = fmaf(q[r * words + i], k[i * KEY_ROWS + j], chain);
             }
-            score[r * KEYS + j] = chain;
+            score[r * KEY_ROWS + j] = chain;
         }
     }
 }
@@ -61,15 +61,15 @@ static float rounded(float value, bool bf16) {
 
 static float softmax(float *p, float *maximum, float *sum, const float *score, int64_t visible, float scale,
                      bool bf16) {
-    float lane[LANES], before = *maximum, largest = before;
+    float lane[SUM_LANES], before = *maximum, largest = before;
     for (int64_t j = 0; j < visible; j++) {
         float value = score[j] * scale;
         largest = value > largest ? value : largest;
     }
     memset(lane, 0, sizeof lane);
-    for (int64_t j = 0; j < KEYS; j++) {
+    for (int64_t j = 0; j < KEY_ROWS; j++) {
         float value = j < visible ? math_exp(score[j] * scale - largest) : 0.0f;
-        lane[j % LANES] += value;
+        lane[j % SUM_LANES] += value;
         p[j] = rounded(value, bf16);
     }
     float correction = math_exp(before - largest);
@@ -91,12 +91,12 @@ static float softmax_bf16(uint32_t *factor, float *maximum, float *sum, const fl
 static void gradient(float *p, float *ds, const float *score, const float *dp, const float *lse, const float *delta,
                      int64_t rows, bool diagonal, float scale, bool bf16) {
     for (int64_t i = 0; i < rows; i++) {
-        for (int64_t j = 0; j < KEYS; j++) {
+        for (int64_t j = 0; j < KEY_ROWS; j++) {
             bool visible = !diagonal || j <= i;
-            float value = math_exp(score[i * KEYS + j] * scale - lse[i]);
-            float slope = value * (dp[i * KEYS + j] - delta[i]) * scale;
-            p[i * KEYS + j] = visible ? rounded(value, bf16) : 0.0f;
-            ds[i * KEYS + j] = visible ? rounded(slope, bf16) : 0.0f;
+            float value = math_exp(score[i * KEY_ROWS + j] * scale - lse[i]);
+            float slope = value * (dp[i * KEY_ROWS + j] - delta[i]) * scale;
+            p[i * KEY_ROWS + j] = visible ? rounded(value, bf16) : 0.0f;
+            ds[i * KEY_ROWS + j] = visible ? rounded(slope, bf16) : 0.0f;
         }
     }
 }

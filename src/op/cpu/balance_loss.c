@@ -32,9 +32,9 @@ static void balance_token_task(void *argument, int64_t task, int worker) {
     for (int64_t t = row_split_begin(&job->split, task); t < row_split_end(&job->split, task); t++) {
         const float *score = job->score + t * experts;
         uint8_t *top = job->top + t * experts;
-        float lane[LANES] = {0};
+        float lane[SUM_LANES] = {0};
         for (int64_t e = 0; e < experts; e++) {
-            lane[e % LANES] += score[e];
+            lane[e % SUM_LANES] += score[e];
         }
         job->divisor[t] = job->rule->score == ROUTER_SIGMOID ? lane_tree(lane) : 1.0f;
         memset(top, 0, (size_t)experts);
@@ -88,9 +88,9 @@ void cpu_balance_loss(struct op_context *op, float *loss, float *f, const float 
     job.blocks = (experts + EXPERTS_PER_TASK - 1) / EXPERTS_PER_TASK;
     pool_run(op->pool, sequences * job.blocks, balance_expert_task, &job);
     for (int64_t s = 0; s < sequences; s++) {
-        float lane[LANES] = {0};
+        float lane[SUM_LANES] = {0};
         for (int64_t e = 0; e < experts; e++) {
-            lane[e % LANES] = fmaf(f[s * experts + e], job.share[s * experts + e], lane[e % LANES]);
+            lane[e % SUM_LANES] = fmaf(f[s * experts + e], job.share[s * experts + e], lane[e % SUM_LANES]);
         }
         loss[s] = lane_tree(lane);
     }

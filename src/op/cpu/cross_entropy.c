@@ -22,10 +22,10 @@ static float maximum_scalar(const float *x, int64_t n) {
 }
 
 static float exp_sum_scalar(float *y, const float *x, float maximum, int64_t n) {
-    float lane[LANES] = {0};
+    float lane[SUM_LANES] = {0};
     for (int64_t i = 0; i < n; i++) {
         float value = math_exp(x[i] - maximum);
-        lane[i % LANES] = lane[i % LANES] + value;
+        lane[i % SUM_LANES] = lane[i % SUM_LANES] + value;
         if (y != NULL) {
             y[i] = value;
         }

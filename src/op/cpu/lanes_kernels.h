@@ -15,7 +15,7 @@
 
 static float sum_squares(struct row x, int64_t n) {
     struct lanes sum = lanes_set(0.0f);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes value = lanes_load(x, i, n - i);
         sum = lanes_multiply_add(value, value, sum);
     }
@@ -24,7 +24,7 @@ static float sum_squares(struct row x, int64_t n) {
 
 static float dot(struct row a, struct row b, int64_t n) {
     struct lanes sum = lanes_set(0.0f);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         sum = lanes_multiply_add(lanes_load(a, i, n - i), lanes_load(b, i, n - i), sum);
     }
     return lanes_sum(sum);
@@ -32,7 +32,7 @@ static float dot(struct row a, struct row b, int64_t n) {
 
 static bool all_finite(const float *x, int64_t n) {
     bool finite = true;
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         finite = finite && lanes_finite(lanes_load_floats(x, i, n - i));
     }
     return finite;
@@ -40,7 +40,7 @@ static bool all_finite(const float *x, int64_t n) {
 
 static void rms_norm(struct row y, struct row x, struct row w, float rstd, int64_t n) {
     struct lanes factor = lanes_set(rstd);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes normal = lanes_multiply(lanes_load(x, i, n - i), factor);
         lanes_store(y, i, n - i, lanes_multiply(lanes_load(w, i, n - i), normal));
     }
@@ -48,7 +48,7 @@ static void rms_norm(struct row y, struct row x, struct row w, float rstd, int64
 
 static float rms_norm_dot(struct row dy, struct row x, struct row w, int64_t n) {
     struct lanes sum = lanes_set(0.0f);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes g = lanes_multiply(lanes_load(w, i, n - i), lanes_load(dy, i, n - i));
         sum = lanes_multiply_add(g, lanes_load(x, i, n - i), sum);
     }
@@ -58,7 +58,7 @@ static float rms_norm_dot(struct row dy, struct row x, struct row w, int64_t n) 
 static void rms_norm_backward(struct row dx, enum op_mode mode, struct row dy, struct row x, struct row w, float rstd,
                               float k, int64_t n) {
     struct lanes factor = lanes_set(rstd), minus_k = lanes_set(-k);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes g = lanes_multiply(lanes_load(w, i, n - i), lanes_load(dy, i, n - i));
         struct lanes value = lanes_multiply(factor, lanes_multiply_add(minus_k, lanes_load(x, i, n - i), g));
         if (mode == OP_ADD) {
@@ -70,7 +70,7 @@ static void rms_norm_backward(struct row dx, enum op_mode mode, struct row dy, s
 
 static void rms_norm_weight(float *dw, struct row dy, struct row x, float rstd, int64_t n) {
     struct lanes factor = lanes_set(rstd);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes normal = lanes_multiply(lanes_load(x, i, n - i), factor);
         struct lanes sum = lanes_multiply_add(lanes_load(dy, i, n - i), normal, lanes_load_floats(dw, i, n - i));
         lanes_store_floats(dw, i, n - i, sum);
@@ -79,7 +79,7 @@ static void rms_norm_weight(float *dw, struct row dy, struct row x, float rstd, 
 
 // Eight pairs at a time: x0*c - (x1*s) in even lanes, x1*c + (x0*s) in odd ones.
 static void rope(struct row x, const float *table, float sign, int64_t pairs) {
-    for (int64_t i = 0; i < 2 * pairs; i += LANES) {
+    for (int64_t i = 0; i < 2 * pairs; i += SUM_LANES) {
         int64_t left = 2 * pairs - i;
         struct lanes angles = lanes_load_floats(table, i, left), value = lanes_load(x, i, left);
         struct lanes s = lanes_multiply(lanes_copy_odd(angles), lanes_set(sign));
@@ -90,7 +90,7 @@ static void rope(struct row x, const float *table, float sign, int64_t pairs) {
 
 static void swiglu(struct row y, struct row gate, struct row up, float weight, int64_t n) {
     struct lanes factor = lanes_set(weight);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes g = lanes_load(gate, i, n - i);
         struct lanes s = lanes_multiply(g, lanes_sigmoid(g));
         lanes_store(y, i, n - i, lanes_multiply(factor, lanes_multiply(s, lanes_load(up, i, n - i))));
@@ -100,7 +100,7 @@ static void swiglu(struct row y, struct row gate, struct row up, float weight, i
 static float swiglu_backward(struct row dgate, struct row dup, struct row dy, struct row gate, struct row up,
                              float weight, int64_t n) {
     struct lanes factor = lanes_set(weight), one = lanes_set(1.0f), sum = lanes_set(0.0f);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes g = lanes_load(gate, i, n - i), u = lanes_load(up, i, n - i), d = lanes_load(dy, i, n - i);
         struct lanes r = lanes_sigmoid(g), s = lanes_multiply(g, r), e = lanes_multiply(factor, d);
         sum = lanes_multiply_add(d, lanes_multiply(s, u), sum);
@@ -113,9 +113,9 @@ static float swiglu_backward(struct row dgate, struct row dup, struct row dy, st
 
 static float maximum(const float *x, int64_t n) {
     struct lanes largest = lanes_set(-INFINITY);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes value = lanes_load_floats(x, i, n - i);
-        if (n - i < LANES) {
+        if (n - i < SUM_LANES) {
             value = lanes_fill(value, n - i, -INFINITY);
         }
         largest = lanes_larger(value, largest);
@@ -125,9 +125,9 @@ static float maximum(const float *x, int64_t n) {
 
 static float exp_sum(float *y, const float *x, float maximum_value, int64_t n) {
     struct lanes shift = lanes_set(maximum_value), sum = lanes_set(0.0f);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes value = lanes_exp(lanes_subtract(lanes_load_floats(x, i, n - i), shift));
-        if (n - i < LANES) {
+        if (n - i < SUM_LANES) {
             value = lanes_fill(value, n - i, 0.0f);
         }
         sum = lanes_add(sum, value);
@@ -140,14 +140,14 @@ static float exp_sum(float *y, const float *x, float maximum_value, int64_t n) {
 
 static void softmax_gradient(struct row y, const float *x, float maximum_value, float inverse, float scale, int64_t n) {
     struct lanes shift = lanes_set(maximum_value), normal = lanes_set(inverse), factor = lanes_set(scale);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes value = lanes_exp(lanes_subtract(lanes_load_floats(x, i, n - i), shift));
         lanes_store(y, i, n - i, lanes_multiply(factor, lanes_multiply(value, normal)));
     }
 }
 
 static void sigmoid(float *y, const float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         lanes_store_floats(y, i, n - i, lanes_sigmoid(lanes_load_floats(x, i, n - i)));
     }
 }
@@ -157,14 +157,14 @@ static void copy(struct row y, struct row x, int64_t n) {
         memmove(y.data, x.data, (size_t)n * (y.format == FORMAT_BF16 ? 2 : 4));
         return;
     }
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         lanes_store_any(y, i, n - i, lanes_load(x, i, n - i));
     }
 }
 
 static void accumulate(float *y, struct row x, float weight, int64_t n) {
     struct lanes factor = lanes_set(weight);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes sum = lanes_multiply_add(factor, lanes_load(x, i, n - i), lanes_load_floats(y, i, n - i));
         lanes_store_floats(y, i, n - i, sum);
     }
@@ -177,7 +177,7 @@ static void adamw(float *master, struct row m, struct row v, struct row weight, 
     struct lanes correction1 = lanes_set(step->correction1), correction2 = lanes_set(step->correction2);
     struct lanes scale = lanes_set(step->gradient_scale), epsilon = lanes_set(step->epsilon);
     struct lanes decay = lanes_set(step->weight_decay), rate = lanes_set(-step->learning_rate);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         int64_t left = n - i;
         struct lanes g = lanes_multiply(lanes_load_floats(gradient, i, left), scale);
         struct lanes first = lanes_multiply_add(beta1, lanes_load(m, i, left), lanes_multiply(rest1, g));
@@ -198,7 +198,7 @@ static void adamw(float *master, struct row m, struct row v, struct row weight, 
 
 static void ema(float *average, const float *master, float decay, int64_t n) {
     struct lanes keep = lanes_set(decay), rest = lanes_set(1.0f - decay);
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes part = lanes_multiply(rest, lanes_load_floats(master, i, n - i));
         lanes_store_floats(average, i, n - i, lanes_multiply_add(keep, lanes_load_floats(average, i, n - i), part));
     }

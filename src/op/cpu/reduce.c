@@ -12,19 +12,19 @@
 #define BLOCKS_PER_TASK 4
 
 static float sum_squares_scalar(struct row x, int64_t n) {
-    float lane[LANES] = {0};
+    float lane[SUM_LANES] = {0};
     for (int64_t i = 0; i < n; i++) {
         float value = row_load(x, i);
-        lane[i % LANES] = fmaf(value, value, lane[i % LANES]);
+        lane[i % SUM_LANES] = fmaf(value, value, lane[i % SUM_LANES]);
     }
     return lane_tree(lane);
 }
 
 // Padding with zeros matters: it turns a lane of -0 into +0.
 static float dot_scalar(struct row a, struct row b, int64_t n) {
-    float lane[LANES] = {0};
-    for (int64_t base = 0; base < n; base += LANES) {
-        for (int l = 0; l < LANES; l++) {
+    float lane[SUM_LANES] = {0};
+    for (int64_t base = 0; base < n; base += SUM_LANES) {
+        for (int l = 0; l < SUM_LANES; l++) {
             int64_t i = base + l;
             lane[l] = i < n ? fmaf(row_load(a, i), row_load(b, i), lane[l]) : fmaf(0.0f, 0.0f, lane[l]);
         }

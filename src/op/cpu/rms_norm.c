@@ -21,9 +21,9 @@ static void rms_norm_scalar(struct row y, struct row x, struct row w, float rstd
 
 // Lanes of (w*dy)*x + lane. Padding with zeros matters: it turns a lane of -0 into +0.
 static float rms_norm_dot_scalar(struct row dy, struct row x, struct row w, int64_t n) {
-    float lane[LANES] = {0};
-    for (int64_t base = 0; base < n; base += LANES) {
-        for (int l = 0; l < LANES; l++) {
+    float lane[SUM_LANES] = {0};
+    for (int64_t base = 0; base < n; base += SUM_LANES) {
+        for (int l = 0; l < SUM_LANES; l++) {
             int64_t i = base + l;
             float g = i < n ? row_load(w, i) * row_load(dy, i) : 0.0f;
             lane[l] = fmaf(g, i < n ? row_load(x, i) : 0.0f, lane[l]);

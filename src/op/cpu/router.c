@@ -27,9 +27,9 @@ void kernels_scalar_router(struct cpu_kernels *kernels) {
 
 // Lanes of lane + a[i]*b[i] (fused), or of lane + a[i] when b is NULL.
 static float lane_sum(const float *a, const float *b, int64_t n) {
-    float lane[LANES] = {0};
+    float lane[SUM_LANES] = {0};
     for (int64_t i = 0; i < n; i++) {
-        lane[i % LANES] = fmaf(a[i], b != NULL ? b[i] : 1.0f, lane[i % LANES]);
+        lane[i % SUM_LANES] = fmaf(a[i], b != NULL ? b[i] : 1.0f, lane[i % SUM_LANES]);
     }
     return lane_tree(lane);
 }
@@ -235,8 +235,8 @@ static void router_backward_task(void *argument, int64_t task, int worker) {
         router_score_gradient(ds, job, t);
         float mean = job->rule->score == ROUTER_SOFTMAX ? lane_sum(ds, score, experts) : 0.0f;
         for (int64_t e = 0; e < experts; e++) {
-            dlogits[e] =
-                job->rule->score == ROUTER_SOFTMAX ? score[e] * (ds[e] - mean) : ds[e] * (score[e] * (1.0f - score[e]));
+            dlogits[e] = job->rule->score == ROUTER_SOFTMAX ? score[e] * (ds[e] - mean)
+                                                            : ds[e] * (score[e] * (1.0f - score[e]));
         }
     }
 }

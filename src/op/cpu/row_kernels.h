@@ -15,7 +15,7 @@
 #include "op/ops.h"
 #include "tensor/formats.h"
 
-#define LANES 16
+#define SUM_LANES 16
 
 // Consecutive elements in memory, F32 or BF16.
 struct row {
@@ -63,7 +63,7 @@ struct row_kernels {
 };
 
 // Sum of 16 lanes: lane l + lane l+8, then +4, +2, +1.
-static inline float lane_tree(const float lane[LANES]) {
+static inline float lane_tree(const float lane[SUM_LANES]) {
     float half[8];
     for (int l = 0; l < 8; l++) {
         half[l] = lane[l] + lane[l + 8];

@@ -20,9 +20,9 @@ static void swiglu_scalar(struct row y, struct row gate, struct row up, float we
 
 static float swiglu_backward_scalar(struct row dgate, struct row dup, struct row dy, struct row gate, struct row up,
                                     float weight, int64_t n) {
-    float lane[LANES] = {0};
-    for (int64_t base = 0; base < n; base += LANES) {
-        for (int l = 0; l < LANES; l++) {
+    float lane[SUM_LANES] = {0};
+    for (int64_t base = 0; base < n; base += SUM_LANES) {
+        for (int l = 0; l < SUM_LANES; l++) {
             int64_t i = base + l;
             if (i >= n) {
                 lane[l] = fmaf(0.0f, 0.0f, lane[l]);

@@ -25,9 +25,9 @@ import documents  # noqa: E402
 import tokenizers  # noqa: E402
 
 
-def driver_build(folder):
-    binary = os.path.join(folder, "encode")
-    subprocess.check_call(["gcc", "-O2", "-std=c17", "-D_GNU_SOURCE", "-I" + os.path.join(root, "src"), os.path.join(here, "encode.c"),
+def driver_build(folder, name):
+    binary = os.path.join(folder, name)
+    subprocess.check_call(["gcc", "-O2", "-std=c17", "-D_GNU_SOURCE", "-I" + os.path.join(root, "src"), os.path.join(here, name + ".c"),
                            os.path.join(root, "build", "libminke.a"), "-o", binary, "-ljansson", "-lpcre2-8", "-lxxhash", "-lm",
                            "-pthread"])
     return binary
@@ -85,7 +85,7 @@ def main():
     if options.characters:
         sets["all characters in 6 frames"] = character_frames()
     with tempfile.TemporaryDirectory() as folder:
-        binary = driver_build(folder)
+        binary = driver_build(folder, "encode")
         for name, texts in sets.items():
             encoded = [text.encode() for text in texts]
             found, our_load, our_seconds, round_trip = ours(binary, folder, options.tokenizer, encoded, 3)

@@ -8,7 +8,7 @@
 
 #define FOLD static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")   // arrays of registers stay in registers
-#define VECTORS (KEYS / LANES)
+#define VECTORS (KEY_ROWS / SUM_LANES)
 
 // Eight elements of a row of which `left` are left, zeros behind its end.
 FOLD __m256 load_eight(struct row row, int64_t i, int64_t left) {
@@ -44,7 +44,7 @@ FOLD void transpose(__m256 v[8]) {
 }
 
 static void pack_lanes(uint32_t *lanes, struct row first, int64_t stride, int64_t width, int64_t count) {
-    for (int64_t j = 0; j < KEYS; j += 8) {
+    for (int64_t j = 0; j < KEY_ROWS; j += 8) {
         for (int64_t w = 0; w < width; w += 8) {
             __m256 v[8];
             UNROLL
@@ -56,7 +56,7 @@ static void pack_lanes(uint32_t *lanes, struct row first, int64_t stride, int64_
             UNROLL
             for (int r = 0; r < 8; r++) {
                 if (w + r < width) {
-                    _mm256_storeu_ps((float *)lanes + (w + r) * KEYS + j, v[r]);
+                    _mm256_storeu_ps((float *)lanes + (w + r) * KEY_ROWS + j, v[r]);
                 }
             }
         }
@@ -67,7 +67,7 @@ static void pack_rows(uint32_t *packed, int64_t packed_stride, struct row first,
                       int64_t count) {
     for (int64_t j = 0; j < count; j++) {
         struct row row = row_advance(first, j * stride);
-        for (int64_t c = 0; c < width; c += LANES) {
+        for (int64_t c = 0; c < width; c += SUM_LANES) {
             lanes_store_floats((float *)packed + j * packed_stride, c, width - c, lanes_load(row, c, width - c));
         }
     }
@@ -80,10 +80,10 @@ FOLD void chain_tile(float *sum, int64_t sum_stride, const float *a, int64_t row
     struct lanes chain[6];
     UNROLL
     for (int r = 0; r < rows; r++) {
-        chain[r] = from_zero ? lanes_set(0.0f) : lanes_load_floats(sum + r * sum_stride, 0, LANES);
+        chain[r] = from_zero ? lanes_set(0.0f) : lanes_load_floats(sum + r * sum_stride, 0, SUM_LANES);
     }
     for (int64_t i = 0; i < terms; i++) {
-        struct lanes column = lanes_load_floats(b + i * b_stride, 0, LANES);
+        struct lanes column = lanes_load_floats(b + i * b_stride, 0, SUM_LANES);
         UNROLL
         for (int r = 0; r < rows; r++) {
             chain[r] = lanes_multiply_add(lanes_set(a[r * row_stride + i * term_stride]), column, chain[r]);
@@ -91,7 +91,7 @@ FOLD void chain_tile(float *sum, int64_t sum_stride, const float *a, int64_t row
     }
     UNROLL
     for (int r = 0; r < rows; r++) {
-        lanes_store_floats(sum + r * sum_stride, 0, LANES, chain[r]);
+        lanes_store_floats(sum + r * sum_stride, 0, SUM_LANES, chain[r]);
     }
 }
 
@@ -114,15 +114,15 @@ FOLD void chain_strip(float *sum, int64_t sum_stride, const float *a, int64_t ro
 
 static void scores(float *score, const uint32_t *queries, const uint32_t *lanes, int64_t rows, int64_t words,
                    int64_t keys) {
-    for (int64_t j = 0; j < keys; j += LANES) {
-        chain_strip(score + j, KEYS, (const float *)queries, words, 1, (const float *)lanes + j, KEYS, words, rows,
-                    true);
+    for (int64_t j = 0; j < keys; j += SUM_LANES) {
+        chain_strip(score + j, KEY_ROWS, (const float *)queries, words, 1, (const float *)lanes + j, KEY_ROWS, words,
+                    rows, true);
     }
 }
 
 static void accumulate(float *sum, const uint32_t *factor, int64_t row_stride, int64_t word_stride,
                        const uint32_t *packed, int64_t width, int64_t rows, int64_t terms) {
-    for (int64_t c = 0; c < width; c += LANES) {
+    for (int64_t c = 0; c < width; c += SUM_LANES) {
         chain_strip(sum + c, width, (const float *)factor, row_stride, word_stride, (const float *)packed + c, width,
                     terms, rows, false);
     }
@@ -140,17 +140,17 @@ FOLD float softmax(float *factor, float *maximum, float *sum, const float *score
     struct lanes value[VECTORS], largest_lanes = lanes_set(-INFINITY), total = lanes_set(0.0f);
     UNROLL
     for (int v = 0; v < VECTORS; v++) {
-        value[v] = lanes_multiply(lanes_load_floats(score, v * LANES, LANES), lanes_set(scale));
-        largest_lanes = lanes_larger(lanes_fill(value[v], visible - v * LANES, -INFINITY), largest_lanes);
+        value[v] = lanes_multiply(lanes_load_floats(score, v * SUM_LANES, SUM_LANES), lanes_set(scale));
+        largest_lanes = lanes_larger(lanes_fill(value[v], visible - v * SUM_LANES, -INFINITY), largest_lanes);
     }
     float before = *maximum, largest = lanes_largest(largest_lanes);
     largest = largest > before ? largest : before;
     UNROLL
     for (int v = 0; v < VECTORS; v++) {
         struct lanes p = lanes_exp(lanes_subtract(value[v], lanes_set(largest)));
-        p = lanes_fill(p, visible - v * LANES, 0.0f);
+        p = lanes_fill(p, visible - v * SUM_LANES, 0.0f);
         total = lanes_add(total, p);
-        lanes_store_floats(factor, v * LANES, LANES, rounded(p, bf16));
+        lanes_store_floats(factor, v * SUM_LANES, SUM_LANES, rounded(p, bf16));
     }
     float correction = _mm256_cvtss_f32(vector_exp(_mm256_set1_ps(before - largest)));
     *maximum = largest;
@@ -162,26 +162,26 @@ FOLD void gradient(float *p_columns, float *ds_columns, const float *score, cons
                    const float *delta, int64_t rows, bool diagonal, float scale, bool bf16) {
     struct lanes factor = lanes_set(scale);
     for (int64_t i = 0; i < rows; i++) {
-        for (int64_t j = 0; j < KEYS; j += LANES) {
-            int64_t at = i * KEYS + j, visible = diagonal ? i + 1 - j : LANES;
-            struct lanes s = lanes_multiply(lanes_load_floats(score, at, LANES), factor);
+        for (int64_t j = 0; j < KEY_ROWS; j += SUM_LANES) {
+            int64_t at = i * KEY_ROWS + j, visible = diagonal ? i + 1 - j : SUM_LANES;
+            struct lanes s = lanes_multiply(lanes_load_floats(score, at, SUM_LANES), factor);
             struct lanes p = lanes_exp(lanes_subtract(s, lanes_set(lse[i])));
-            struct lanes slope = lanes_subtract(lanes_load_floats(dp, at, LANES), lanes_set(delta[i]));
+            struct lanes slope = lanes_subtract(lanes_load_floats(dp, at, SUM_LANES), lanes_set(delta[i]));
             struct lanes ds = lanes_multiply(lanes_multiply(p, slope), factor);
-            lanes_store_floats(p_columns, at, LANES, lanes_fill(rounded(p, bf16), visible, 0.0f));
-            lanes_store_floats(ds_columns, at, LANES, lanes_fill(rounded(ds, bf16), visible, 0.0f));
+            lanes_store_floats(p_columns, at, SUM_LANES, lanes_fill(rounded(p, bf16), visible, 0.0f));
+            lanes_store_floats(ds_columns, at, SUM_LANES, lanes_fill(rounded(ds, bf16), visible, 0.0f));
         }
     }
 }
 
 static void scale_row(float *y, float factor, int64_t n) {
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         lanes_store_floats(y, i, n - i, lanes_multiply(lanes_load_floats(y, i, n - i), lanes_set(factor)));
     }
 }
 
 static void finish(struct row y, const float *x, float divisor, int64_t n) {
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes value = lanes_divide(lanes_load_floats(x, i, n - i), lanes_set(divisor));
         lanes_store(y, i, n - i, lanes_add(value, lanes_set(0.0f)));
     }

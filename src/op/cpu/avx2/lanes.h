@@ -26,8 +26,8 @@ static inline __m256 vector_exp(__m256 x) {
     __m256 p = _mm256_fmadd_ps(_mm256_fmadd_ps(q, r, one), r, one);
     __m256i bits = _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
     __m256 result = _mm256_castsi256_ps(bits);
-    result =
-        _mm256_blendv_ps(result, _mm256_set1_ps(INFINITY), _mm256_cmp_ps(x, _mm256_set1_ps(EXP_OVERFLOW), _CMP_GE_OQ));
+    result = _mm256_blendv_ps(result, _mm256_set1_ps(INFINITY),
+                              _mm256_cmp_ps(x, _mm256_set1_ps(EXP_OVERFLOW), _CMP_GE_OQ));
     result = _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(EXP_UNDERFLOW), _CMP_LE_OQ), result);
     __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(EXP_LOG_NAN_BITS));
     return _mm256_blendv_ps(result, nan, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
@@ -138,14 +138,14 @@ static inline float lanes_largest(struct lanes a) {
 
 // Elements i.. of a row of which `left` are left, zeros behind its end.
 static inline struct lanes lanes_load_floats(const float *x, int64_t i, int64_t left) {
-    if (left >= LANES) {
+    if (left >= SUM_LANES) {
         return lanes_make(_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8));
     }
     return lanes_make(_mm256_maskload_ps(x + i, lanes_mask(left, 0)),
                       left > 8 ? _mm256_maskload_ps(x + i + 8, lanes_mask(left, 8)) : _mm256_setzero_ps());
 }
 static inline void lanes_store_floats(float *y, int64_t i, int64_t left, struct lanes a) {
-    if (left >= LANES) {
+    if (left >= SUM_LANES) {
         _mm256_storeu_ps(y + i, a.low);
         _mm256_storeu_ps(y + i + 8, a.high);
         return;
@@ -159,9 +159,9 @@ static inline struct lanes lanes_load(struct row row, int64_t i, int64_t left) {
     if (row.format != FORMAT_BF16) {
         return lanes_load_floats(row.data, i, left);
     }
-    uint16_t end[LANES] = {0};
+    uint16_t end[SUM_LANES] = {0};
     const uint16_t *from = (const uint16_t *)row.data + i;
-    if (left < LANES) {
+    if (left < SUM_LANES) {
         for (int64_t l = 0; l < left; l++) {
             end[l] = from[l];
         }
@@ -175,14 +175,20 @@ static inline void lanes_store(struct row row, int64_t i, int64_t left, struct l
         lanes_store_floats(row.data, i, left, a);
         return;
     }
-    uint16_t end[LANES], *to = (uint16_t *)row.data + i, *at = left < LANES ? end : to;
-    _mm_storeu_si128((__m128i *)(void *)at, bf16_narrow_vector(a.low));
-    _mm_storeu_si128((__m128i *)(void *)(at + 8), bf16_narrow_vector(a.high));
-    for (int64_t l = 0; left < LANES && l < left; l++) {
+    __m128i low = bf16_narrow_vector(a.low), high = bf16_narrow_vector(a.high);
+    uint16_t *to = (uint16_t *)row.data + i;
+    if (left >= SUM_LANES) {
+        _mm_storeu_si128((__m128i *)(void *)to, low);
+        _mm_storeu_si128((__m128i *)(void *)(to + 8), high);
+        return;
+    }
+    uint16_t end[SUM_LANES] = {0};
+    _mm_storeu_si128((__m128i *)(void *)end, low);
+    _mm_storeu_si128((__m128i *)(void *)(end + 8), high);
+    for (int64_t l = 0; l < left; l++) {
         to[l] = end[l];
     }
 }
-
 static inline void lanes_store_any(struct row row, int64_t i, int64_t left, struct lanes a) {
     lanes_store(row, i, left, a);
 }

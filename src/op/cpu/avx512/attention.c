@@ -12,7 +12,7 @@
 
 #define FOLD static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")   // arrays of registers stay in registers
-#define VECTORS (KEYS / LANES)            // registers across a key block
+#define VECTORS (KEY_ROWS / SUM_LANES)    // registers across a key block
 
 // chain + a * b per lane, one or two terms.
 FOLD __m512 multiply_add(__m512 chain, __m512i a, __m512i b, bool pairs) {
@@ -23,15 +23,15 @@ FOLD __m512 multiply_add(__m512 chain, __m512i a, __m512i b, bool pairs) {
 }
 
 // 16 x 16 words: row r, word w -> row w, word r. Interleaves pairs, then quadruples, then quarters of registers.
-FOLD void transpose(__m512i v[LANES]) {
-    __m512i t[LANES];
+FOLD void transpose(__m512i v[SUM_LANES]) {
+    __m512i t[SUM_LANES];
     UNROLL
-    for (int i = 0; i < LANES; i += 2) {
+    for (int i = 0; i < SUM_LANES; i += 2) {
         t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
         t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
     }
     UNROLL
-    for (int i = 0; i < LANES; i += 4) {
+    for (int i = 0; i < SUM_LANES; i += 4) {
         v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
         v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
         v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
@@ -57,7 +57,7 @@ FOLD void transpose(__m512i v[LANES]) {
 // half.
 FOLD __m512i load_words(const char *row, int64_t left, bool pairs) {
     if (pairs) {
-        __mmask32 mask = left >= 2 * LANES ? 0xffffffffu : (1u << (unsigned)left) - 1;
+        __mmask32 mask = left >= 2 * SUM_LANES ? 0xffffffffu : (1u << (unsigned)left) - 1;
         return _mm512_rol_epi32(_mm512_maskz_loadu_epi16(mask, row), 16);
     }
     return _mm512_maskz_loadu_epi32(lanes_mask(left), row);
@@ -65,20 +65,20 @@ FOLD __m512i load_words(const char *row, int64_t left, bool pairs) {
 
 FOLD void pack_lanes(uint32_t *lanes, struct row first, int64_t stride, int64_t width, int64_t count, bool pairs) {
     int64_t step = pairs ? 2 : 1, bytes = 4 / step, words = (width + step - 1) / step;
-    for (int64_t j = 0; j < KEYS; j += LANES) {
-        for (int64_t w = 0; w < words; w += LANES) {
+    for (int64_t j = 0; j < KEY_ROWS; j += SUM_LANES) {
+        for (int64_t w = 0; w < words; w += SUM_LANES) {
             const char *from = (const char *)first.data + j * stride * bytes + w * 4;
-            __m512i v[LANES];
+            __m512i v[SUM_LANES];
             UNROLL
-            for (int r = 0; r < LANES; r++) {
+            for (int r = 0; r < SUM_LANES; r++) {
                 v[r] = j + r < count ? load_words(from + r * stride * bytes, width - w * step, pairs)
                                      : _mm512_setzero_si512();
             }
             transpose(v);
             UNROLL
-            for (int r = 0; r < LANES; r++) {
+            for (int r = 0; r < SUM_LANES; r++) {
                 if (w + r < words) {
-                    _mm512_storeu_si512(lanes + (w + r) * KEYS + j, v[r]);
+                    _mm512_storeu_si512(lanes + (w + r) * KEY_ROWS + j, v[r]);
                 }
             }
         }
@@ -89,7 +89,7 @@ static void pack_rows_f32(uint32_t *packed, int64_t packed_stride, struct row fi
                           int64_t count) {
     for (int64_t j = 0; j < count; j++) {
         const float *row = (const float *)first.data + j * stride;
-        for (int64_t c = 0; c < width; c += LANES) {
+        for (int64_t c = 0; c < width; c += SUM_LANES) {
             __mmask16 mask = lanes_mask(width - c);
             _mm512_mask_storeu_ps(packed + j * packed_stride + c, mask, _mm512_maskz_loadu_ps(mask, row + c));
         }
@@ -100,7 +100,7 @@ static void pack_rows_pairs(uint32_t *packed, int64_t packed_stride, struct row 
                             int64_t count) {
     for (int64_t j = 0; j < count; j += 2) {
         const uint16_t *row = (const uint16_t *)first.data + j * stride;
-        for (int64_t c = 0; c < width; c += LANES) {
+        for (int64_t c = 0; c < width; c += SUM_LANES) {
             __mmask16 mask = lanes_mask(width - c);
             __m512i word = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row + c)), 16);
             if (j + 1 < count) {
@@ -116,7 +116,7 @@ static void pack_queries_pairs(uint32_t *queries, int64_t query_stride, struct r
     int64_t words = (width + 1) / 2;
     for (int64_t j = 0; j < count; j++) {
         const char *row = (const char *)first.data + j * stride * 2;
-        for (int64_t w = 0; w < words; w += LANES) {
+        for (int64_t w = 0; w < words; w += SUM_LANES) {
             _mm512_mask_storeu_epi32(queries + j * query_stride + w, lanes_mask(words - w),
                                      load_words(row + 4 * w, width - 2 * w, true));
         }
@@ -138,7 +138,7 @@ FOLD void scores_tile(float *score, const uint32_t *queries, const uint32_t *lan
         __m512i key[VECTORS];
         UNROLL
         for (int v = 0; v < vectors; v++) {
-            key[v] = _mm512_loadu_si512(lanes + w * KEYS + v * LANES);
+            key[v] = _mm512_loadu_si512(lanes + w * KEY_ROWS + v * SUM_LANES);
         }
         UNROLL
         for (int r = 0; r < rows; r++) {
@@ -153,7 +153,7 @@ FOLD void scores_tile(float *score, const uint32_t *queries, const uint32_t *lan
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < vectors; v++) {
-            _mm512_storeu_ps(score + r * KEYS + v * LANES, chain[r][v]);
+            _mm512_storeu_ps(score + r * KEY_ROWS + v * SUM_LANES, chain[r][v]);
         }
     }
 }
@@ -161,20 +161,20 @@ FOLD void scores_tile(float *score, const uint32_t *queries, const uint32_t *lan
 FOLD void scores(float *score, const uint32_t *queries, const uint32_t *lanes, int64_t rows, int64_t words,
                  int64_t keys, bool pairs) {
     int64_t r = 0;
-    for (; keys > LANES && r + 6 <= rows; r += 6) {
-        scores_tile(score + r * KEYS, queries + r * words, lanes, words, 6, VECTORS, pairs);
+    for (; keys > SUM_LANES && r + 6 <= rows; r += 6) {
+        scores_tile(score + r * KEY_ROWS, queries + r * words, lanes, words, 6, VECTORS, pairs);
     }
-    for (; keys > LANES && r + 2 <= rows; r += 2) {
-        scores_tile(score + r * KEYS, queries + r * words, lanes, words, 2, VECTORS, pairs);
+    for (; keys > SUM_LANES && r + 2 <= rows; r += 2) {
+        scores_tile(score + r * KEY_ROWS, queries + r * words, lanes, words, 2, VECTORS, pairs);
     }
-    for (; keys > LANES && r < rows; r++) {
-        scores_tile(score + r * KEYS, queries + r * words, lanes, words, 1, VECTORS, pairs);
+    for (; keys > SUM_LANES && r < rows; r++) {
+        scores_tile(score + r * KEY_ROWS, queries + r * words, lanes, words, 1, VECTORS, pairs);
     }
     for (; r + 4 <= rows; r += 4) {
-        scores_tile(score + r * KEYS, queries + r * words, lanes, words, 4, 1, pairs);
+        scores_tile(score + r * KEY_ROWS, queries + r * words, lanes, words, 4, 1, pairs);
     }
     for (; r < rows; r++) {
-        scores_tile(score + r * KEYS, queries + r * words, lanes, words, 1, 1, pairs);
+        scores_tile(score + r * KEY_ROWS, queries + r * words, lanes, words, 1, 1, pairs);
     }
 }
 
@@ -187,14 +187,14 @@ FOLD void accumulate_tile(float *sum, const uint32_t *factor, int64_t row_stride
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < vectors; v++) {
-            chain[r][v] = _mm512_loadu_ps(sum + r * width + v * LANES);
+            chain[r][v] = _mm512_loadu_ps(sum + r * width + v * SUM_LANES);
         }
     }
     for (int64_t w = 0; w < words; w++) {
         __m512i value[8];
         UNROLL
         for (int v = 0; v < vectors; v++) {
-            value[v] = _mm512_loadu_si512(packed + w * width + v * LANES);
+            value[v] = _mm512_loadu_si512(packed + w * width + v * SUM_LANES);
         }
         UNROLL
         for (int r = 0; r < rows; r++) {
@@ -212,7 +212,7 @@ FOLD void accumulate_tile(float *sum, const uint32_t *factor, int64_t row_stride
             __m512i a = _mm512_and_si512(high, _mm512_set1_epi32((int)factor[r * row_stride + words * word_stride]));
             UNROLL
             for (int v = 0; v < vectors; v++) {
-                __m512i value = _mm512_and_si512(high, _mm512_loadu_si512(packed + words * width + v * LANES));
+                __m512i value = _mm512_and_si512(high, _mm512_loadu_si512(packed + words * width + v * SUM_LANES));
                 chain[r][v] = multiply_add(chain[r][v], a, value, pairs);
             }
         }
@@ -221,7 +221,7 @@ FOLD void accumulate_tile(float *sum, const uint32_t *factor, int64_t row_stride
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < vectors; v++) {
-            _mm512_storeu_ps(sum + r * width + v * LANES, chain[r][v]);
+            _mm512_storeu_ps(sum + r * width + v * SUM_LANES, chain[r][v]);
         }
     }
 }
@@ -248,13 +248,13 @@ FOLD void accumulate_strip(float *sum, const uint32_t *factor, int64_t row_strid
 FOLD void accumulate(float *sum, const uint32_t *factor, int64_t row_stride, int64_t word_stride,
                      const uint32_t *packed, int64_t width, int64_t rows, int64_t terms, bool pairs) {
     int64_t c = 0;
-    for (; rows == 1 && c + 8 * LANES <= width; c += 8 * LANES) {
+    for (; rows == 1 && c + 8 * SUM_LANES <= width; c += 8 * SUM_LANES) {
         accumulate_tile(sum + c, factor, row_stride, word_stride, packed + c, width, terms, 1, 8, pairs);
     }
-    for (; c + 4 * LANES <= width; c += 4 * LANES) {
+    for (; c + 4 * SUM_LANES <= width; c += 4 * SUM_LANES) {
         accumulate_strip(sum + c, factor, row_stride, word_stride, packed + c, width, rows, terms, 4, pairs);
     }
-    for (; c + 2 * LANES <= width; c += 2 * LANES) {
+    for (; c + 2 * SUM_LANES <= width; c += 2 * SUM_LANES) {
         accumulate_strip(sum + c, factor, row_stride, word_stride, packed + c, width, rows, terms, 2, pairs);
     }
     if (c < width) {
@@ -272,8 +272,8 @@ FOLD float softmax(uint32_t *factor, float *maximum, float *sum, const float *sc
     __m512 value[VECTORS], lowest = _mm512_set1_ps(-INFINITY), lanes = lowest;
     UNROLL
     for (int v = 0; v < VECTORS; v++) {
-        __mmask16 mask = visible > v * LANES ? lanes_mask(visible - v * LANES) : 0;
-        value[v] = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, score + v * LANES), _mm512_set1_ps(scale));
+        __mmask16 mask = visible > v * SUM_LANES ? lanes_mask(visible - v * SUM_LANES) : 0;
+        value[v] = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, score + v * SUM_LANES), _mm512_set1_ps(scale));
         lanes = _mm512_mask_max_ps(lanes, mask, value[v], lanes);   // of a NaN: the second operand
     }
     float before = *maximum, largest = lanes_largest(lanes_make(lanes));
@@ -281,13 +281,13 @@ FOLD float softmax(uint32_t *factor, float *maximum, float *sum, const float *sc
     lanes = _mm512_setzero_ps();
     UNROLL
     for (int v = 0; v < VECTORS; v++) {
-        __mmask16 mask = visible > v * LANES ? lanes_mask(visible - v * LANES) : 0;
+        __mmask16 mask = visible > v * SUM_LANES ? lanes_mask(visible - v * SUM_LANES) : 0;
         __m512 p = _mm512_maskz_mov_ps(mask, vector_exp(_mm512_sub_ps(value[v], _mm512_set1_ps(largest))));
         lanes = _mm512_add_ps(lanes, p);
         if (pairs) {
-            store_pairs(factor + v * LANES / 2, p);
+            store_pairs(factor + v * SUM_LANES / 2, p);
         } else {
-            _mm512_storeu_ps(factor + v * LANES, p);
+            _mm512_storeu_ps(factor + v * SUM_LANES, p);
         }
     }
     float correction = _mm512_cvtss_f32(vector_exp(_mm512_set1_ps(before - largest)));
@@ -316,9 +316,9 @@ static void gradient_f32(uint32_t *p_columns, uint32_t *ds_columns, uint32_t *ds
                          float scale) {
     (void)ds_rows;   // the same array as ds_columns
     for (int64_t i = 0; i < rows; i++) {
-        for (int64_t j = 0; j < KEYS; j += LANES) {
+        for (int64_t j = 0; j < KEY_ROWS; j += SUM_LANES) {
             __m512 p, ds;
-            int64_t at = i * KEYS + j;
+            int64_t at = i * KEY_ROWS + j;
             gradient_lanes(&p, &ds, score + at, dp + at, lse[i], delta[i], scale, visible_mask(i, j, diagonal));
             _mm512_storeu_ps(p_columns + at, p);
             _mm512_storeu_ps(ds_columns + at, ds);
@@ -336,7 +336,7 @@ static void gradient_pairs(uint32_t *p_columns, uint32_t *ds_columns, uint32_t *
                            const float *dp, const float *lse, const float *delta, int64_t rows, bool diagonal,
                            float scale) {
     for (int64_t i = 0; i < rows; i += 2) {
-        for (int64_t j = 0; j < KEYS; j += LANES) {
+        for (int64_t j = 0; j < KEY_ROWS; j += SUM_LANES) {
             __m512 p[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()},
                    ds[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
             UNROLL
@@ -344,25 +344,25 @@ static void gradient_pairs(uint32_t *p_columns, uint32_t *ds_columns, uint32_t *
                 if (i + r >= rows) {
                     continue;
                 }
-                int64_t at = (i + r) * KEYS + j;
+                int64_t at = (i + r) * KEY_ROWS + j;
                 gradient_lanes(&p[r], &ds[r], score + at, dp + at, lse[i + r], delta[i + r], scale,
                                visible_mask(i + r, j, diagonal));
                 store_pairs(ds_rows + at / 2, ds[r]);
             }
-            store_column_pairs(p_columns + i / 2 * KEYS + j, p[0], p[1]);
-            store_column_pairs(ds_columns + i / 2 * KEYS + j, ds[0], ds[1]);
+            store_column_pairs(p_columns + i / 2 * KEY_ROWS + j, p[0], p[1]);
+            store_column_pairs(ds_columns + i / 2 * KEY_ROWS + j, ds[0], ds[1]);
         }
     }
 }
 
 static void scale_row(float *y, float factor, int64_t n) {
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         lanes_store_floats(y, i, n - i, lanes_multiply(lanes_load_floats(y, i, n - i), lanes_set(factor)));
     }
 }
 
 static void finish(struct row y, const float *x, float divisor, int64_t n) {
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes value = lanes_divide(lanes_load_floats(x, i, n - i), lanes_set(divisor));
         lanes_store(y, i, n - i, lanes_add(value, lanes_set(0.0f)));
     }

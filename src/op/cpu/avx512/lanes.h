@@ -34,7 +34,7 @@ static inline __m512 vector_exp(__m512 x) {
 
 // The first min(16, n) lanes.
 static inline __mmask16 lanes_mask(int64_t n) {
-    return n >= LANES ? (__mmask16)0xffff : (__mmask16)((1u << (unsigned)n) - 1);
+    return (__mmask16)(n >= SUM_LANES ? 0xffffu : (1u << (unsigned)n) - 1u);
 }
 
 static inline __m512 bf16_widen_vector(__m256i bits) {
@@ -133,10 +133,10 @@ static inline float lanes_largest(struct lanes a) {
 
 // Elements i.. of a row of which `left` are left, zeros behind its end.
 static inline struct lanes lanes_load_floats(const float *x, int64_t i, int64_t left) {
-    return lanes_make(left >= LANES ? _mm512_loadu_ps(x + i) : _mm512_maskz_loadu_ps(lanes_mask(left), x + i));
+    return lanes_make(left >= SUM_LANES ? _mm512_loadu_ps(x + i) : _mm512_maskz_loadu_ps(lanes_mask(left), x + i));
 }
 static inline void lanes_store_floats(float *y, int64_t i, int64_t left, struct lanes a) {
-    if (left >= LANES) {
+    if (left >= SUM_LANES) {
         _mm512_storeu_ps(y + i, a.v);
     } else {
         _mm512_mask_storeu_ps(y + i, lanes_mask(left), a.v);
@@ -153,7 +153,7 @@ static inline struct lanes lanes_load(struct row row, int64_t i, int64_t left) {
 static inline void lanes_store(struct row row, int64_t i, int64_t left, struct lanes a) {
     if (row.format != FORMAT_BF16) {
         lanes_store_floats(row.data, i, left, a);
-    } else if (left >= LANES) {
+    } else if (left >= SUM_LANES) {
         _mm256_storeu_si256((__m256i *)(void *)((uint16_t *)row.data + i), bf16_narrow_result(a.v));
     } else {
         _mm256_mask_storeu_epi16((uint16_t *)row.data + i, lanes_mask(left), bf16_narrow_result(a.v));
