@@ -90,9 +90,10 @@ static bool parse_duration(struct duration *duration, const char *text) {
         return false;
     }
     rest += strspn(rest, " \t");
+    // The unit must be said: a bare 40 would be taken for steps by some and for tokens by others.
     bool steps = strcmp(rest, "steps") == 0 || strcmp(rest, "step") == 0;
     *duration = (struct duration){.unit = steps ? DURATION_STEPS : DURATION_TOKENS, .count = count};
-    return steps || *rest == '\0' || strcmp(rest, "tokens") == 0;
+    return steps || strcmp(rest, "tokens") == 0;
 }
 
 // Position of `text` among "a|b|c", or -1.

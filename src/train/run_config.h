@@ -4,7 +4,7 @@
 // --help-config`, the run.ini written into the run folder and the comparison made by --resume all walk that table.
 //
 // Values: integers and counts take the decimal suffixes K, M, B (or G) and T ("469B"); a duration is "2K steps", "10T
-// tokens" (or "10T"), "70%" of the run, or "never". Paths are relative to the working directory.
+// tokens", "70%" of the run, or "never". Paths are relative to the working directory.
 #ifndef MINKE_TRAIN_RUN_CONFIG_H
 #define MINKE_TRAIN_RUN_CONFIG_H
 

@@ -33,7 +33,7 @@ static void test_values(void **state) {
         &config,
         "; a comment\n[model]\nconfig = some where/config.json ; inline\n[train]\nsteps = 2K\nbatch=3.5K\n"
         "precision = fp32\n  micro_batch = 2\n[recompute]\nswiglu = yes\n"
-        "[schedule]\ndecay_start = 10T\ndecay_end = 14.3T tokens\nwarmup = 2K steps\ntail_start = never\n"
+        "[schedule]\ndecay_start = 10T tokens\ndecay_end = 14.3T tokens\nwarmup = 2K steps\ntail_start = never\n"
         "gamma_end = 12.5%\nalpha = 0\n",
         &error);
     assert_string_equal(error.text, "");
@@ -92,6 +92,7 @@ static void test_mistakes(void **state) {
         {"[optimizer]\nbeta1 = nan\n", "optimizer.beta1: found \"nan\""},
         {"[recompute]\nswiglu = maybe\n", "expected true or false"},
         {"[schedule]\nwarmup = 10 bananas\n", "schedule.warmup: found \"10 bananas\", expected a duration"},
+        {"[schedule]\nwarmup = 40\n", "schedule.warmup: found \"40\", expected a duration such as \"2K steps\""},
         {"[schedule]\nwarmup = 101%\n", "schedule.warmup: found \"101%\""},
         {"[train]\nbatch = 8\nbatch = 9\n", ":3: train.batch: given a second time"},
         {"[train]\nnonsense\n", ":2: expected \"[section]\" or \"key = value\""},
@@ -134,7 +135,7 @@ static void test_contradictions(void **state) {
         {"train.reduction_shards=16", "train.batch: found 8, expected a multiple of train.reduction_shards, 16"},
         {"schedule.batch_start=4", "schedule.batch_ramp"},
         {"schedule.batch_start=16", "schedule.batch_start: found 16"},
-        {"schedule.decay_start=10T", "schedule.decay_end"},
+        {"schedule.decay_start=10T tokens", "schedule.decay_end"},
         {"schedule.decay_end=1 steps", "schedule.decay_end"},
         {"nonsense", "command line: found \"nonsense\", expected section.key=value"},
         {"a.b=c", "command line: unknown key \"a.b\""},

@@ -21,13 +21,13 @@ static struct run_config report(void) {
         "train.batch=15360",
         "train.reduction_shards=128",
         "schedule.warmup=2K steps",
-        "schedule.decay_start=10T",
-        "schedule.decay_end=14.3T",
-        "schedule.tail_start=14.633T",
+        "schedule.decay_start=10T tokens",
+        "schedule.decay_end=14.3T tokens",
+        "schedule.tail_start=14.633T tokens",
         "schedule.batch_start=3072",
-        "schedule.batch_ramp=469B",
-        "schedule.gamma_end=14.3T",
-        "schedule.lambda_switch=10T",
+        "schedule.batch_ramp=469B tokens",
+        "schedule.gamma_end=14.3T tokens",
+        "schedule.lambda_switch=10T tokens",
     };
     struct run_config config;
     struct error error = {0};
