@@ -138,6 +138,20 @@ check-bugs:
 format:
 	@clang-format -i $(C_FILES)
 
+# ---- Fuzzing: tests/fuzz/fuzz_*.c with libFuzzer, FUZZ_SECONDS each -------------------------------------------------
+
+FUZZ_SECONDS ?= 1800
+FUZZ_SOURCES  = $(filter-out src/app/% src/op/cpu/avx%,$(SOURCES))
+FUZZERS       = $(patsubst tests/fuzz/%.c,build-fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+
+.PHONY: fuzz
+fuzz: $(FUZZERS)
+	@for f in $(FUZZERS); do mkdir -p $$f.corpus; $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 $$f.corpus || exit 1; done
+build-fuzz/%: tests/fuzz/%.c
+	@mkdir -p build-fuzz
+	clang $(CPPFLAGS) -std=c17 -g -O1 -ffp-contract=off -mfma -mavx -fsanitize=fuzzer,address,undefined \
+		-fno-sanitize-recover=all -o $@ $< $(FUZZ_LIBRARY) $(LDLIBS)
+
 # ---- Installing ----------------------------------------------------------------------------------------------------
 
 INSTALL_ROOT = $(DESTDIR)$(PREFIX)
