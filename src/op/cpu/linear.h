@@ -39,8 +39,8 @@ struct linear_group {
     int64_t rows, columns, depth;
 };
 
-// Packing of one panel: `rows` rows (at most the table's tile_rows, or tile_columns) of an operand from `row` on, k from
-// k_begin (a multiple of 64) to k_end.
+// Packing of one panel: `rows` rows (at most the table's tile_rows, or tile_columns) of an operand from `row` on, k
+// from k_begin (a multiple of 64) to k_end.
 //   as rows (side a):     out[chunk][panel row][16 units], chunks `chunk_stride` units apart, rows 16 units apart
 //   as columns (side b):  out[unit][panel column], units `unit_stride` apart; columns beyond `rows` may be written too
 struct linear_strip {
@@ -52,8 +52,8 @@ struct linear_strip {
     enum linear_unit unit;
 };
 
-// One tile: c[rows][columns] in F32, the accumulators. Columns are computed in halves of the table's tile_columns: c has
-// room for whole halves.
+// One tile: c[rows][columns] in F32, the accumulators. Columns are computed in halves of the table's tile_columns: c
+// has room for whole halves.
 //   without scale:        c = chain over units, starting from c when `add`, else from +0
 //   with scale (E4M3 b):  for each block of 128 k, c = fma(chain over its units from +0, scale[block], c), where c is
 //                         +0 before the first block unless `add`
