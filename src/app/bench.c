@@ -51,10 +51,9 @@ static double best_seconds(struct bench *bench, void (*run)(struct bench *bench,
 
 static void print_figure(const struct bench *bench, const char *name, double value, const char *unit, double limit) {
     if (bench->json) {
-        printf(
-            "{\"name\": \"%s\", \"value\": %.4g, \"unit\": \"%s\", \"limit\": %.4g, \"fraction\": %.4f, \"threads\": %d, "
-            "\"isa\": \"%s\"}\n",
-            name, value, unit, limit, value / limit, bench->threads, isa_name(bench->op.isa));
+        printf("{\"name\": \"%s\", \"value\": %.4g, \"unit\": \"%s\", \"limit\": %.4g, \"fraction\": %.4f, ", name,
+               value, unit, limit, value / limit);
+        printf("\"threads\": %d, \"isa\": \"%s\"}\n", bench->threads, isa_name(bench->op.isa));
     } else {
         printf("%-44s %10.1f %-8s %5.1f %% of %.1f\n", name, value, unit, 100.0 * value / limit, limit);
     }

@@ -12,10 +12,11 @@ struct format_info {
     const char *name;               // for people: "bf16"
     const char *safetensors_name;   // in files: "BF16"; NULL if it never stands in one by itself
     int bytes;                      // per element
-    // Widen `count` consecutive elements of row `row` starting at `column` to F32 (exact for f32 and bf16; element * scale rounded
-    // once for block formats), and the way back. NULL for integer formats.
+    // Widen `count` consecutive elements of row `row` starting at `column` to F32 (exact for f32 and bf16; element *
+    // scale rounded once for block formats), and the way back. NULL for integer formats.
     void (*widen)(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count);
-    // Writes `count` elements (rank 1 or 2 tensors; the whole block row at once for block formats is done by quantize_e4m3_blocks).
+    // Writes `count` elements (rank 1 or 2 tensors; the whole block row at once for block formats is done by
+    // quantize_e4m3_blocks).
     void (*narrow)(struct tensor *out, const float *source, int64_t row, int64_t column, int64_t count);
 };
 const struct format_info *format_info(enum format format);
@@ -37,12 +38,14 @@ static inline uint16_t bf16_narrow(float value) {
     return (uint16_t)((word + 0x7fffu + ((word >> 16) & 1u)) >> 16);
 }
 
-// E4M3 ("e4m3fn": bias 7, largest 448, NaN = S.1111.111, no infinities). Narrowing rounds to nearest even and saturates to +-448.
+// E4M3 ("e4m3fn": bias 7, largest 448, NaN = S.1111.111, no infinities). Narrowing rounds to nearest even and saturates
+// to +-448.
 float e4m3_widen(uint8_t bits);
 uint8_t e4m3_narrow(float value);
 
-// Quantises a packed F32 or BF16 matrix to 128 x 128 blocks (spec 6.2, official cast): ragged edges count as zeros; scale = amax / 448,
-// or the next power of two when `power_of_two`; out->data [rows, columns] u8 and out->scale are written.
+// Quantises a packed F32 or BF16 matrix to 128 x 128 blocks (spec 6.2, official cast): ragged edges count as zeros;
+// scale = amax / 448, or the next power of two when `power_of_two`; out->data [rows, columns] u8 and out->scale are
+// written.
 void quantize_e4m3_blocks(struct tensor *out, const struct tensor *source, int power_of_two);
 
 #endif

@@ -1,5 +1,6 @@
-// A tensor: storage format, shape, strides and where the bytes are. A plain value that owns nothing; only ops dereference it
-// (a CUDA table can join: `device` says whose pointer `data` is; a device pointer is handle and offset in one).
+// A tensor: storage format, shape, strides and where the bytes are. A plain value that owns nothing; only ops
+// dereference it (a CUDA table can join: `device` says whose pointer `data` is; a device pointer is handle and offset
+// in one).
 #ifndef MINKE_TENSOR_TENSOR_H
 #define MINKE_TENSOR_TENSOR_H
 
@@ -10,10 +11,10 @@
 #define BLOCK_SIZE 128   // edge of an FP8 scale block and length of an activation tile (report 3.3.2)
 
 enum format {
-    FORMAT_NONE = 0,      // an absent tensor (all zero)
+    FORMAT_NONE = 0,   // an absent tensor (all zero)
     FORMAT_F32,
     FORMAT_BF16,
-    FORMAT_E4M3_BLOCK,    // one byte an element and one F32 scale per 128 x 128 block; value = element * scale (weights)
+    FORMAT_E4M3_BLOCK,   // one byte an element and one F32 scale per 128 x 128 block; value = element * scale (weights)
     FORMAT_I32,
     FORMAT_I64,
     FORMAT_U16,
@@ -24,8 +25,8 @@ enum format {
 enum device { DEVICE_CPU = 0 };
 
 struct tensor {
-    void *data;                        // element 0; no alignment beyond the element's own size is assumed of mapped files
-    float *scale;                      // FORMAT_E4M3_BLOCK: [ceil(rows/128), ceil(columns/128)]; may be unaligned in a file (memcpy)
+    void *data;     // element 0; no alignment beyond the element's own size is assumed of mapped files
+    float *scale;   // FORMAT_E4M3_BLOCK: [ceil(rows/128), ceil(columns/128)]; may be unaligned in a file (memcpy)
     int64_t shape[TENSOR_MAX_RANK];    // outermost first; entries beyond rank are 1
     int64_t stride[TENSOR_MAX_RANK];   // in elements, any value >= 0 (0 = broadcast)
     int64_t scale_stride;              // scales per row of blocks
@@ -38,17 +39,18 @@ struct tensor tensor_1d(enum format format, void *data, int64_t n);
 struct tensor tensor_2d(enum format format, void *data, int64_t rows, int64_t columns);
 struct tensor tensor_3d(enum format format, void *data, int64_t a, int64_t b, int64_t c);
 
-// Views of the same memory. CHECK ranges. Slicing rows or columns of an E4M3 block tensor needs starts divisible by 128.
+// Views of the same memory. CHECK ranges. Slicing rows or columns of an E4M3 block tensor needs starts divisible by
+// 128.
 struct tensor tensor_slice(const struct tensor *tensor, int axis, int64_t begin, int64_t count);
-struct tensor tensor_transpose(const struct tensor *tensor, int axis_a, int axis_b);       // not for block formats
-struct tensor tensor_reshape(const struct tensor *tensor, int rank, const int64_t *shape); // packed tensors only
+struct tensor tensor_transpose(const struct tensor *tensor, int axis_a, int axis_b);         // not for block formats
+struct tensor tensor_reshape(const struct tensor *tensor, int rank, const int64_t *shape);   // packed tensors only
 // [rows, heads * width] -> [rows, heads, width] by strides alone.
 struct tensor tensor_split_columns(const struct tensor *tensor, int64_t heads);
 
-bool tensor_present(const struct tensor *tensor);       // format != FORMAT_NONE
-bool tensor_packed(const struct tensor *tensor);        // row-major without gaps
+bool tensor_present(const struct tensor *tensor);   // format != FORMAT_NONE
+bool tensor_packed(const struct tensor *tensor);    // row-major without gaps
 int64_t tensor_elements(const struct tensor *tensor);
-int64_t tensor_bytes(const struct tensor *tensor);      // packed bytes of data and scales
+int64_t tensor_bytes(const struct tensor *tensor);   // packed bytes of data and scales
 bool tensor_same_shape(const struct tensor *a, const struct tensor *b);
 char *tensor_shape_text(char buffer[96], const struct tensor *tensor);   // "[2048, 7168]"
 

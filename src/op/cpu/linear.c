@@ -1,12 +1,11 @@
 // Driver of the matrix products: cuts groups into pieces, packs, hands tiles to the kernels, stores what comes back.
 //
 //   piece   up to PIECE_ROWS rows of one group. Its rows (side a) are packed once, by the first parallel run, in panels
-//   of at most
-//           tile_rows rows that differ by at most one, so that no ragged panel is left over.
+//           of at most tile_rows rows that differ by at most one, so that no ragged panel is left over.
 //   task    a piece times `column_step` columns, in the second parallel run. For each block of k it packs its columns
-//   (side b) into the
-//           worker's area, then walks the tiles. The chain of an output continues from block to block through F32 memory: c
-//           itself, or the worker's area when c is BF16, strided, or ends inside a half panel.
+//           (side b) into the worker's area, then walks the tiles. The chain of an output continues from block to
+//           block through F32 memory: c itself, or the worker's area when c is BF16, strided, or ends inside a half
+//           panel.
 //   mapped  a piece of few rows reads b where it lies instead: packing would cost more than it saves.
 //
 // Cutting never changes bits: an output's chain is k ascending in all cases.

@@ -40,9 +40,9 @@ struct linear_group {
 };
 
 // Packing of one panel: `rows` rows (at most the table's tile_rows, or tile_columns) of an operand from `row` on, k
-// from k_begin (a multiple of STRIDED_DEPTH) to k_end. As rows (side a):     out[chunk][panel row][16 units], chunks
-// `chunk_stride` units apart, rows 16 units apart. As columns (side b):  out[unit][panel column], units `unit_stride`
-// apart; columns beyond `rows` may be written too (anything).
+// from k_begin (a multiple of 64) to k_end.
+//   as rows (side a):     out[chunk][panel row][16 units], chunks `chunk_stride` units apart, rows 16 units apart
+//   as columns (side b):  out[unit][panel column], units `unit_stride` apart; columns beyond `rows` may be written too
 struct linear_strip {
     uint32_t *out;
     int64_t chunk_stride, unit_stride;
@@ -53,9 +53,10 @@ struct linear_strip {
 };
 
 // One tile: c[rows][columns] in F32, the accumulators. Columns are computed in halves of the table's tile_columns: c
-// has room for whole halves. Without scale: c = chain over units, starting from c when `add`, else from +0. With scale
-// (E4M3 b): for each block of 128 k, c = fma(chain over its units from +0, scale[block], c), c first from c when `add`,
-// else from +0.
+// has room for whole halves.
+//   without scale:        c = chain over units, starting from c when `add`, else from +0
+//   with scale (E4M3 b):  for each block of 128 k, c = fma(chain over its units from +0, scale[block], c), where c is
+//                         +0 before the first block unless `add`
 struct linear_tile {
     float *c;
     int64_t c_stride;
