@@ -342,8 +342,9 @@ static void duration_finish(struct duration *duration, const struct train_sectio
     }
 }
 
-static int check_curve(const struct schedule_section *schedule, struct error *error) {
+static int check_curve(struct schedule_section *schedule, struct error *error) {
     if (schedule->decay_start.unit == DURATION_NEVER) {
+        schedule->decay_end = schedule->decay_start;   // it has no say, so that it may not stand in a resumed run's way
         return 0;
     }
     if (schedule->decay_end.unit != schedule->decay_start.unit ||

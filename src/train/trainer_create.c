@@ -359,10 +359,7 @@ int trainer_create(struct trainer **out, const struct run_config *run, bool resu
     trainer->last_gamma = -1;
     arena_init(&trainer->arena, "weights and optimizer");
     arena_init(&trainer->scratch, "workspace");
-    int code = claim_folder(trainer, resume, error);
-    if (code == 0) {
-        code = pool_create(&trainer->pool, (int)run->train.threads, error);
-    }
+    int code = pool_create(&trainer->pool, (int)run->train.threads, error);
     if (code == 0) {
         code = op_context_init(&trainer->op, (enum isa)run->train.isa, trainer->pool, &trainer->scratch, error);
     }
@@ -374,6 +371,9 @@ int trainer_create(struct trainer **out, const struct run_config *run, bool resu
     }
     if (code == 0) {
         code = open_validation(trainer, error);
+    }
+    if (code == 0) {   // the inputs are readable: only now the run folder is touched
+        code = claim_folder(trainer, resume, error);
     }
     if (code == 0) {
         code = create_model(trainer, error);

@@ -232,6 +232,7 @@ static void test_bad_inputs(void **state) {
     changed = run;
     snprintf(changed.data.path, sizeof changed.data.path, "%s/nodata", directory);
     refused(&changed, false, ERROR_IO, "nodata");
+    assert_false(file_exists(run.train.out));   // nothing was begun
     changed = run;
     changed.train.sequence_length = 65;
     refused(&changed, false, ERROR_ARGUMENT,

@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "model/config.h"
 #include "train/run_config.h"
 
 static char path[64];
@@ -199,6 +200,34 @@ static void test_reference_is_the_defaults(void **state) {
     assert_memory_equal(&config, &defaults, sizeof config);
 }
 
+// The run files in examples/ are valid, and so are the models they name.
+static void test_examples(void **state) {
+    (void)state;
+    struct error error = {0};
+    char **names;
+    int64_t count;
+    int runs = 0;
+    assert_int_equal(file_list(&names, &count, "examples", &error), 0);
+    for (int64_t i = 0; i < count; i++) {
+        struct run_config config;
+        struct model_config model;
+        char file[512];
+        const char *dot = strrchr(names[i], '.');
+        snprintf(file, sizeof file, "examples/%s", names[i]);
+        if (dot != NULL && strcmp(dot, ".ini") == 0) {
+            run_config_defaults(&config);
+            if (run_config_read(&config, file, &error) != 0 || run_config_finish(&config, &error) != 0 ||
+                model_config_read(&model, config.model.config, &error) != 0) {
+                fail_msg("%s: %s", file, error.text);
+            }
+            assert_true(config.train.sequence_length <= model.max_position_embeddings);
+            runs++;
+        }
+    }
+    file_list_free(names, count);
+    assert_true(runs >= 4);
+}
+
 static void test_fixed_keys(void **state) {
     (void)state;
     struct run_config config;
@@ -225,7 +254,7 @@ int main(void) {
         cmocka_unit_test(test_mistakes),        cmocka_unit_test(test_long_line),
         cmocka_unit_test(test_contradictions),  cmocka_unit_test(test_percent_of_the_run),
         cmocka_unit_test(test_text_reads_back), cmocka_unit_test(test_reference_is_the_defaults),
-        cmocka_unit_test(test_fixed_keys),
+        cmocka_unit_test(test_fixed_keys),      cmocka_unit_test(test_examples),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     unlink(path);
