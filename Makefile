@@ -55,7 +55,7 @@ all: $(BUILD)/libminke.a $(BUILD)/libminke.so $(BUILD)/minke
 # ---- Building ------------------------------------------------------------------------------------------------------
 
 ISA = -mfma -mavx
-$(BUILD)/src/op/cpu/avx2/%.o:   ISA = -mavx2 -mfma -mf16c -mbmi2
+$(BUILD)/src/op/cpu/avx2/%.o:   ISA = -mavx2 -mfma -mbmi2
 $(BUILD)/src/op/cpu/avx512/%.o: ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vbmi2 \
                                       -mavx512bf16 -mavx512vnni -mfma -mbmi2
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests
@@ -141,16 +141,16 @@ format:
 # ---- Fuzzing: tests/fuzz/fuzz_*.c with libFuzzer, FUZZ_SECONDS each -------------------------------------------------
 
 FUZZ_SECONDS ?= 1800
-FUZZ_SOURCES  = $(filter-out src/app/% src/op/cpu/avx%,$(SOURCES))
+FUZZ_FLAGS    = address,undefined
 FUZZERS       = $(patsubst tests/fuzz/%.c,build-fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 .PHONY: fuzz
-fuzz: $(FUZZERS)
-	@for f in $(FUZZERS); do mkdir -p $$f.corpus; $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 $$f.corpus || exit 1; done
-build-fuzz/%: tests/fuzz/%.c
-	@mkdir -p build-fuzz
-	clang $(CPPFLAGS) -std=c17 -g -O1 -ffp-contract=off -mfma -mavx -fsanitize=fuzzer,address,undefined \
-		-fno-sanitize-recover=all -o $@ $< $(FUZZ_LIBRARY) $(LDLIBS)
+fuzz:
+	@$(AGAIN) CC=clang BUILD=build-fuzz OPT="-O1 -fsanitize=fuzzer-no-link,$(FUZZ_FLAGS)" build-fuzz/libminke.a $(FUZZERS)
+	@for f in $(FUZZERS); do \
+		mkdir -p $$f.corpus && $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 $$f.corpus || exit 1; done
+build-fuzz/fuzz_%: build-fuzz/tests/fuzz/fuzz_%.o build-fuzz/libminke.a
+	$(Q)clang -fsanitize=fuzzer,$(FUZZ_FLAGS) -o $@ $^ $(LDLIBS)
 
 # ---- Installing ----------------------------------------------------------------------------------------------------
 
@@ -188,6 +188,7 @@ help:
 	@echo "make demo         install what is missing, build, train a small model for about two minutes, write text"
 	@echo "make test         install what is missing, build, run all tests; TESTS_OF=base for those of one folder"
 	@echo "make test-long    the tests with exhaustive ranges (tens of minutes)"
+	@echo "make fuzz         every tests/fuzz/fuzz_*.c under libFuzzer (clang), FUZZ_SECONDS=1800 each"
 	@echo "make check        source rules (scripts/check.pl), clang-format, cppcheck;  make format  applies clang-format"
 	@echo "make install      to PREFIX=$(PREFIX) under DESTDIR=$(DESTDIR);  make uninstall"
 	@echo "make clean        remove all build folders"

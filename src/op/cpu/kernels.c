@@ -49,8 +49,7 @@ const struct cpu_kernels *cpu_kernels_get(enum isa isa) {
 // built-in also asks the operating system whether it saves the wide registers.
 enum isa cpu_isa_best(void) {
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c") ||
-        !__builtin_cpu_supports("bmi2")) {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi2")) {
         return ISA_SCALAR;
     }
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
