@@ -45,11 +45,6 @@ struct attention_piece {
         rows;   // rows first .. first + rows - 1 of the span, counted over tokens and the heads of the group
 };
 
-static struct row element_row(const struct tensor *tensor, int64_t row, int64_t head) {
-    struct row first = {.data = tensor->data, .format = (enum format)tensor->format};
-    return row_advance(first, row * tensor->stride[0] + head * tensor->stride[1]);
-}
-
 static int64_t piece_token(const struct attention_job *job, const struct attention_piece *piece, int64_t row) {
     return (piece->first + row) / job->group_heads;
 }
@@ -60,7 +55,7 @@ static int64_t piece_head(const struct attention_job *job, const struct attentio
 
 static struct row piece_row(const struct attention_job *job, const struct attention_piece *piece,
                             const struct tensor *tensor, int64_t row) {
-    return element_row(tensor, piece->span->query_row + piece_token(job, piece, row), piece_head(job, piece, row));
+    return tensor_head_row(tensor, piece->span->query_row + piece_token(job, piece, row), piece_head(job, piece, row));
 }
 
 // Tasks of a span: groups of heads by blocks of rows, the blocks with the most keys first.
@@ -88,13 +83,13 @@ static void pack_block(const struct attention_job *job, struct attention_area *a
     const struct attention_kernels *kernels = job->kernels;
     const struct attention_span *span = piece->span;
     int64_t first = span->pages != NULL ? (int64_t)span->pages[block] * KEY_ROWS : span->key_row + block * KEY_ROWS;
-    kernels->pack_lanes(area->lanes, element_row(job->k_nope, first, piece->head), job->k_nope->stride[0], job->nope,
-                        keys);
+    kernels->pack_lanes(area->lanes, tensor_head_row(job->k_nope, first, piece->head), job->k_nope->stride[0],
+                        job->nope, keys);
     if (job->rope > 0) {
-        kernels->pack_lanes(area->lanes + job->nope_words * KEY_ROWS, element_row(job->k_rope, first, 0),
+        kernels->pack_lanes(area->lanes + job->nope_words * KEY_ROWS, tensor_head_row(job->k_rope, first, 0),
                             job->k_rope->stride[0], job->rope, keys);
     }
-    kernels->pack_rows(area->values, job->columns, element_row(job->v, first, piece->head), job->v->stride[0],
+    kernels->pack_rows(area->values, job->columns, tensor_head_row(job->v, first, piece->head), job->v->stride[0],
                        job->v->shape[2], keys);
 }
 
@@ -135,11 +130,15 @@ static void attention_task(void *argument, int64_t task, int worker) {
     const struct attention_kernels *kernels = job->kernels;
     struct attention_area *area = &job->area[worker];
     struct attention_piece piece = piece_of_task(job, task);
-    for (int64_t r = 0; r < piece.rows; r++) {
+    int64_t run = job->group_heads == 1 ? piece.rows : 1;   // rows of q that lie evenly apart
+    for (int64_t r = 0; r < piece.rows; r += run) {
         struct row q = piece_row(job, &piece, job->q, r);
         uint32_t *words = area->queries + r * job->q_words;
-        kernels->pack_queries(words, job->q_words, q, 0, job->nope, 1);
-        kernels->pack_queries(words + job->nope_words, job->q_words, row_advance(q, job->nope), 0, job->rope, 1);
+        kernels->pack_queries(words, job->q_words, q, job->q->stride[0], job->nope, run);
+        kernels->pack_queries(words + job->nope_words, job->q_words, row_advance(q, job->nope), job->q->stride[0],
+                              job->rope, run);
+    }
+    for (int64_t r = 0; r < piece.rows; r++) {
         area->maximum[r] = -INFINITY;
         area->denominator[r] = 0.0f;
     }

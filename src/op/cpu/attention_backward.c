@@ -44,17 +44,13 @@ struct gradient_job {
     float scale;
 };
 
-static struct row element_row(const struct tensor *tensor, int64_t row, int64_t head) {
-    struct row first = {.data = tensor->data, .format = (enum format)tensor->format};
-    return row_advance(first, row * tensor->stride[0] + head * tensor->stride[1]);
-}
-
 // Packs what all key blocks share: q and dout in both layouts, D and lse.
 static void pack_span(const struct gradient_job *job, struct gradient_area *area, const struct attention_span *span,
                       int64_t head) {
     const struct attention_kernels *kernels = job->kernels;
     int64_t count = span->count;
-    struct row q = element_row(job->q, span->query_row, head), dout = element_row(job->dout, span->query_row, head);
+    struct row q = tensor_head_row(job->q, span->query_row, head),
+               dout = tensor_head_row(job->dout, span->query_row, head);
     struct row q_rope = row_advance(q, job->nope);
     int64_t q_stride = job->q->stride[0], dout_stride = job->dout->stride[0];
     kernels->pack_queries(area->queries, job->q_words, q, q_stride, job->nope, count);
@@ -63,8 +59,8 @@ static void pack_span(const struct gradient_job *job, struct gradient_area *area
     kernels->pack_rows(area->query_columns, job->q_columns, q, q_stride, job->nope + job->rope, count);
     kernels->pack_rows(area->output_columns, job->v_columns, dout, dout_stride, job->width_v, count);
     for (int64_t i = 0; i < count; i++) {
-        area->delta[i] = job->row_kernels->dot(element_row(job->dout, span->query_row + i, head),
-                                               element_row(job->out, span->query_row + i, head), job->width_v);
+        area->delta[i] = job->row_kernels->dot(tensor_head_row(job->dout, span->query_row + i, head),
+                                               tensor_head_row(job->out, span->query_row + i, head), job->width_v);
         area->lse[i] = job->lse[(span->query_row + i) * job->heads + head];
     }
     for (int64_t i = 0; i < count * job->q_columns; i++) {
@@ -75,16 +71,16 @@ static void pack_span(const struct gradient_job *job, struct gradient_area *area
 static void pack_keys(const struct gradient_job *job, struct gradient_area *area, const struct attention_span *span,
                       int64_t head, int64_t first, int64_t keys) {
     const struct attention_kernels *kernels = job->kernels;
-    struct row k = element_row(job->k_nope, span->key_row + first, head);
+    struct row k = tensor_head_row(job->k_nope, span->key_row + first, head);
     kernels->pack_lanes(area->key_lanes, k, job->k_nope->stride[0], job->nope, keys);
     kernels->pack_rows(area->key_rows, job->q_columns, k, job->k_nope->stride[0], job->nope, keys);
     if (job->rope > 0) {
-        struct row rope = element_row(job->k_rope, span->key_row + first, 0);
+        struct row rope = tensor_head_row(job->k_rope, span->key_row + first, 0);
         kernels->pack_lanes(area->key_lanes + job->nope_words * KEY_ROWS, rope, job->k_rope->stride[0], job->rope,
                             keys);
         kernels->pack_rows(area->key_rows + job->nope, job->q_columns, rope, job->k_rope->stride[0], job->rope, keys);
     }
-    kernels->pack_lanes(area->value_lanes, element_row(job->v, span->key_row + first, head), job->v->stride[0],
+    kernels->pack_lanes(area->value_lanes, tensor_head_row(job->v, span->key_row + first, head), job->v->stride[0],
                         job->width_v, keys);
     for (int64_t i = 0; i < KEY_ROWS * job->q_columns; i++) {
         area->dk[i] = 0.0f;
@@ -127,8 +123,8 @@ static void gradient_task(void *argument, int64_t task, int worker) {
         }
         for (int64_t j = 0; j < keys; j++) {
             int64_t row = span->key_row + first + j;
-            kernels->finish(element_row(job->dk_nope, row, head), area->dk + j * job->q_columns, 1.0f, job->nope);
-            kernels->finish(element_row(job->dv, row, head), area->dv + j * job->v_columns, 1.0f, job->width_v);
+            kernels->finish(tensor_head_row(job->dk_nope, row, head), area->dk + j * job->q_columns, 1.0f, job->nope);
+            kernels->finish(tensor_head_row(job->dv, row, head), area->dv + j * job->v_columns, 1.0f, job->width_v);
             if (job->rope > 0) {
                 int64_t part = (job->first_row[task / job->heads] + first + j) * job->heads + head;
                 kernels->finish(row_of_floats(job->rope_parts + part * job->rope),
@@ -137,7 +133,7 @@ static void gradient_task(void *argument, int64_t task, int worker) {
         }
     }
     for (int64_t i = 0; i < count; i++) {
-        kernels->finish(element_row(job->dq, span->query_row + i, head), area->dq + i * job->q_columns, 1.0f,
+        kernels->finish(tensor_head_row(job->dq, span->query_row + i, head), area->dq + i * job->q_columns, 1.0f,
                         job->nope + job->rope);
     }
 }
@@ -154,7 +150,7 @@ static void rope_task(void *argument, int64_t task, int worker) {
         for (int64_t h = 1; h < job->heads; h++) {
             job->row_kernels->accumulate(parts, row_of_floats(parts + h * job->rope), 1.0f, job->rope);
         }
-        job->row_kernels->copy(element_row(job->dk_rope, span->key_row + i, 0), row_of_floats(parts), job->rope);
+        job->row_kernels->copy(tensor_head_row(job->dk_rope, span->key_row + i, 0), row_of_floats(parts), job->rope);
     }
 }
 

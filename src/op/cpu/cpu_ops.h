@@ -75,6 +75,10 @@ static inline struct row tensor_row(const struct tensor *tensor, int64_t index) 
     struct row row = {.data = tensor->data, .format = (enum format)tensor->format};
     return row_advance(row, index * tensor->stride[0]);
 }
+// Elements [row, head, :] of a rank-3 one.
+static inline struct row tensor_head_row(const struct tensor *tensor, int64_t row, int64_t head) {
+    return row_advance(tensor_row(tensor, row), head * tensor->stride[1]);
+}
 static inline float *float_row(const struct tensor *tensor, int64_t index) {
     return (float *)tensor->data + index * tensor->stride[0];
 }

@@ -38,7 +38,7 @@ static void rope_task(void *argument, int64_t task, int worker) {
               (long long)table->shape[0]);
         const float *angles = (const float *)table->data + position * table->stride[0];
         for (int64_t h = 0; h < x->shape[1]; h++) {
-            job->kernels->rope(row_advance(tensor_row(x, t), h * x->stride[1]), angles, job->sign, table->shape[1]);
+            job->kernels->rope(tensor_head_row(x, t, h), angles, job->sign, table->shape[1]);
         }
     }
 }
