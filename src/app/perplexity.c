@@ -153,9 +153,8 @@ int command_perplexity(int argc, char **argv) {
     const struct command_syntax syntax = {
         .name = "perplexity",
         .summary = "score a text: perplexity and bits per byte",
-        .examples =
-            "minke perplexity MODEL_DIR book.txt\n"
-            "minke perplexity MODEL_DIR book.txt --context 4096 --stride 512 --json",
+        .examples = "minke perplexity MODEL_DIR book.txt\n"
+                    "minke perplexity MODEL_DIR book.txt --context 4096 --stride 512 --json",
         .options = options,
         .positionals = positionals,
         .common = &common,

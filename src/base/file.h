@@ -23,7 +23,7 @@ int file_read(char **text, int64_t *size, const char *path, int64_t limit, struc
 // Reads a file of any size from its beginning, piece by piece. "-" = stdin.
 struct file_reader {
     int descriptor;
-    char *path;            // owned, for messages
+    char *path;   // owned, for messages
 };
 int file_reader_open(struct file_reader *reader, const char *path, struct error *error);
 // Fills `data` up to `size` bytes, or less at the end of the file; returns how many, or a negative code.
