@@ -1,318 +1,214 @@
-// `minke bench`: how fast this machine is, and how near the kernels come to it.
-//
-// The limits (multiply-add and memory-read rates of all threads together) are measured in the same run as what is
-// compared with them. A figure is the best of its runs: what else the machine does can only slow a run down. Operands
-// rotate over OPERAND_BYTES of memory, so that no cache keeps them from one run to the next; packing of operands is
-// inside the time.
+// `minke bench`: how fast this machine can be, and how near to it every kernel, a training step and inference come.
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "app/app.h"
+#include "app/bench.h"
 #include "app/options.h"
-#include "base/arena.h"
 #include "base/log.h"
-#include "base/memory.h"
 #include "base/pool.h"
-#include "op/cpu/kernels.h"
-#include "tensor/formats.h"
 
-#define OPERAND_BYTES ((int64_t)320 << 20)
-#define READ_BYTES ((int64_t)64 << 20)   // of one run; runs follow each other through the operands
-#define READ_TASKS 64
-#define PEAK_TASKS_PER_THREAD 4
-#define RUNS 3   // at least, of each figure
-
-struct bench {
-    struct op_context op;
-    int threads;
-    bool json;
-    double seconds;   // for each figure
-    char *operands;   // OPERAND_BYTES of small BF16 numbers
-    float *scales;    // 0.5 each, enough for the largest E4M3 weight
-    double limit_f32, limit_pairs, limit_read;
+// A model small enough for any machine and large enough that its products are not all overhead: 121 M parameters, of
+// which a token meets 31 M.
+static const struct model_config default_config = {
+    .model_type = "deepseek_v3",
+    .vocab_size = 16384,
+    .hidden_size = 512,
+    .num_hidden_layers = 8,
+    .first_k_dense_replace = 1,
+    .moe_layer_freq = 1,
+    .intermediate_size = 2048,
+    .moe_intermediate_size = 256,
+    .num_attention_heads = 8,
+    .q_lora_rank = 256,
+    .kv_lora_rank = 128,
+    .qk_nope_head_dim = 64,
+    .qk_rope_head_dim = 32,
+    .v_head_dim = 64,
+    .n_routed_experts = 32,
+    .n_shared_experts = 1,
+    .num_experts_per_tok = 4,
+    .n_group = 4,
+    .topk_group = 2,
+    .scoring_func = ROUTER_SIGMOID,
+    .topk_method = ROUTER_GROUP_TOP2,
+    .norm_topk_prob = true,
+    .routed_scaling_factor = 2.5,
+    .num_nextn_predict_layers = 1,
+    .max_position_embeddings = 4096,
+    .rms_norm_eps = 1e-6,
+    .rope_theta = 10000.0,
+    .initializer_range = 0.02,
+    .bos_token_id = 1,
+    .eos_token_id = 2,
+    .torch_dtype = "bfloat16",
 };
 
-// ---- Measuring and printing -------------------------------------------------------------------------------------
-
-static double best_seconds(struct bench *bench, void (*run)(struct bench *bench, void *argument, int64_t turn),
-                           void *argument) {
-    double best = 0.0, begin = clock_seconds();
-    for (int64_t turn = 0; turn <= RUNS || clock_seconds() - begin < bench->seconds; turn++) {
-        double start = clock_seconds();
-        run(bench, argument, turn);
-        double seconds = clock_seconds() - start;
-        if (turn == 1 || (turn > 1 && seconds < best)) {
-            best = seconds;   // the first turn warms pages and buffers up
-        }
-    }
-    return best;
+static int peaks_only(struct bench *bench, struct error *error) {
+    (void)bench, (void)error;
+    return 0;   // the peaks are measured before every subject
 }
 
-static void print_figure(const struct bench *bench, const char *name, double value, const char *unit, double limit) {
-    if (bench->json) {
-        printf("{\"name\": \"%s\", \"value\": %.4g, \"unit\": \"%s\", \"limit\": %.4g, \"fraction\": %.4f, ", name,
-               value, unit, limit, value / limit);
-        printf("\"threads\": %d, \"isa\": \"%s\"}\n", bench->threads, isa_name(bench->op.isa));
-    } else {
-        printf("%-44s %10.1f %-8s %5.1f %% of %.1f\n", name, value, unit, 100.0 * value / limit, limit);
-    }
-    fflush(stdout);
-}
-
-// ---- Limits -----------------------------------------------------------------------------------------------------
-
-struct peak_run {
-    double (*multiply_add)(int64_t rounds);
-    int64_t rounds;
-    double operations;   // of one task; the same in each
-};
-
-static void peak_task(void *argument, int64_t task, int worker) {
-    struct peak_run *run = argument;
-    double operations = run->multiply_add(run->rounds);
-    if (task == 0) {
-        run->operations = operations;
-    }
-    (void)worker;
-}
-
-static void run_peak(struct bench *bench, void *argument, int64_t turn) {
-    (void)turn;
-    pool_run(bench->op.pool, (int64_t)bench->threads * PEAK_TASKS_PER_THREAD, peak_task, argument);
-}
-
-static double measure_peak(struct bench *bench, double (*multiply_add)(int64_t rounds)) {
-    struct peak_run run = {.multiply_add = multiply_add, .rounds = 100000};
-    double seconds = best_seconds(bench, run_peak, &run);
-    return run.operations * bench->threads * PEAK_TASKS_PER_THREAD / seconds * 1e-9;
-}
-
-struct read_run {
-    const struct bench *bench;
-    const char *from;
-    uint64_t sums[READ_TASKS];
-};
-
-static void read_task(void *argument, int64_t task, int worker) {
-    struct read_run *run = argument;
-    const int64_t bytes = READ_BYTES / READ_TASKS;
-    (void)worker;
-    run->sums[task] = run->bench->op.kernels->peak.read(run->from + task * bytes, bytes);
-}
-
-static void run_read(struct bench *bench, void *argument, int64_t turn) {
-    struct read_run *run = argument;
-    run->from = bench->operands + turn * READ_BYTES % OPERAND_BYTES;
-    pool_run(bench->op.pool, READ_TASKS, read_task, run);
-}
-
-static double measure_read(struct bench *bench) {
-    struct read_run run = {.bench = bench};
-    return (double)READ_BYTES / best_seconds(bench, run_read, &run) * 1e-9;
-}
-
-static void measure_limits(struct bench *bench, bool print) {
-    const struct peak_kernels *peak = &bench->op.kernels->peak;
-    bench->limit_f32 = measure_peak(bench, peak->multiply_add);
-    bench->limit_pairs = peak->multiply_add_pairs != NULL ? measure_peak(bench, peak->multiply_add_pairs)
-                                                          : bench->limit_f32;
-    bench->limit_read = measure_read(bench);
-    if (print) {
-        print_figure(bench, "peak.f32", bench->limit_f32, "GFLOP/s", bench->limit_f32);
-        print_figure(bench, "peak.bf16", bench->limit_pairs, "GFLOP/s", bench->limit_pairs);
-        print_figure(bench, "peak.read", bench->limit_read, "GB/s", bench->limit_read);
-    }
-}
-
-// ---- Matrix products --------------------------------------------------------------------------------------------
-
-enum product { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT };
-static const char *const product_names[] = {"", "dgrad.", "wgrad."};
-
-struct product_run {
-    enum product product;
-    enum format activation, weight;
-    int64_t tokens, outputs, inputs;   // x [tokens, inputs], w [outputs, inputs]
-    int64_t x_bytes, w_bytes, y_bytes, sets;
-};
-
-static int64_t cache_lines(int64_t bytes) {
-    return (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
-}
-
-static void run_product(struct bench *bench, void *argument, int64_t turn) {
-    const struct product_run *run = argument;
-    char *set = bench->operands + turn % run->sets * (run->x_bytes + run->w_bytes + run->y_bytes);
-    struct tensor x = tensor_2d(run->activation, set, run->tokens, run->inputs);
-    struct tensor w = tensor_2d(run->product == BACKWARD_WEIGHT ? FORMAT_F32 : run->weight, set + run->x_bytes,
-                                run->outputs, run->inputs);
-    struct tensor y = tensor_2d(run->activation, set + run->x_bytes + run->w_bytes, run->tokens, run->outputs);
-    w.scale = bench->scales;
-    if (run->product == FORWARD) {
-        op_linear(&bench->op, &y, &x, &w, OP_SET);
-    } else if (run->product == BACKWARD_INPUT) {
-        op_linear_backward_input(&bench->op, &x, &y, &w, OP_SET);
-    } else {
-        op_linear_backward_weight(&bench->op, &w, &y, &x);
-    }
-}
-
-// Small numbers in every format. What products write over them may be anything: no kernel's time depends on values.
-static void fill_operands(struct bench *bench) {
-    uint64_t state = 0x9e3779b97f4a7c15u;
-    for (int64_t i = 0; i < OPERAND_BYTES; i += 8) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        // Four BF16 in +-[0.25, 0.5); as bytes they are finite E4M3, as words small F32.
-        uint64_t words = (state & 0x8077807780778077u) | 0x3e803e803e803e80u;
-        memcpy(bench->operands + i, &words, sizeof words);
-    }
-}
-
-static const char *format_word(enum format format) {
-    return format == FORMAT_E4M3_BLOCK ? "fp8" : format_info(format)->name;
-}
-
-static void measure_product(struct bench *bench, struct product_run run, bool matvec) {
-    int64_t weight_bytes = run.outputs * run.inputs * format_info(run.weight)->bytes;
-    run.x_bytes = cache_lines(run.tokens * run.inputs * format_info(run.activation)->bytes);
-    run.y_bytes = cache_lines(run.tokens * run.outputs * format_info(run.activation)->bytes);
-    run.w_bytes = cache_lines(run.product == BACKWARD_WEIGHT ? run.outputs * run.inputs * 4 : weight_bytes);
-    run.sets = OPERAND_BYTES / (run.x_bytes + run.w_bytes + run.y_bytes);
-    double seconds = best_seconds(bench, run_product, &run);
-    char name[96];
-    snprintf(name, sizeof name, "%s.%s%s.%" PRId64 "x%" PRId64 "x%" PRId64, matvec ? "matvec" : "gemm",
-             product_names[run.product], format_word(run.weight), run.tokens, run.outputs, run.inputs);
-    if (matvec) {
-        print_figure(bench, name, (double)weight_bytes / seconds * 1e-9, "GB/s", bench->limit_read);
-    } else {
-        double operations = 2.0 * (double)run.tokens * (double)run.outputs * (double)run.inputs;
-        bool pairs = run.activation == FORMAT_BF16;
-        print_figure(bench, name, operations / seconds * 1e-9, "GFLOP/s",
-                     pairs ? bench->limit_pairs : bench->limit_f32);
-    }
-}
-
-static void bench_gemm(struct bench *bench) {
-    static const enum format formats[] = {FORMAT_BF16, FORMAT_F32, FORMAT_E4M3_BLOCK};
-    for (int f = 0; f < 3; f++) {
-        enum format activation = formats[f] == FORMAT_F32 ? FORMAT_F32 : FORMAT_BF16;
-        for (enum product product = FORWARD; product <= (f < 2 ? BACKWARD_WEIGHT : BACKWARD_INPUT); product++) {
-            measure_product(bench, (struct product_run){product, activation, formats[f], 2048, 2048, 2048, 0, 0, 0, 0},
-                            false);
-        }
-        for (int64_t tokens = 64; tokens <= 256; tokens *= 2) {
-            measure_product(bench, (struct product_run){FORWARD, activation, formats[f], tokens, 512, 1024, 0, 0, 0, 0},
-                            false);
-            measure_product(
-                bench, (struct product_run){FORWARD, activation, formats[f], tokens, 2048, 7168, 0, 0, 0, 0}, false);
-        }
-    }
-}
-
-static void bench_matvec(struct bench *bench) {
-    static const enum format formats[] = {FORMAT_BF16, FORMAT_F32, FORMAT_E4M3_BLOCK};
-    for (int f = 0; f < 3; f++) {
-        enum format activation = formats[f] == FORMAT_F32 ? FORMAT_F32 : FORMAT_BF16;
-        for (int64_t tokens = 1; tokens <= 8; tokens *= 2) {
-            measure_product(
-                bench, (struct product_run){FORWARD, activation, formats[f], tokens, 7168, 2048, 0, 0, 0, 0}, true);
-            measure_product(
-                bench, (struct product_run){FORWARD, activation, formats[f], tokens, 2048, 7168, 0, 0, 0, 0}, true);
-        }
-    }
-}
-
-// ---- The command ------------------------------------------------------------------------------------------------
-
-static const struct suite {
+static const struct subject {
     const char *name;
-    void (*run)(struct bench *bench);   // NULL: the limits alone
-} suites[] = {{"peak", NULL}, {"gemm", bench_gemm}, {"matvec", bench_matvec}};
-#define SUITES ((int)(sizeof suites / sizeof *suites))
+    int (*run)(struct bench *bench, struct error *error);
+} subjects[] = {
+    {"peak", peaks_only},   {"gemm", bench_gemm},       {"attention", bench_attention}, {"ops", bench_ops},
+    {"train", bench_train}, {"prefill", bench_prefill}, {"decode", bench_decode},
+};
+#define SUBJECTS (sizeof subjects / sizeof subjects[0])
 
-static const struct suite *find_suite(const char *name) {
-    for (int i = 0; i < SUITES; i++) {
-        if (strcmp(suites[i].name, name) == 0) {
-            return &suites[i];
+struct bench_request {
+    struct bench_options options;
+    const char *config_path, *shape;
+    char **names;
+    int name_count;
+};
+
+static bool wanted(const struct bench_request *request, const char *subject) {
+    for (int i = 0; i < request->name_count; i++) {
+        if (strcmp(request->names[i], subject) == 0 || strcmp(request->names[i], "all") == 0) {
+            return true;
         }
     }
-    return NULL;
+    return request->name_count == 0;
+}
+
+static int check_names(const struct bench_request *request, struct error *error) {
+    for (int i = 0; i < request->name_count; i++) {
+        bool known = strcmp(request->names[i], "all") == 0;
+        for (size_t s = 0; s < SUBJECTS; s++) {
+            known = known || strcmp(request->names[i], subjects[s].name) == 0;
+        }
+        if (!known) {
+            return error_set(
+                error, ERROR_ARGUMENT,
+                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode or all",
+                request->names[i]);
+        }
+    }
+    return 0;
+}
+
+static int parse_shape(struct bench_options *options, const char *shape, struct error *error) {
+    char rest;
+    if (shape != NULL && (sscanf(shape, "%6" SCNd64 "x%6" SCNd64 "x%6" SCNd64 "%c", &options->rows, &options->columns,
+                                 &options->inner, &rest) != 3 ||
+                          options->rows < 1 || options->columns < 1 || options->inner < 1)) {
+        return error_set(error, ERROR_ARGUMENT, "--shape: expected MxNxK such as 2048x2048x2048, found \"%s\"", shape);
+    }
+    return 0;
+}
+
+// With --threads those threads alone, otherwise one and all.
+static void choose_teams(struct bench *bench, bool threads_given) {
+    struct bench_options *options = &bench->options;
+    if (!threads_given && pool_threads(bench->pool[TEAM_ALL]) > 1) {
+        options->teams[options->team_count++] = TEAM_ONE;
+    }
+    options->teams[options->team_count++] = TEAM_ALL;
+}
+
+static int run(const struct bench_request *request, const struct common_options *common) {
+    struct bench bench = {.options = request->options, .config = default_config};
+    struct error error = {0};
+    int code = 0;
+    if (request->config_path != NULL) {
+        code = model_config_read(&bench.config, request->config_path, &error);
+    }
+    if (code == 0) {
+        code = bench_open(&bench, common->threads, common->isa, &error);
+    }
+    if (code == 0) {
+        choose_teams(&bench, common->threads > 0);
+        if (!bench.options.json) {
+            printf("%s, %d threads; medians, operands over %lld MB; limits measured in this run\n",
+                   isa_name(bench.op[TEAM_ALL].isa), pool_threads(bench.pool[TEAM_ALL]),
+                   (long long)BENCH_ROTATION >> 20);
+        }
+        bench_peaks(&bench);
+    }
+    for (size_t s = 0; s < SUBJECTS && code == 0; s++) {
+        if (wanted(request, subjects[s].name)) {
+            code = subjects[s].run(&bench, &error);
+        }
+    }
+    bench_close(&bench);
+    if (code != 0) {
+        log_error("%s", error.text);
+    }
+    return code != 0 ? 1 : 0;
 }
 
 int command_bench(int argc, char **argv) {
-    struct bench bench = {.seconds = 0.5};
-    char **names = NULL;
-    int count = 0, status = 1;
+    struct bench_request request = {.options = {.seconds = 1.0}};
+    struct bench_options *o = &request.options;
     const struct command_option options[] = {
-        {.name = "json", .help = "one JSON object a line", .flag = &bench.json},
+        {.name = "json", .help = "one object a line instead of a table", .flag = &o->json},
         {.name = "seconds",
          .argument = "S",
-         .help = "time for each figure, at least (0.5)",
-         .number = &bench.seconds,
+         .help = "of one measurement, about (1)",
+         .number = &o->seconds,
          .least = 0.001,
-         .most = 600},
+         .most = 3600},
+        {.name = "shape",
+         .argument = "MxNxK",
+         .help = "gemm: this product instead of the built-in ones",
+         .text = &request.shape},
+        {.name = "config",
+         .argument = "F.json",
+         .help = "model of train, prefill, decode (built in: 121 M parameters)",
+         .text = &request.config_path},
+        {.name = "batch",
+         .argument = "B",
+         .help = "train: sequences (8)",
+         .integer = &o->batch,
+         .minimum = 1,
+         .maximum = 65536},
+        {.name = "length",
+         .argument = "T",
+         .help = "tokens of a sequence (train 256, attention 2048, prefill 512)",
+         .integer = &o->length,
+         .minimum = 1,
+         .maximum = 1 << 20},
+        {.name = "depth",
+         .argument = "D",
+         .help = "decode: tokens before (512)",
+         .integer = &o->depth,
+         .minimum = 1,
+         .maximum = 1 << 20},
         {0},
     };
     const struct command_positional positionals[] = {
-        {.name = "WHAT", .help = "peak, gemm, matvec; all of them if none is named", .list = &names, .count = &count},
+        {.name = "SUBJECT",
+         .help = "peak gemm attention ops train prefill decode all (all)",
+         .list = &request.names,
+         .count = &request.name_count},
         {0},
     };
     struct common_options common = {0};
+    common.isa = ISA_BEST;
     const struct command_syntax syntax = {
         .name = "bench",
-        .summary = "measure the machine and the kernels",
-        .description = "Prints each figure with the limit it runs against, measured in the same run.",
+        .summary = "measure speed as a fraction of what this machine can do",
+        .description =
+            "The limits (multiply-adds, BF16 pairs, reading, copying) are measured first, and again between the runs\n"
+            "of every measurement. See BENCHMARKS.md for what is counted.",
+        .examples =
+            "minke bench gemm --threads 1\nminke bench train --config config.json --batch 8 --length 256 --json",
         .options = options,
         .positionals = positionals,
-        .common = &common};
+        .common = &common,
+    };
+    int status;
     if (!options_parse(&syntax, argc, argv, &status)) {
         return status;
     }
-    status = 1;
     struct error error = {0};
-    struct pool *pool = NULL;
-    struct arena scratch;
-    arena_init(&scratch, "bench");
-    for (int i = 0; i < count; i++) {
-        if (find_suite(names[i]) == NULL) {
-            error_set(&error, ERROR_ARGUMENT, "bench: \"%s\": expected peak, gemm or matvec", names[i]);
-            goto out;
-        }
+    if (check_names(&request, &error) != 0 || parse_shape(o, request.shape, &error) != 0) {
+        log_error("bench: %s", error.text);
+        return 2;
     }
-    if (pool_create(&pool, (int)common.threads, &error) != 0 ||
-        op_context_init(&bench.op, common.isa, pool, &scratch, &error) != 0 ||
-        (bench.operands = memory_allocate(1, (size_t)OPERAND_BYTES, "operands", &error)) == NULL ||
-        (bench.scales = memory_allocate(4096, sizeof(float), "scales", &error)) == NULL) {
-        goto out;
-    }
-    bench.threads = pool_threads(pool);
-    for (int i = 0; i < 4096; i++) {
-        bench.scales[i] = 0.5f;
-    }
-    fill_operands(&bench);
-    bool print_limits = count == 0;
-    for (int i = 0; i < count; i++) {
-        print_limits |= find_suite(names[i])->run == NULL;
-    }
-    measure_limits(&bench, print_limits);
-    for (int i = 0; i < (count > 0 ? count : SUITES); i++) {
-        const struct suite *suite = count > 0 ? find_suite(names[i]) : &suites[i];
-        if (suite->run != NULL) {
-            fill_operands(&bench);
-            suite->run(&bench);
-        }
-    }
-    status = 0;
-out:
-    if (status != 0) {
-        log_error("%s", error.text);
-    }
-    memory_free(bench.operands);
-    memory_free(bench.scales);
-    pool_destroy(pool);
-    arena_destroy(&scratch);
-    return status;
+    return run(&request, &common);
 }

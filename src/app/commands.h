@@ -1,6 +1,6 @@
 // The list of subcommands, in alphabetical order: COMMAND(name, "summary"), one line each, no semicolon.
 // No include guard: app.h and main.c include it with their own definition of COMMAND.
-COMMAND(bench, "measure the machine and the kernels")
+COMMAND(bench, "measure speed as a fraction of what this machine can do")
 COMMAND(chat, "talk with a model")
 COMMAND(convert, "convert a model directory between bf16, fp8 and f32")
 COMMAND(generate, "continue a text")

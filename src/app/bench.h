@@ -1,0 +1,83 @@
+// What the parts of `minke bench` share: options, teams of threads, one buffer of operands, and the measurement itself.
+//
+// A measurement is the median of several timed runs. Its limit is measured between those runs, by the same threads: of
+// compute limits the best value of the whole run counts (a disturbance can only lower them), of memory limits the
+// median (memory has faster and slower spells of seconds, which should meet both alike).
+#ifndef MINKE_APP_BENCH_H
+#define MINKE_APP_BENCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "model/config.h"
+#include "op/ops.h"
+
+#define BENCH_ROTATION ((int64_t)256 << 20)   // bytes over which operands rotate at least
+#define BENCH_NAME 64
+
+enum bench_limit { LIMIT_NONE, LIMIT_F32, LIMIT_BF16, LIMIT_READ, LIMIT_COPY, LIMIT_COUNT };
+enum bench_team { TEAM_ONE, TEAM_ALL, TEAM_COUNT };
+
+struct bench_options {
+    bool json;
+    double seconds;                      // of one measurement, about
+    int64_t batch, length, depth;        // sequences and tokens of a training step, tokens before decoding; 0 = default
+    int64_t rows, columns, inner;        // --shape of gemm; rows 0 = the built-in list
+    enum bench_team teams[TEAM_COUNT];   // those that peaks and square products are measured with
+    int team_count;
+};
+
+struct bench {
+    struct bench_options options;
+    struct model_config config;
+    struct op_context op[TEAM_COUNT];
+    struct pool *pool[TEAM_COUNT];
+    struct arena scratch[TEAM_COUNT];
+    struct arena arena;                     // tables of operands, models
+    double best[LIMIT_COUNT][TEAM_COUNT];   // 1e9 operations or bytes a second
+    char *memory;                           // operands; also what the memory limits read and copy
+    int64_t memory_bytes, memory_used;
+    double last_rate, last_limit, last_spread;   // of the measurement before: calls, 1e9 units of work a second
+};
+
+// Opens teams and memory; `threads` and `isa` as in common_options. bench_close is fine after a failure.
+int bench_open(struct bench *bench, int64_t threads, enum isa isa, struct error *error);
+void bench_close(struct bench *bench);
+
+// ---- Measuring (bench_measure.c) ------------------------------------------------------------------------------------
+struct bench_case {
+    char name[BENCH_NAME];
+    const char *unit;   // e.g. "GFLOP/s"
+    double amount;      // units that one call does
+    double work;        // 1e9 operations or bytes that one call needs: the limit in `unit` is its rate * amount / work
+    enum bench_limit limit;
+    enum bench_team team;
+    bool evict;                                                          // sweep the caches before each call
+    void (*run)(void *argument, struct op_context *op, int64_t round);   // round 0, 1, ...: picks the operands
+    void *argument;
+};
+// Runs and prints one line. Returns the median seconds of a call.
+double bench_measure(struct bench *bench, const struct bench_case *measured);
+// One more line about the measurement before, in the unit of this one.
+void bench_measure_again(struct bench *bench, const struct bench_case *measured);
+void bench_print_heading(const struct bench *bench, const char *title);   // of the table; nothing in JSON
+void bench_print_note(const struct bench *bench, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void bench_peaks(struct bench *bench);
+
+// ---- Operands (bench_measure.c) -------------------------------------------------------------------------------------
+// How many sets of `bytes` bytes make a rotation; makes room for them and forgets the operands before.
+int bench_sets(struct bench *bench, int64_t *sets, int64_t bytes, struct error *error);
+// A packed tensor in that room, filled with values of magnitude 0.5 to 1 of either sign (E4M3: with scales).
+struct tensor bench_tensor(struct bench *bench, enum format format, int rank, const int64_t *shape);
+struct tensor bench_matrix(struct bench *bench, enum format format, int64_t rows, int64_t columns);
+int64_t bench_tensor_bytes(enum format format, int64_t rows, int64_t columns);   // what it takes there
+
+// ---- Subjects: 0 or an error ----------------------------------------------------------------------------------------
+int bench_gemm(struct bench *bench, struct error *error);
+int bench_attention(struct bench *bench, struct error *error);
+int bench_ops(struct bench *bench, struct error *error);
+int bench_train(struct bench *bench, struct error *error);
+int bench_prefill(struct bench *bench, struct error *error);
+int bench_decode(struct bench *bench, struct error *error);
+
+#endif

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# `minke bench`: every subject runs on a tiny model, and each line of --json is what scripts expect. No speed is judged.
+set -u
+failed=0
+check() {   # description, exit status of the condition
+    if [ "$2" -eq 0 ]; then
+        echo "ok $1"
+    else
+        echo "not ok $1"
+        failed=1
+    fi
+}
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+. tests/cli/tiny_config.sh
+tiny_config >"$work/config.json"
+number='[0-9.]+(e[-+]?[0-9]+)?'
+line="^\\{\"name\":\"[a-z0-9_.]+\",\"value\":$number,\"unit\":\"(GFLOP/s|GB/s|tokens/s)\",\"limit\":$number,\"fraction\":$number,\"threads\":[12],\"isa\":\"(scalar|avx2|avx512)\"\\}\$"
+names() {
+    sed 's/^{"name":"\([^"]*\)".*/\1/' "$1" | sort -u | tr '\n' ' '
+}
+sound() {   # file: every line is well formed, nothing is zero, and value is limit times fraction
+    [ -s "$1" ] && ! grep -q -v -E "$line" "$1" &&
+        sed 's/.*"value":\([^,]*\),.*"limit":\([^,]*\),"fraction":\([^,]*\),.*/\1 \2 \3/' "$1" |
+        awk '$1 <= 0 || $2 <= 0 || ($1 / $2 - $3) ^ 2 > 1e-6 { bad = 1 } END { exit bad }'
+}
+
+"$MINKE" bench peak --seconds 0.01 --threads 2 --json >"$work/peak"
+[ $? -eq 0 ] && sound "$work/peak" && [ "$(names "$work/peak")" = "peak.bf16 peak.copy peak.f32 peak.read " ]
+check "peaks" $?
+[ "$(grep -c '"threads":2' "$work/peak")" -eq 4 ]
+check "--threads measures those threads alone" $?
+
+"$MINKE" bench gemm --shape 70x130x200 --seconds 0.002 --threads 1 --json >"$work/gemm"
+[ $? -eq 0 ] && sound "$work/gemm" && grep -q '"gemm.bf16.70x130x200"' "$work/gemm" &&
+    grep -q '"gemm.fp8.dgrad.70x130x200"' "$work/gemm" && [ "$(grep -c 'gemm' "$work/gemm")" -eq 8 ]
+check "products of a given shape" $?
+
+"$MINKE" bench attention ops --length 100 --seconds 0.002 --threads 2 --json >"$work/ops"
+[ $? -eq 0 ] && sound "$work/ops" && grep -q '"attention.backward.bf16.192x128"' "$work/ops" && grep -q '"ops.adamw"' "$work/ops"
+check "attention and the other operations" $?
+
+"$MINKE" bench train prefill decode --config "$work/config.json" --batch 2 --length 32 --depth 40 --seconds 0.01 \
+    --threads 2 --json >"$work/model"
+[ $? -eq 0 ] && sound "$work/model"
+check "a model runs" $?
+[ "$(names "$work/model")" = "decode.1 decode.1.fp8 peak.bf16 peak.copy peak.f32 peak.read prefill.32 prefill.32.fp8 train.step train.step.flops train.step.fp32 train.step.fp32.flops " ]
+check "names of the model's measurements" $?
+
+"$MINKE" bench train --config "$work/config.json" --batch 1 --length 16 --seconds 0.01 --threads 2 >"$work/table"
+[ $? -eq 0 ] && grep -q '^  peak.f32 .* 100.0% #' "$work/table" && grep -q 'forward and loss [0-9]* %, backward' "$work/table"
+check "the table" $?
+
+"$MINKE" bench peak --isa scalar --seconds 0.01 --threads 1 --json >"$work/scalar"
+[ $? -eq 0 ] && sound "$work/scalar" && [ "$(grep -c '"isa":"scalar"' "$work/scalar")" -eq 4 ]
+check "--isa scalar" $?
+
+"$MINKE" bench speed 2>"$work/error"
+[ $? -eq 2 ] && grep -q 'unknown subject "speed": expected peak' "$work/error"
+check "an unknown subject" $?
+"$MINKE" bench gemm --shape 4x5 2>"$work/error"
+[ $? -eq 2 ] && grep -q 'expected MxNxK' "$work/error"
+check "a malformed shape" $?
+"$MINKE" bench train --config "$work/missing.json" 2>"$work/error"
+[ $? -eq 1 ] && grep -q 'missing.json' "$work/error"
+check "a configuration that is not there" $?
+exit $failed
