@@ -301,6 +301,8 @@ static void test_many_rows(void **state) {
     check_product(BACKWARD_WEIGHT, 520, 40, 21);
     check_product(FORWARD, 5, 2100, 65);
     check_product(BACKWARD_INPUT, 3, 1500, 31);
+    check_formats(FORWARD, 515, 5, 2100, FORMAT_BF16, FORMAT_BF16, FORMAT_BF16, ORDINARY);
+    check_formats(FORWARD, 520, 3, 1030, FORMAT_F32, FORMAT_F32, FORMAT_BF16, ORDINARY);
 }
 
 // Underflow leaves -0 in an accumulator, and the missing partner of a lone last k must not turn it into +0.

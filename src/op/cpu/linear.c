@@ -1,6 +1,6 @@
 // Driver of the matrix products: cuts groups into pieces, packs, hands tiles to the kernels, stores what comes back.
 //
-//   piece   up to PIECE_ROWS rows of one group. Its rows (side a) are packed once, by the first parallel run, in panels
+//   piece   a range of rows of one group. Its rows (side a) are packed once, by the first parallel run, in panels
 //           of at most tile_rows rows that differ by at most one, so that no ragged panel is left over.
 //   task    a piece times `column_step` columns, in the second parallel run. For each block of k it packs its columns
 //           (side b) into the worker's area, then walks the tiles. The chain of an output continues from block to
@@ -17,11 +17,13 @@
 #include "op/cpu/kernels.h"
 #include "tensor/formats.h"
 
-#define PIECE_ROWS 512         // bounds the F32 area of a task
+#define MIN_PIECE_ROWS 128   // when there are more threads than tasks
+#define AREA_ROWS 512        // when outputs pass through the F32 area of a worker
+#define MAX_PIECE_ROWS 4096
 #define PASS_UNITS (1 << 24)   // packed units of side a at a time (64 MiB)
 #define PACK_UNITS (1 << 13)   // least work of a packing task
-#define DEPTH_UNITS 512        // units of a block of k: 8 panels of 32 columns take half of an L2 cache of 1 MiB
-#define MAX_PANELS 8           // most column panels of a task
+#define DEPTH_UNITS 1024       // units of a block of k: 4 panels of 32 columns take half of an L2 cache of 1 MiB
+#define MAX_PANELS 4           // most column panels of a task
 #define STRIDED_DEPTH 64       // k packed at a time from an operand whose rows, not k, are contiguous
 #define TASKS_PER_THREAD 4     // for balance
 #define MAX_SCALES (2 * DEPTH_UNITS / BLOCK_SIZE)
@@ -29,7 +31,7 @@
 struct piece {
     const struct linear_group *group;
     int64_t row, rows, panels;
-    int64_t packed;            // first unit of its rows in run.packed
+    int64_t packed, units;     // of its rows in run.packed: the first, how many
     int64_t pack_task, task;   // first task in each of the two runs
     int64_t panels_per_task;   // of the packing run
     int64_t column_step;
@@ -176,6 +178,21 @@ struct place {
     bool first, last;   // block of k
 };
 
+// Asks for the lines of an F32 c that the next tile will start from: its rows are far apart, and a tile cannot begin
+// without them.
+static void prefetch_c(const struct run *run, const struct linear_group *group, int64_t row, int64_t rows,
+                       int64_t column, int64_t columns) {
+    if (!run->add || group->c_column_stride != 1) {
+        return;
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        const char *c = c_address(run, group, row + i, column);
+        for (int64_t byte = 0; byte < columns * 4; byte += 64) {
+            __builtin_prefetch(c + byte, 1);
+        }
+    }
+}
+
 static void run_tile(const struct run *run, const struct linear_group *group, int64_t row, int64_t column,
                      struct linear_tile *tile, const struct place *place) {
     int64_t half = run->kernels->tile_columns / 2;
@@ -246,6 +263,10 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
                                   .area_stride = stride,
                                   .first = k_begin == 0,
                                   .last = k_end == group->depth};
+            bool right = (panel + 1) * width < columns;
+            int64_t next = right ? panel + 1 : 0, next_row = right ? row : row + rows;
+            prefetch_c(run, group, piece->row + next_row, minimum(rows, piece->rows - next_row),
+                       column_begin + next * width, minimum(width, columns - next * width));
             run_tile(run, group, piece->row + row, column_begin + panel * width, &tile, &place);
         }
     }
@@ -347,16 +368,70 @@ static void run_pieces(struct op_context *op, struct run *run, struct piece *pie
     pool_run(op->pool, tasks, multiply_task, run);
 }
 
+// Most rows of a piece. Long pieces pack side b less often; but a BF16 output whose depth needs several blocks passes
+// through the worker's F32 area, which should stay in the second cache level, packed rows are limited in all, and
+// there should be tasks for all threads.
+static int64_t piece_rows(const struct run *run, const struct linear_group *groups, int64_t count, int64_t most_depth,
+                          int threads) {
+    bool through_area = run->c_format != FORMAT_F32 && most_depth > run->depth_block;
+    int64_t limit = through_area ? AREA_ROWS : PASS_UNITS / units_of(run->unit, most_depth);
+    limit = limit > MAX_PIECE_ROWS ? MAX_PIECE_ROWS : limit < AREA_ROWS ? AREA_ROWS : limit;
+    for (; threads > 1 && limit > MIN_PIECE_ROWS; limit /= 2) {
+        int64_t panels = 0;
+        for (int64_t g = 0; g < count; g++) {
+            panels += pieces_of(&groups[g], limit) * divide_up(groups[g].columns, run->kernels->tile_columns);
+        }
+        if (panels >= (int64_t)threads * TASKS_PER_THREAD) {
+            break;
+        }
+    }
+    return limit;
+}
+
+// Cuts the groups; `pieces` has room for all. Returns the units of the largest piece's packed rows and adds up all.
+static int64_t plan_pieces(const struct run *run, struct piece *pieces, const struct linear_group *groups,
+                           int64_t count, int64_t limit, int64_t *total) {
+    int64_t most = 0;
+    *total = 0;
+    for (int64_t g = 0; g < count; g++) {
+        const struct linear_group *group = &groups[g];
+        bool readable = group->b.k_stride == 1 || group->b.row_stride == 1;
+        int64_t cuts = pieces_of(group, limit);
+        for (int64_t cut = 0; cut < cuts; cut++) {
+            int64_t row = group->rows * cut / cuts, rows = group->rows * (cut + 1) / cuts - row;
+            struct piece *piece = pieces++;
+            *piece = (struct piece){.group = group, .row = row, .rows = rows};
+            piece->mapped = rows <= LINEAR_MAX_MAPPED && readable;
+            piece->panels = piece->mapped ? 1 : divide_up(rows, run->kernels->tile_rows);
+            piece->units = rows * padded_units(run, piece);
+            *total += piece->units;
+            most = piece->units > most ? piece->units : most;
+        }
+    }
+    return most;
+}
+
 // Bytes that a worker needs: packed columns of one block, then the F32 area (a task's outputs, or the scales of a
 // mapped piece).
-static void plan_workers(struct run *run, int64_t most_depth) {
+static void plan_workers(struct run *run, int64_t most_depth, int64_t limit) {
     int64_t columns = MAX_PANELS * run->kernels->tile_columns;
     int64_t block_units = units_of(run->unit, minimum(run->depth_block, most_depth));
     run->columns_bytes = round_up(block_units * columns * 4, 64);
-    bool blocked = most_depth > run->depth_block;
-    int64_t area = blocked ? PIECE_ROWS * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
+    int64_t area = most_depth > run->depth_block ? limit * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
     int64_t mapped = LINEAR_MAX_MAPPED * LINEAR_MAX_COLUMNS + divide_up(most_depth, BLOCK_SIZE);
     run->worker_bytes = run->columns_bytes + round_up((area > mapped ? area : mapped) * 4, 64);
+}
+
+// Runs the pieces in passes, each with as many as the packed rows have room for.
+static void run_passes(struct op_context *op, struct run *run, struct piece *pieces, int64_t count, int64_t room) {
+    for (int64_t begin = 0, end; begin < count; begin = end) {
+        int64_t used = 0;
+        for (end = begin; end < count && used + pieces[end].units <= room; end++) {
+            pieces[end].packed = used;
+            used += pieces[end].units;
+        }
+        run_pieces(op, run, pieces + begin, end - begin);
+    }
 }
 
 void linear_run(struct op_context *op, const struct linear_group *groups, int64_t count, enum format c_format,
@@ -365,6 +440,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
         return;
     }
     const struct linear_kernels *kernels = &op->kernels->linear;
+    const int threads = op->pool != NULL ? pool_threads(op->pool) : 1;
     enum format a = groups[0].a.format, b = groups[0].b.format;
     bool pairs = kernels->pairs && a == FORMAT_BF16 && (b == FORMAT_BF16 || b == FORMAT_E4M3_BLOCK);
     struct run run = {.kernels = kernels,
@@ -375,53 +451,26 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
                       .depth_block = pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS};
     int64_t piece_count = 0, most_depth = 0;
     for (int64_t g = 0; g < count; g++) {
-        piece_count += pieces_of(&groups[g], PIECE_ROWS);
         most_depth = groups[g].depth > most_depth ? groups[g].depth : most_depth;
         if (groups[g].depth == 0) {
             clear_c(&run, &groups[g]);
         }
+    }
+    int64_t limit = most_depth > 0 ? piece_rows(&run, groups, count, most_depth, threads) : 1;
+    for (int64_t g = 0; g < count; g++) {
+        piece_count += pieces_of(&groups[g], limit);
     }
     if (piece_count == 0) {
         return;
     }
     struct arena_mark mark = arena_mark(op->scratch);
     struct piece *pieces = arena_allocate(op->scratch, (size_t)piece_count, sizeof *pieces);
-    int64_t filled = 0, most_units = 0;
-    for (int64_t g = 0; g < count; g++) {
-        int64_t cuts = pieces_of(&groups[g], PIECE_ROWS);
-        for (int64_t cut = 0; cut < cuts; cut++) {
-            int64_t row = groups[g].rows * cut / cuts, rows = groups[g].rows * (cut + 1) / cuts - row;
-            bool mapped = rows <= LINEAR_MAX_MAPPED && (groups[g].b.k_stride == 1 || groups[g].b.row_stride == 1);
-            struct piece *piece = &pieces[filled++];
-            *piece = (struct piece){.group = &groups[g], .row = row, .rows = rows, .mapped = mapped};
-            piece->panels = mapped ? 1 : divide_up(rows, kernels->tile_rows);
-            int64_t units = rows * padded_units(&run, piece);
-            most_units = units > most_units ? units : most_units;
-        }
-    }
-    plan_workers(&run, most_depth);
-    int threads = op->pool != NULL ? pool_threads(op->pool) : 1;
+    int64_t total, most = plan_pieces(&run, pieces, groups, count, limit, &total);
+    plan_workers(&run, most_depth, limit);
     run.workspace = arena_allocate(op->scratch, (size_t)threads, (size_t)run.worker_bytes);
-
-    // Passes: as many pieces as the packed rows have room for.
-    int64_t total = 0;
-    for (int64_t i = 0; i < piece_count; i++) {
-        total += pieces[i].rows * padded_units(&run, &pieces[i]);
-    }
-    int64_t room = total < PASS_UNITS ? total : most_units > PASS_UNITS ? most_units : PASS_UNITS;
+    int64_t room = total < PASS_UNITS ? total : most > PASS_UNITS ? most : PASS_UNITS;
     // Behind the last panel there is room for the rows that a mapped tile may read beyond its own.
     run.packed = arena_allocate(op->scratch, (size_t)(room + LINEAR_MAX_MAPPED * LINEAR_CHUNK), sizeof *run.packed);
-    for (int64_t begin = 0, end; begin < piece_count; begin = end) {
-        int64_t used = 0;
-        for (end = begin; end < piece_count; end++) {
-            int64_t units = pieces[end].rows * padded_units(&run, &pieces[end]);
-            if (used + units > room) {
-                break;
-            }
-            pieces[end].packed = used;
-            used += units;
-        }
-        run_pieces(op, &run, pieces + begin, end - begin);
-    }
+    run_passes(op, &run, pieces, piece_count, room);
     arena_release(op->scratch, mark);
 }
