@@ -13,10 +13,10 @@
 #include "tensor/formats.h"
 
 #define SAMPLES 9
-#define FEW_SAMPLES 3         // of calls that take long
-#define LIMIT_SECONDS 0.004   // of one sample of a compute limit
-#define READ_TASKS 8          // of each thread
-#define READ_STEP 1024        // peak.read takes multiples of it
+#define FEW_SAMPLES 3        // of calls that take long
+#define LIMIT_SECONDS 0.01   // of one sample of a compute limit: long beside the waking of a thread
+#define READ_TASKS 8         // of each thread
+#define READ_STEP 1024       // peak.read takes multiples of it
 #define GIGA 1e9
 
 // ---- Limits ---------------------------------------------------------------------------------------------------------
@@ -128,10 +128,9 @@ static void print_line(struct bench *bench, const char *name, const char *unit, 
     const char *isa = isa_name(bench->op[team].isa);
     double fraction = limit > 0.0 ? value / limit : 0.0;
     if (bench->options.json) {
-        printf(
-            "{\"name\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"limit\":%.6g,\"fraction\":%.4f,"
+        printf("{\"name\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"limit\":%.6g,\"fraction\":%.4f,"
                "\"threads\":%d,\"isa\":\"%s\"}\n",
-            name, value, unit, limit, fraction, threads, isa);
+               name, value, unit, limit, fraction, threads, isa);
     } else {
         static const char bar[] = "####################";
         int filled = fraction >= 1.0 ? 20 : (int)(fraction * 20.0 + 0.5);
