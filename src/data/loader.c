@@ -198,7 +198,7 @@ int loader_next(int32_t *ids, int64_t *count, struct loader *loader) {
     loader->cursor.document = place.document;
     loader->cursor.offset = place.offset;
     loader->cursor.sequences += filled > 0;
-    loader->cursor.tokens += filled < length ? filled : length;
+    loader->cursor.tokens += over ? filled : length;
     *count = filled;
     return over ? 1 : 0;
 }

@@ -101,7 +101,8 @@ static void test_cut(void **state) {
         const char *text;
         int64_t most, cut;
     } cases[] = {
-        {"one two\n\nthree four\nfive six", 26, 20},   // the blank line is in the first half
+        {"one two\n\nthree four\nfive six", 26, 20},    // the blank line is in the first half
+        {"one two\nthree\n\nfour\nfive six", 26, 15},   // a blank line before a later line
         {"one two three\nfour five\n\nsix seven eight", 30, 25},
         {"one two three\nfour five\n \t\r\nsix seven", 31, 28},   // a line of blanks is a blank line
         {"one two three\nfour\n\n\n\nfive six se", 28, 22},       // behind the whole run
@@ -193,21 +194,21 @@ static void test_separator(void **state) {
     options.separator = "<|end|>";
     options.separator_size = 7;
     check(&options, "a.txt", "one<|end|>two<|end<|end|>three", "one\1two<|end\1three\1");
-    // Documents of all lengths round the size of one read, so that separators stand across its end.
-    enum { DOCUMENTS = 40, LENGTH = 131000 };
-    char *text = malloc(DOCUMENTS * (LENGTH + 8)), *expected = malloc(DOCUMENTS * (LENGTH + 2));
+    // Separators that stand across every multiple of the size of one read, cut at each of their bytes.
+    enum { READ = 1 << 20, SEPARATORS = 6, SIZE = (SEPARATORS + 1) * READ };
+    char *text = malloc(SIZE), *expected = malloc(SIZE);
     assert_true(text != NULL && expected != NULL);
-    size_t size = 0, expected_size = 0;
-    for (int i = 0; i < DOCUMENTS; i++) {
-        size_t length = (size_t)(LENGTH + 70 - i);
-        length = length < LENGTH ? length : LENGTH;
-        memset(text + size, 'a' + i % 26, length);
-        memset(expected + expected_size, 'a' + i % 26, length);
-        memcpy(text + size + length, "<|end|>", 7);
-        expected[expected_size + length] = '\1';
-        size += length + 7;
-        expected_size += length + 1;
+    memset(text, 'a', SIZE);
+    size_t size = SIZE, expected_size = 0;
+    for (int i = 1; i <= SEPARATORS; i++) {
+        memcpy(text + i * READ - i, "<|end|>", 7);
     }
+    for (size_t at = 0; at < size;) {
+        bool separator = text[at] == '<';
+        expected[expected_size++] = separator ? '\1' : 'a';
+        at += separator ? 7 : 1;
+    }
+    expected[expected_size++] = '\1';
     check_size(&options, "a.txt", text, size, expected, expected_size);
     free(text);
     free(expected);

@@ -2,6 +2,7 @@
 #include "support/test.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,6 +30,20 @@ static void check_round_trip(int64_t vocab_size, int64_t shard_bytes, bool many_
     struct error error = {0};
     assert_int_equal(maker_write(directory, vocab_size, DOCUMENTS, shard_bytes, &error), 0);
     assert_int_equal(file_exists(test_path(directory, "train-00002.safetensors")), many_shards);
+    // A shard ends with the document that reaches shard_bytes.
+    int64_t shards = 0, filled = 0;
+    for (int64_t document = 0; document < DOCUMENTS; document++) {
+        filled += (maker_length(document) + 2) * (vocab_size <= 65536 ? 2 : 4);
+        if (filled >= shard_bytes || document == DOCUMENTS - 1) {
+            shards++;
+            filled = 0;
+        }
+    }
+    char name[64];
+    for (int64_t shard = shards; shard <= shards + 1; shard++) {
+        snprintf(name, sizeof name, "train-%05lld.safetensors", (long long)shard);
+        assert_int_equal(file_exists(test_path(directory, name)), shard == shards);
+    }
     struct dataset *dataset;
     assert_int_equal(dataset_open(&dataset, directory, DATA_TRAIN, &error), 0);
     assert_int_equal(dataset_documents(dataset), DOCUMENTS);

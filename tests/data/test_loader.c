@@ -140,6 +140,7 @@ static void check_single_pass(const struct fixture *fixture, int64_t length, int
             assert_int_equal(ids[i], 0);
         }
     }
+    assert_int_equal(loader_cursor(loader).tokens, tokens);
     for (int again = 0; again < 2; again++) {
         struct loader_cursor cursor = loader_cursor(loader);
         struct error error = {0};

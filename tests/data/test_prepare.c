@@ -293,6 +293,15 @@ static void test_validation_bytes(void **state) {
     options.validation_rate = 1e-9;
     result = run_or_fail(&options, NULL);
     assert_int_equal(result.validation.documents, 1);
+    // A single document is always for training.
+    char *single = memory_format(NULL, "%s/single.txt", fixture->directory);
+    test_write_file(single, "all there is", 12);
+    options.inputs = &single;
+    options.validation_rate = 0.99999;
+    result = run_or_fail(&options, NULL);
+    assert_int_equal(result.train.documents, 1);
+    memory_free(single);
+    options.inputs = (char *[]){fixture->corpus};
     options.validation_rate = 0.1;
     options.validation_bytes = 1 << 30;
     check_fails(&options, ERROR_ARGUMENT, "all of the 240 documents are held out");
