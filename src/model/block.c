@@ -1,9 +1,33 @@
 // One transformer block; see block.h.
 #include "model/block.h"
 
+// RMSNorm as the Linears of a half take it.
+static struct tensor norm_rows(const struct pass *pass, float *rstd, const struct tensor *h,
+                               const struct tensor *weight, enum linear_precision precision, struct arena *arena) {
+    struct op_context *op = pass->op;
+    float epsilon = (float)pass->config->rms_norm_eps;
+    if (precision == LINEAR_PLAIN) {
+        struct tensor normed = matrix_allocate(arena, pass->compute, h->shape[0], h->shape[1]);
+        op_rms_norm(op, &normed, rstd, h, weight, epsilon);
+        return normed;
+    }
+    struct tensor tiles = linear_tiles(arena, h->shape[0], h->shape[1]);
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor normed = matrix_allocate(op->scratch, pass->compute, h->shape[0], h->shape[1]);
+    op_rms_norm(op, &normed, rstd, h, weight, epsilon);
+    op_quantize_rows(op, &tiles, &normed, precision == LINEAR_FP8_POWER);
+    arena_release(op->scratch, mark);
+    return tiles;
+}
+
+// Of attention and dense FFNs; an MoE layer quantises its input itself, since its router takes it as it is.
+static enum linear_precision half_precision(const struct pass *pass, bool is_moe) {
+    return pass->fp8 && !is_moe ? LINEAR_FP8 : LINEAR_PLAIN;
+}
+
 // The normalised input of one half: kept for W, or computed again in backward (then the slot holds only h and rstd).
 static struct tensor half_norm(const struct pass *pass, struct tensor *h_kept, float **rstd, const struct tensor *h,
-                               const struct tensor *weight) {
+                               const struct tensor *weight, enum linear_precision precision) {
     struct op_context *op = pass->op;
     int64_t tokens = h->shape[0], hidden = h->shape[1];
     *rstd = NULL;
@@ -14,17 +38,14 @@ static struct tensor half_norm(const struct pass *pass, struct tensor *h_kept, f
         *rstd = floats_allocate(pass->keep, tokens);
     }
     struct arena *arena = pass->training && pass->recompute->rms_norm ? op->scratch : pass->keep;
-    struct tensor normed = matrix_allocate(arena, pass->compute, tokens, hidden);
-    op_rms_norm(op, &normed, *rstd, h, weight, (float)pass->config->rms_norm_eps);
-    return normed;
+    return norm_rows(pass, *rstd, h, weight, precision, arena);
 }
 
 // In backward: the same bits again, now in the slot.
 static void half_norm_restore(const struct pass *pass, struct tensor *normed, const struct tensor *h_kept,
-                              const struct tensor *weight) {
+                              const struct tensor *weight, enum linear_precision precision) {
     if (!tensor_present(normed)) {
-        *normed = matrix_allocate(pass->keep, pass->compute, h_kept->shape[0], h_kept->shape[1]);
-        op_rms_norm(pass->op, normed, NULL, h_kept, weight, (float)pass->config->rms_norm_eps);
+        *normed = norm_rows(pass, NULL, h_kept, weight, precision, pass->keep);
     }
 }
 
@@ -45,7 +66,8 @@ void block_attention_forward(const struct pass *pass, struct tensor *h, const st
                              struct layer_cache *cache, struct block_saved *saved) {
     struct op_context *op = pass->op;
     struct arena_mark mark = arena_mark(op->scratch);
-    struct tensor normed = half_norm(pass, &saved->h_attention, &saved->attention_rstd, h, &params->input_layernorm);
+    struct tensor normed = half_norm(pass, &saved->h_attention, &saved->attention_rstd, h, &params->input_layernorm,
+                                     half_precision(pass, false));
     struct tensor out = matrix_allocate(op->scratch, pass->compute, h->shape[0], h->shape[1]);
     mla_forward(op, &out, &normed, &params->self_attn, pass->config, pass->batch, pass->rope_table, cache,
                 pass->training ? &saved->attention : NULL, pass->recompute, pass->keep);
@@ -58,7 +80,8 @@ void block_attention_forward(const struct pass *pass, struct tensor *h, const st
 
 void block_dispatch_forward(const struct pass *pass, struct block_transit *transit, const struct tensor *h,
                             const struct block_params *params, struct block_saved *saved) {
-    transit->normed = half_norm(pass, &saved->h_ffn, &saved->ffn_rstd, h, &params->post_attention_layernorm);
+    transit->normed = half_norm(pass, &saved->h_ffn, &saved->ffn_rstd, h, &params->post_attention_layernorm,
+                                half_precision(pass, params->is_moe));
     if (params->is_moe) {
         moe_dispatch_forward(pass, &saved->moe, &transit->normed, &params->moe);
     }
@@ -84,7 +107,7 @@ void block_combine_forward(const struct pass *pass, struct tensor *h, const stru
         op_add(pass->op, h, &transit->out);
     }
     if (recomputes_norm(pass)) {
-        saved->mlp.x = saved->moe.x = saved->moe.shared.x = tensor_absent();
+        saved->mlp.x = saved->moe.x = saved->moe.tiles = tensor_absent();
     }
 }
 
@@ -104,8 +127,11 @@ void block_forward(const struct pass *pass, struct tensor *h, const struct block
 void block_combine_backward(const struct pass *pass, struct block_transit *transit, struct block_kept *kept,
                             const struct tensor *dh, const struct block_params *params, struct block_saved *saved) {
     struct tensor *normed = params->is_moe ? &saved->moe.x : &saved->mlp.x;
-    half_norm_restore(pass, normed, &saved->h_ffn, &params->post_attention_layernorm);
-    saved->moe.shared.x = *normed;
+    half_norm_restore(pass, normed, &saved->h_ffn, &params->post_attention_layernorm,
+                      half_precision(pass, params->is_moe));
+    if (params->is_moe) {
+        moe_restore(pass, &saved->moe);
+    }
     transit->dout = half_dout(pass, dh);
     transit->dx = matrix_allocate(pass->op->scratch, FORMAT_F32, dh->shape[0], dh->shape[1]);
     if (params->is_moe) {
@@ -137,7 +163,8 @@ void block_attention_backward(const struct pass *pass, struct tensor *dh, struct
                               struct block_params *dparams, const struct block_params *params,
                               struct block_saved *saved) {
     struct op_context *op = pass->op;
-    half_norm_restore(pass, &saved->attention.x, &saved->h_attention, &params->input_layernorm);
+    half_norm_restore(pass, &saved->attention.x, &saved->h_attention, &params->input_layernorm,
+                      half_precision(pass, false));
     struct tensor dout = half_dout(pass, dh);
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor dx = matrix_allocate(op->scratch, FORMAT_F32, dh->shape[0], dh->shape[1]);

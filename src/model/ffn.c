@@ -6,18 +6,25 @@
 void ffn_forward(struct op_context *op, struct tensor *out, const struct tensor *x, const struct mlp_params *params,
                  struct ffn_saved *saved, bool recompute_swiglu, struct arena *keep) {
     int64_t tokens = x->shape[0], width = params->gate_proj.shape[0];
+    bool fp8 = x->format == FORMAT_E4M3_TILE, drop_hidden = recompute_swiglu || fp8;
+    enum format format = fp8 ? FORMAT_BF16 : (enum format)x->format;
     saved->x = *x;
-    saved->gate_up = matrix_allocate(keep, x->format, tokens, 2 * width);
-    struct tensor gate = columns(&saved->gate_up, 0, width), up = columns(&saved->gate_up, width, width);
+    saved->gate_up = fp8 ? linear_tiles(keep, tokens, 2 * width) : matrix_allocate(keep, format, tokens, 2 * width);
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor gate_up = fp8 ? matrix_allocate(op->scratch, format, tokens, 2 * width) : saved->gate_up;
+    struct tensor gate = columns(&gate_up, 0, width), up = columns(&gate_up, width, width);
     op_linear(op, &gate, x, &params->gate_proj, OP_SET);
     op_linear(op, &up, x, &params->up_proj, OP_SET);
 
-    struct arena_mark mark = arena_mark(op->scratch);
-    struct tensor hidden = matrix_allocate(recompute_swiglu ? op->scratch : keep, x->format, tokens, width);
+    if (fp8) {
+        op_quantize_rows(op, &saved->gate_up, &gate_up, false);
+    }
+    struct tensor hidden = matrix_allocate(drop_hidden ? op->scratch : keep, format, tokens, width);
     op_swiglu(op, &hidden, &gate, &up, NULL);
-    op_linear(op, out, &hidden, &params->down_proj, OP_SET);
-    saved->hidden = recompute_swiglu ? tensor_absent() : hidden;
-    if (recompute_swiglu) {
+    struct tensor input = linear_input(op, &hidden, fp8 ? LINEAR_FP8 : LINEAR_PLAIN, op->scratch);
+    op_linear(op, out, &input, &params->down_proj, OP_SET);
+    saved->hidden = drop_hidden ? tensor_absent() : hidden;
+    if (drop_hidden) {
         arena_release(op->scratch, mark);
     }
 }
@@ -26,24 +33,28 @@ void ffn_backward_input(struct op_context *op, struct tensor *dx, enum op_mode m
                         const struct tensor *dout, const struct mlp_params *params, struct ffn_saved *saved,
                         struct arena *slot) {
     int64_t tokens = dout->shape[0], width = params->gate_proj.shape[0];
-    struct tensor gate = columns(&saved->gate_up, 0, width), up = columns(&saved->gate_up, width, width);
+    enum linear_precision precision = saved->x.format == FORMAT_E4M3_TILE ? LINEAR_FP8 : LINEAR_PLAIN;
+    struct tensor gate_up = linear_activation(op, &saved->gate_up, slot);
+    struct tensor gate = columns(&gate_up, 0, width), up = columns(&gate_up, width, width);
     if (!tensor_present(&saved->hidden)) {
         saved->hidden = matrix_allocate(slot, dout->format, tokens, width);
         op_swiglu(op, &saved->hidden, &gate, &up, NULL);
     }
+    *kept = (struct ffn_kept){.gate = {saved->x, gate, precision},
+                              .up = {saved->x, up, precision},
+                              .down = {saved->hidden, *dout, precision}};
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor dhidden = matrix_allocate(op->scratch, dout->format, tokens, width);
-    op_linear_backward_input(op, &dhidden, dout, &params->down_proj, OP_SET);
+    linear_backward_input(op, &dhidden, &kept->down, &params->down_proj, OP_SET);
     op_swiglu_backward(op, &gate, &up, NULL, &dhidden, &gate, &up, NULL);   // the buffer now holds dgate, dup
     arena_release(op->scratch, mark);
 
-    op_linear_backward_input(op, dx, &gate, &params->gate_proj, mode);
-    op_linear_backward_input(op, dx, &up, &params->up_proj, OP_ADD);
-    *kept = (struct ffn_kept){.gate = {saved->x, gate}, .up = {saved->x, up}, .down = {saved->hidden, *dout}};
+    linear_backward_input(op, dx, &kept->gate, &params->gate_proj, mode);
+    linear_backward_input(op, dx, &kept->up, &params->up_proj, OP_ADD);
 }
 
 void ffn_backward_weight(struct op_context *op, struct mlp_params *dparams, const struct ffn_kept *kept) {
-    op_linear_backward_weight(op, &dparams->gate_proj, &kept->gate.dy, &kept->gate.x);
-    op_linear_backward_weight(op, &dparams->up_proj, &kept->up.dy, &kept->up.x);
-    op_linear_backward_weight(op, &dparams->down_proj, &kept->down.dy, &kept->down.x);
+    linear_backward_weight(op, &dparams->gate_proj, &kept->gate);
+    linear_backward_weight(op, &dparams->up_proj, &kept->up);
+    linear_backward_weight(op, &dparams->down_proj, &kept->down);
 }

@@ -3,6 +3,8 @@
 //   x [T, d] -> out [T, d] = W_down (silu(W_gate x) * W_up x)
 //
 // gate and up stand side by side in one [T, 2I] buffer; backward turns that buffer into [dgate, dup] in place.
+// In FP8 training (x is E4M3_TILE) gate_up is kept as tiles, hidden never: backward computes it from what the tiles
+// hold.
 #ifndef MINKE_MODEL_FFN_H
 #define MINKE_MODEL_FFN_H
 
@@ -12,7 +14,7 @@
 struct ffn_saved {           // slot lifetime
     struct tensor x;         // [T, d] (set again before backward when the block recomputes its norm)
     struct tensor gate_up;   // [T, 2I]
-    struct tensor hidden;    // [T, I] = silu(gate) * up; absent when recompute.swiglu
+    struct tensor hidden;    // [T, I] = silu(gate) * up; absent when recompute.swiglu or FP8
 };
 struct ffn_kept {
     struct linear_kept gate, up, down;

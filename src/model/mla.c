@@ -10,7 +10,9 @@
 
 struct mla_sizes {
     int64_t tokens, hidden, heads, nope, rope, value, latent, q_lora;
-    int64_t query_width, kv_width;   // H * (dn + dr), H * (dn + dv)
+    int64_t query_width, kv_width;     // H * (dn + dr), H * (dn + dv)
+    enum format format;                // of activations between Linears
+    enum linear_precision precision;   // of all Linears but o_proj
     float scale;
 };
 
@@ -25,32 +27,53 @@ static struct mla_sizes mla_sizes(const struct tensor *x, const struct model_con
         .latent = config->kv_lora_rank,
         .q_lora = config->q_lora_rank,
         .scale = model_softmax_scale(config),
+        .format = x->format == FORMAT_E4M3_TILE ? FORMAT_BF16 : (enum format)x->format,
+        .precision = x->format == FORMAT_E4M3_TILE ? LINEAR_FP8 : LINEAR_PLAIN,
     };
     n.query_width = n.heads * (n.nope + n.rope);
     n.kv_width = n.heads * (n.nope + n.value);
     return n;
 }
 
+// The input of o_proj, which attention's backward needs too, has scales that are powers of two (spec 6.4).
+static enum linear_precision output_precision(const struct mla_sizes *n) {
+    return n->precision == LINEAR_PLAIN ? LINEAR_PLAIN : LINEAR_FP8_POWER;
+}
+
 // ---- Pieces that forward computes and backward may compute again --------------------------------
 
+// RMSNorm of a latent, as the up-projection takes it.
+static struct tensor norm_rows(struct op_context *op, float *rstd, const struct tensor *latent,
+                               const struct tensor *weight, const struct mla_sizes *n, struct arena *arena) {
+    if (n->precision == LINEAR_PLAIN) {
+        struct tensor normed = matrix_allocate(arena, n->format, latent->shape[0], latent->shape[1]);
+        op_rms_norm(op, &normed, rstd, latent, weight, LATENT_EPSILON);
+        return normed;
+    }
+    struct tensor tiles = linear_tiles(arena, latent->shape[0], latent->shape[1]);
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor normed = matrix_allocate(op->scratch, n->format, latent->shape[0], latent->shape[1]);
+    op_rms_norm(op, &normed, rstd, latent, weight, LATENT_EPSILON);
+    op_quantize_rows(op, &tiles, &normed, false);
+    arena_release(op->scratch, mark);
+    return tiles;
+}
+
 static void norm_queries(struct op_context *op, struct mla_saved *saved, float *rstd, const struct mla_params *params,
-                         struct arena *arena) {
-    saved->q_normed = matrix_allocate(arena, saved->q_latent.format, saved->q_latent.shape[0],
-                                      saved->q_latent.shape[1]);
-    op_rms_norm(op, &saved->q_normed, rstd, &saved->q_latent, &params->q_a_layernorm, LATENT_EPSILON);
+                         const struct mla_sizes *n, struct arena *arena) {
+    saved->q_normed = norm_rows(op, rstd, &saved->q_latent, &params->q_a_layernorm, n, arena);
 }
 
 static void norm_latent(struct op_context *op, struct mla_saved *saved, float *rstd, const struct mla_params *params,
                         const struct mla_sizes *n, struct arena *arena) {
     struct tensor latent = columns(&saved->kv_latent, 0, n->latent);
-    saved->c = matrix_allocate(arena, latent.format, n->tokens, n->latent);
-    op_rms_norm(op, &saved->c, rstd, &latent, &params->kv_a_layernorm, LATENT_EPSILON);
+    saved->c = norm_rows(op, rstd, &latent, &params->kv_a_layernorm, n, arena);
 }
 
 static void project_queries(struct op_context *op, struct mla_saved *saved, const struct mla_params *params,
                             const struct mla_sizes *n, const int32_t *positions, const struct tensor *rope_table,
                             struct arena *arena) {
-    saved->q = matrix_allocate(arena, saved->x.format, n->tokens, n->query_width);
+    saved->q = matrix_allocate(arena, n->format, n->tokens, n->query_width);
     if (n->q_lora) {
         op_linear(op, &saved->q, &saved->q_normed, &params->q_b_proj, OP_SET);
     } else {
@@ -62,7 +85,7 @@ static void project_queries(struct op_context *op, struct mla_saved *saved, cons
 
 static struct tensor expand_latent(struct op_context *op, const struct tensor *c, const struct mla_params *params,
                                    const struct mla_sizes *n, struct arena *arena) {
-    struct tensor kv = matrix_allocate(arena, c->format, c->shape[0], n->kv_width);
+    struct tensor kv = matrix_allocate(arena, n->format, c->shape[0], n->kv_width);
     op_linear(op, &kv, c, &params->kv_b_proj, OP_SET);
     return kv;
 }
@@ -72,17 +95,17 @@ static void project_down(struct op_context *op, struct mla_saved *saved, const s
                          const struct mla_params *params, const struct mla_sizes *n, const int32_t *positions,
                          const struct tensor *rope_table, struct arena *keep, struct arena *norms) {
     if (n->q_lora) {
-        saved->q_latent = matrix_allocate(keep, x->format, n->tokens, n->q_lora);
+        saved->q_latent = matrix_allocate(keep, n->format, n->tokens, n->q_lora);
         saved->q_rstd = floats_allocate(keep, n->tokens);
         op_linear(op, &saved->q_latent, x, &params->q_a_proj, OP_SET);
-        norm_queries(op, saved, saved->q_rstd, params, norms);
+        norm_queries(op, saved, saved->q_rstd, params, n, norms);
     }
-    saved->kv_latent = matrix_allocate(keep, x->format, n->tokens, n->latent + n->rope);
+    saved->kv_latent = matrix_allocate(keep, n->format, n->tokens, n->latent + n->rope);
     saved->kv_rstd = floats_allocate(keep, n->tokens);
     op_linear(op, &saved->kv_latent, x, &params->kv_a_proj_with_mqa, OP_SET);
     norm_latent(op, saved, saved->kv_rstd, params, n, norms);
 
-    saved->rope_key = matrix_allocate(keep, x->format, n->tokens, n->rope);
+    saved->rope_key = matrix_allocate(keep, n->format, n->tokens, n->rope);
     struct tensor unrotated = columns(&saved->kv_latent, n->latent, n->rope);
     op_copy(op, &saved->rope_key, &unrotated);
     struct tensor heads = tensor_split_columns(&saved->rope_key, 1);
@@ -204,7 +227,7 @@ void mla_forward(struct op_context *op, struct tensor *out, const struct tensor 
     *saved = (struct mla_saved){.x = *x};
     project_down(op, saved, x, params, &n, batch->positions, rope_table, keep, norms);
     project_queries(op, saved, params, &n, batch->positions, rope_table, ups);
-    saved->o = matrix_allocate(keep, x->format, n.tokens, n.heads * n.value);
+    saved->o = matrix_allocate(keep, n.format, n.tokens, n.heads * n.value);
     if (cache) {
         attend_cached(op, saved, params, &n, batch, cache);
     } else if (batch->form == ATTENTION_ABSORBED) {
@@ -215,7 +238,8 @@ void mla_forward(struct op_context *op, struct tensor *out, const struct tensor 
         attend_expanded(op, &saved->o, saved->lse, &saved->q, &saved->kv, &saved->rope_key, &n, batch->spans,
                         batch->span_count);
     }
-    op_linear(op, out, &saved->o, &params->o_proj, OP_SET);
+    struct tensor o = linear_input(op, &saved->o, output_precision(&n), op->scratch);
+    op_linear(op, out, &o, &params->o_proj, OP_SET);
     if (norms == op->scratch) {
         saved->q_normed = saved->c = tensor_absent();
     }
@@ -233,7 +257,7 @@ static void restore(struct op_context *op, struct mla_saved *saved, const struct
                     struct arena *slot) {
     if (!tensor_present(&saved->c)) {
         if (n->q_lora) {
-            norm_queries(op, saved, NULL, params, slot);
+            norm_queries(op, saved, NULL, params, n, slot);
         }
         norm_latent(op, saved, NULL, params, n, slot);
     }
@@ -266,39 +290,39 @@ static void queries_backward(struct op_context *op, struct tensor *dx, struct ml
                              struct mla_params *dparams, const struct tensor *dq, const struct mla_params *params,
                              const struct mla_saved *saved, const struct mla_sizes *n, struct arena *slot) {
     if (n->q_lora == 0) {
-        kept->q = (struct linear_kept){saved->x, *dq};
-        op_linear_backward_input(op, dx, dq, &params->q_proj, OP_SET);
+        kept->q = (struct linear_kept){saved->x, *dq, n->precision};
+        linear_backward_input(op, dx, &kept->q, &params->q_proj, OP_SET);
         return;
     }
-    kept->q_b = (struct linear_kept){saved->q_normed, *dq};
+    kept->q_b = (struct linear_kept){saved->q_normed, *dq, n->precision};
     struct tensor dlatent = matrix_allocate(slot, dq->format, n->tokens, n->q_lora);
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor dnormed = matrix_allocate(op->scratch, FORMAT_F32, n->tokens, n->q_lora);
-    op_linear_backward_input(op, &dnormed, dq, &params->q_b_proj, OP_SET);
+    linear_backward_input(op, &dnormed, &kept->q_b, &params->q_b_proj, OP_SET);
     op_rms_norm_backward(op, &dlatent, OP_SET, &dparams->q_a_layernorm, &dnormed, &saved->q_latent,
                          &params->q_a_layernorm, saved->q_rstd);
     arena_release(op->scratch, mark);
-    kept->q_a = (struct linear_kept){saved->x, dlatent};
-    op_linear_backward_input(op, dx, &dlatent, &params->q_a_proj, OP_SET);
+    kept->q_a = (struct linear_kept){saved->x, dlatent, n->precision};
+    linear_backward_input(op, dx, &kept->q_a, &params->q_a_proj, OP_SET);
 }
 
 // From dkv and drope to dx (added), through kv_b, the latent norm and kv_a.
 static void latent_backward(struct op_context *op, struct tensor *dx, struct mla_kept *kept, struct mla_params *dparams,
                             const struct tensor *dkv, const struct tensor *drope, const struct mla_params *params,
                             const struct mla_saved *saved, const struct mla_sizes *n, struct arena *slot) {
-    kept->kv_b = (struct linear_kept){saved->c, *dkv};
+    kept->kv_b = (struct linear_kept){saved->c, *dkv, n->precision};
     struct tensor dlatent = matrix_allocate(slot, dkv->format, n->tokens, n->latent + n->rope);
     struct tensor dlatent_part = columns(&dlatent, 0, n->latent), drope_part = columns(&dlatent, n->latent, n->rope);
     struct tensor latent = columns(&saved->kv_latent, 0, n->latent);
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor dc = matrix_allocate(op->scratch, FORMAT_F32, n->tokens, n->latent);
-    op_linear_backward_input(op, &dc, dkv, &params->kv_b_proj, OP_SET);
+    linear_backward_input(op, &dc, &kept->kv_b, &params->kv_b_proj, OP_SET);
     op_rms_norm_backward(op, &dlatent_part, OP_SET, &dparams->kv_a_layernorm, &dc, &latent, &params->kv_a_layernorm,
                          saved->kv_rstd);
     arena_release(op->scratch, mark);
     op_copy(op, &drope_part, drope);
-    kept->kv_a = (struct linear_kept){saved->x, dlatent};
-    op_linear_backward_input(op, dx, &dlatent, &params->kv_a_proj_with_mqa, OP_ADD);
+    kept->kv_a = (struct linear_kept){saved->x, dlatent, n->precision};
+    linear_backward_input(op, dx, &kept->kv_a, &params->kv_a_proj_with_mqa, OP_ADD);
 }
 
 void mla_backward_input(struct op_context *op, struct tensor *dx, struct mla_kept *kept, struct mla_params *dparams,
@@ -308,14 +332,14 @@ void mla_backward_input(struct op_context *op, struct tensor *dx, struct mla_kep
     struct mla_sizes n = mla_sizes(&saved->x, config);
     struct arena_mark mark = arena_mark(op->scratch);
     enum format format = dout->format;
-    *kept = (struct mla_kept){.o = {saved->o, *dout}};
+    *kept = (struct mla_kept){.o = {saved->o, *dout, output_precision(&n)}};
     restore(op, saved, params, &n, batch, rope_table, slot);
 
     struct tensor dq = matrix_allocate(slot, format, n.tokens, n.query_width);
     struct tensor dkv = matrix_allocate(slot, format, n.tokens, n.kv_width);
     struct tensor drope = matrix_allocate(op->scratch, format, n.tokens, n.rope);
     struct tensor do_rows = matrix_allocate(op->scratch, format, n.tokens, n.heads * n.value);
-    op_linear_backward_input(op, &do_rows, dout, &params->o_proj, OP_SET);
+    linear_backward_input(op, &do_rows, &kept->o, &params->o_proj, OP_SET);
     attention_backward(op, &dq, &dkv, &drope, &do_rows, saved, &n, batch, rope_table);
     queries_backward(op, dx, kept, dparams, &dq, params, saved, &n, slot);
     latent_backward(op, dx, kept, dparams, &dkv, &drope, params, saved, &n, slot);
@@ -324,7 +348,7 @@ void mla_backward_input(struct op_context *op, struct tensor *dx, struct mla_kep
 
 static void weight_backward(struct op_context *op, struct tensor *dw, const struct linear_kept *kept) {
     if (tensor_present(&kept->dy)) {
-        op_linear_backward_weight(op, dw, &kept->dy, &kept->x);
+        linear_backward_weight(op, dw, kept);
     }
 }
 

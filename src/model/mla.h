@@ -9,11 +9,13 @@
 //   absorbed: qa_h = W_UK_h^T q_h ; ctx = attention([qa; qr], [c; kr], c) ; o_h = W_UV_h ctx_h
 //   out = o_proj o
 //
-// The formats of x and of the activations between are one and the same (F32 or BF16).
+// The formats of x and of the activations between are one and the same (F32 or BF16). In FP8 training x comes as
+// E4M3_TILE, activations between are BF16, and every Linear's input is quantised: LINEAR_FP8, o_proj LINEAR_FP8_POWER.
 #ifndef MINKE_MODEL_MLA_H
 #define MINKE_MODEL_MLA_H
 
 #include "model/batch.h"
+#include "model/linear.h"
 #include "model/params.h"
 
 struct recompute {   // what backward computes again instead of keeping (report 3.2.3)
@@ -24,16 +26,13 @@ struct mla_saved {               // what backward needs from forward; slot lifet
     struct tensor x;             // [T, d] (absent when the block recomputes its norm and sets it again before backward)
     struct tensor q_latent;      // q_a output before its norm [T, q_lora]
     struct tensor kv_latent;     // kv_a output, before norm and rotation [T, kv_lora + dr]
-    struct tensor q_normed, c;   // [T, q_lora], [T, kv_lora]; absent when recompute.rms_norm
+    struct tensor q_normed, c;   // [T, q_lora], [T, kv_lora]; absent when recompute.rms_norm; FP8: tiles
     struct tensor q, kv,
         rope_key;      // [T, H*(dn+dr)] rotated, [T, H*(dn+dv)], [T, dr] rotated; q and kv absent when recompute.mla_up
     struct tensor o;   // attention output [T, H*dv]
     float *q_rstd, *kv_rstd, *lse;   // [T], [T], [T, H]
 };
 
-struct linear_kept {   // what W needs after B: input and output gradient of one Linear (views or slot memory)
-    struct tensor x, dy;
-};
 struct mla_kept {
     struct linear_kept q, q_a, q_b, kv_a, kv_b, o;
 };

@@ -59,6 +59,10 @@ void model_prepare(struct model *model, int64_t positions, struct arena *arena) 
         model->dispatch = &dispatch_local;
         model->expert_map = (struct expert_map){.slots = config->n_routed_experts};
     }
+    if (model->fp8) {
+        CHECK(model->compute == FORMAT_BF16, "FP8 training with activations of format %d", (int)model->compute);
+        return;   // training attends in expanded form
+    }
     for (int64_t l = 0; l < config->num_hidden_layers; l++) {
         attention_prepare(&model->params.layers[l].self_attn, model->compute, arena);
     }
@@ -156,6 +160,7 @@ static struct pass slot_pass(struct op_context *op, struct model_slot *slot, con
         .expert_map = &model->expert_map,
         .keep = training ? &slot->arena : op->scratch,
         .compute = model->compute,
+        .fp8 = model->fp8,
         .training = training,
         .balance_scale = slot->weights.balance_scale,
     };

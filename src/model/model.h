@@ -19,6 +19,8 @@ struct model {
     struct model_params params;   // compute weights: as mapped, or the trainer's F32/BF16 copies
     struct tensor rope_table;     // f32[positions, dr/2, 2]
     enum format compute;          // FORMAT_F32 or FORMAT_BF16: format of activations
+    bool fp8;   // training and its validation multiply E4M3 in all PARAM_LINEARs (linear.h): their weights are
+                // E4M3_BLOCK, compute is BF16
     struct recompute recompute;
     const struct dispatch *dispatch;   // NULL until model_prepare, which puts the local one and the identity map
     struct expert_map expert_map;

@@ -14,13 +14,27 @@ static inline void expert_release(const struct moe_params *params, const struct 
     (void)plan;
 }
 
+static enum linear_precision expert_precision(const struct pass *pass) {
+    return pass->fp8 ? LINEAR_FP8_POWER : LINEAR_PLAIN;
+}
+
 void moe_dispatch_forward(const struct pass *pass, struct moe_saved *saved, const struct tensor *x,
                           const struct moe_params *params) {
     saved->x = *x;
     router_forward(pass, &saved->router, x, params);
     pass->dispatch->plan(pass->dispatch, pass->op, &saved->plan, &saved->router.routing, pass->expert_map, pass->keep);
-    saved->rows = matrix_allocate(pass->keep, x->format, saved->plan.rows, x->shape[1]);
-    pass->dispatch->dispatch(pass->dispatch, pass->op, &saved->rows, x, &saved->plan);
+    bool kept = pass->training && !pass->recompute->rms_norm;
+    saved->tiles = linear_input(pass->op, x, expert_precision(pass), kept ? pass->keep : pass->op->scratch);
+    saved->rows = pass->fp8 ? linear_tiles(pass->keep, saved->plan.rows, x->shape[1])
+                            : matrix_allocate(pass->keep, x->format, saved->plan.rows, x->shape[1]);
+    pass->dispatch->dispatch(pass->dispatch, pass->op, &saved->rows, &saved->tiles, &saved->plan);
+}
+
+void moe_restore(const struct pass *pass, struct moe_saved *saved) {
+    if (!tensor_present(&saved->tiles)) {
+        saved->tiles = linear_input(pass->op, &saved->x, expert_precision(pass), pass->keep);
+    }
+    saved->shared.x = saved->tiles;
 }
 
 void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, const struct moe_params *params,
@@ -29,17 +43,23 @@ void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, c
     const struct dispatch_plan *plan = &saved->plan;
     int64_t hidden_size = saved->x.shape[1], width = params->gate_proj[0].shape[0];
     enum format format = saved->x.format;
-    saved->gate_up = matrix_allocate(pass->keep, format, plan->rows, 2 * width);
+    saved->gate_up = pass->fp8 ? linear_tiles(pass->keep, plan->rows, 2 * width)
+                               : matrix_allocate(pass->keep, format, plan->rows, 2 * width);
     transit->results = matrix_allocate(op->scratch, format, plan->rows, hidden_size);
-    struct tensor gate = columns(&saved->gate_up, 0, width), up = columns(&saved->gate_up, width, width);
 
     struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor gate_up = pass->fp8 ? matrix_allocate(op->scratch, format, plan->rows, 2 * width) : saved->gate_up;
+    struct tensor gate = columns(&gate_up, 0, width), up = columns(&gate_up, width, width);
     struct tensor hidden = matrix_allocate(op->scratch, format, plan->rows, width);
     expert_acquire(params, plan);
     op_linear_grouped(op, &gate, &saved->rows, params->gate_proj, plan->offsets, plan->slots);
     op_linear_grouped(op, &up, &saved->rows, params->up_proj, plan->offsets, plan->slots);
+    if (pass->fp8) {
+        op_quantize_rows(op, &saved->gate_up, &gate_up, true);
+    }
     op_swiglu(op, &hidden, &gate, &up, NULL);
-    op_linear_grouped(op, &transit->results, &hidden, params->down_proj, plan->offsets, plan->slots);
+    struct tensor input = linear_input(op, &hidden, expert_precision(pass), op->scratch);
+    op_linear_grouped(op, &transit->results, &input, params->down_proj, plan->offsets, plan->slots);
     expert_release(params, plan);
     arena_release(op->scratch, mark);
 
@@ -47,7 +67,8 @@ void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, c
     if (tensor_present(&params->shared_experts.gate_proj)) {
         bool recompute = pass->training && pass->recompute->swiglu;
         transit->shared = matrix_allocate(op->scratch, format, saved->x.shape[0], hidden_size);
-        ffn_forward(op, &transit->shared, &saved->x, &params->shared_experts, &saved->shared, recompute, pass->keep);
+        ffn_forward(op, &transit->shared, &saved->tiles, &params->shared_experts, &saved->shared, recompute,
+                    pass->keep);
     }
 }
 
@@ -70,15 +91,15 @@ void moe_combine_backward(const struct pass *pass, struct moe_transit *transit, 
 }
 
 // drows = W_gate^T dgate + W_up^T dup, summed in f32 and rounded once to the format in which rows travel.
-static void rows_backward(const struct pass *pass, struct tensor *drows, const struct tensor *dgate,
-                          const struct tensor *dup, const struct moe_params *params, const struct dispatch_plan *plan) {
+static void rows_backward(const struct pass *pass, struct tensor *drows, const struct moe_kept *kept,
+                          const struct moe_params *params, const struct dispatch_plan *plan) {
     struct op_context *op = pass->op;
     struct arena_mark mark = arena_mark(op->scratch);
     bool narrow = drows->format != FORMAT_F32;
     struct tensor sum = narrow ? matrix_allocate(op->scratch, FORMAT_F32, plan->rows, drows->shape[1]) : *drows;
     struct tensor part = matrix_allocate(op->scratch, FORMAT_F32, plan->rows, drows->shape[1]);
-    op_linear_grouped_backward_input(op, &sum, dgate, params->gate_proj, plan->offsets, plan->slots);
-    op_linear_grouped_backward_input(op, &part, dup, params->up_proj, plan->offsets, plan->slots);
+    linear_grouped_backward_input(op, &sum, &kept->gate, params->gate_proj, plan->offsets, plan->slots);
+    linear_grouped_backward_input(op, &part, &kept->up, params->up_proj, plan->offsets, plan->slots);
     op_add(op, &sum, &part);
     if (narrow) {
         op_copy(op, drows, &sum);
@@ -92,20 +113,22 @@ void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe
     struct op_context *op = pass->op;
     const struct dispatch_plan *plan = &saved->plan;
     int64_t width = params->gate_proj[0].shape[0];
-    struct tensor gate = columns(&saved->gate_up, 0, width), up = columns(&saved->gate_up, width, width);
+    struct tensor gate_up = linear_activation(op, &saved->gate_up, pass->keep);
+    struct tensor gate = columns(&gate_up, 0, width), up = columns(&gate_up, width, width);
 
     kept->down.x = matrix_allocate(pass->keep, dout->format, plan->rows, width);
+    kept->down.precision = expert_precision(pass);
     op_swiglu(op, &kept->down.x, &gate, &up, plan->row_weight);
     expert_acquire(params, plan);
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor dhidden = matrix_allocate(op->scratch, dout->format, plan->rows, width);
-    op_linear_grouped_backward_input(op, &dhidden, &kept->down.dy, params->down_proj, plan->offsets, plan->slots);
+    linear_grouped_backward_input(op, &dhidden, &kept->down, params->down_proj, plan->offsets, plan->slots);
     op_swiglu_backward(op, &gate, &up, transit->dweight, &dhidden, &gate, &up, plan->row_weight);   // now dgate, dup
     arena_release(op->scratch, mark);
-    rows_backward(pass, &transit->drows, &gate, &up, params, plan);
+    kept->gate = (struct linear_kept){saved->rows, gate, expert_precision(pass)};
+    kept->up = (struct linear_kept){saved->rows, up, expert_precision(pass)};
+    rows_backward(pass, &transit->drows, kept, params, plan);
     expert_release(params, plan);
-    kept->gate = (struct linear_kept){saved->rows, gate};
-    kept->up = (struct linear_kept){saved->rows, up};
 
     if (tensor_present(&params->shared_experts.gate_proj)) {
         ffn_backward_input(op, dx, OP_SET, &kept->shared, dout, &params->shared_experts, &saved->shared, pass->keep);
@@ -128,11 +151,9 @@ void moe_dispatch_backward(const struct pass *pass, struct tensor *dx, const str
 void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept) {
     const struct dispatch_plan *plan = kept->plan;
     op_linear_backward_weight(op, &dparams->gate, &kept->router.dy, &kept->router.x);
-    op_linear_grouped_backward_weight(op, dparams->gate_proj, &kept->gate.dy, &kept->gate.x, plan->offsets,
-                                      plan->slots);
-    op_linear_grouped_backward_weight(op, dparams->up_proj, &kept->up.dy, &kept->up.x, plan->offsets, plan->slots);
-    op_linear_grouped_backward_weight(op, dparams->down_proj, &kept->down.dy, &kept->down.x, plan->offsets,
-                                      plan->slots);
+    linear_grouped_backward_weight(op, dparams->gate_proj, &kept->gate, plan->offsets, plan->slots);
+    linear_grouped_backward_weight(op, dparams->up_proj, &kept->up, plan->offsets, plan->slots);
+    linear_grouped_backward_weight(op, dparams->down_proj, &kept->down, plan->offsets, plan->slots);
     if (tensor_present(&dparams->shared_experts.gate_proj)) {
         ffn_backward_weight(op, &dparams->shared_experts, &kept->shared);
     }

@@ -11,6 +11,9 @@
 // Backward keeps no expert output. With g = gate value of a row and dy = dh of its token (not weighted):
 //   dhidden = W_down^T dy ; dg = <dhidden, hidden> ; dgate, dup of g * dhidden ; dW_down = dy (g * hidden)^T
 // since d(g * W_down hidden) = g * W_down dhidden. op_swiglu(weight = g) makes g * hidden, op_swiglu_backward the rest.
+//
+// In FP8 training rows travel to the experts as tiles with scales that are powers of two (spec 6.4); results and their
+// gradients as BF16.
 #ifndef MINKE_MODEL_MOE_H
 #define MINKE_MODEL_MOE_H
 
@@ -19,12 +22,13 @@
 #include "model/pass.h"
 #include "model/router.h"
 
-struct moe_saved {     // slot lifetime
-    struct tensor x;   // [T, d] (set again before backward when the block recomputes its norm)
+struct moe_saved {         // slot lifetime
+    struct tensor x;       // [T, d] (set again before backward when the block recomputes its norm)
+    struct tensor tiles;   // FP8: x as dispatch and experts take it; goes where x goes
     struct router_saved router;
     struct dispatch_plan plan;
     struct tensor rows;      // [R, d]
-    struct tensor gate_up;   // [R, 2I]; becomes [dgate, dup] in backward
+    struct tensor gate_up;   // [R, 2I]; becomes [dgate, dup] in backward (FP8: tiles, multiplied out before)
     struct ffn_saved shared;
 };
 struct moe_kept {
@@ -48,6 +52,8 @@ void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, c
 void moe_combine_forward(const struct pass *pass, struct tensor *h, const struct moe_transit *transit,
                          const struct moe_saved *saved);
 
+// After x was set again: what else recompute left out.
+void moe_restore(const struct pass *pass, struct moe_saved *saved);
 // dout [T, d] (compute format, lives until W) -> dx f32 [T, d] (set).
 void moe_combine_backward(const struct pass *pass, struct moe_transit *transit, struct moe_kept *kept,
                           const struct tensor *dout, const struct moe_saved *saved);

@@ -63,7 +63,7 @@ void mtp_backward_input(const struct pass *pass, struct tensor *dhidden_in, stru
 
     struct tensor dout = matrix_allocate(pass->keep, pass->compute, tokens, hidden);
     op_copy(op, &dout, &dh);
-    kept->eh_proj = (struct linear_kept){saved->joined, dout};
+    kept->eh_proj = (struct linear_kept){saved->joined, dout, LINEAR_PLAIN};
     struct tensor djoined = matrix_allocate(op->scratch, FORMAT_F32, tokens, 2 * hidden);
     op_linear_backward_input(op, &djoined, &dout, &params->eh_proj, OP_SET);
     struct tensor dleft = columns(&djoined, 0, hidden), dright = columns(&djoined, hidden, hidden);

@@ -23,6 +23,7 @@ struct pass {
     const struct expert_map *expert_map;
     struct arena *keep;
     enum format compute;    // of activations: F32 or BF16
+    bool fp8;               // Linears multiply E4M3 (linear.h); compute is BF16
     bool training;          // saved activations stay for backward
     float balance_scale;    // alpha / (sequences of the global batch); 0 = no balance loss
     double *balance_loss;   // added to by each MoE layer; NULL = not wanted

@@ -77,5 +77,5 @@ void router_backward_input(const struct pass *pass, struct tensor *dx, struct li
     op_router_backward(pass->op, &dlogits, dweight, saved->score, saved->routing.expert, &rule, dshare, length);
     arena_release(pass->op->scratch, mark);
     op_linear_backward_input(pass->op, dx, &dlogits, &params->gate, OP_ADD);
-    *kept = (struct linear_kept){*x, dlogits};
+    *kept = (struct linear_kept){*x, dlogits, LINEAR_PLAIN};
 }

@@ -240,6 +240,13 @@ void op_balance_loss(struct op_context *op, float *loss, float *f, const float *
 }
 
 void op_gather_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows) {
+    if (x->format == FORMAT_E4M3_TILE) {
+        CHECK(y->format == FORMAT_E4M3_TILE && x->rank == 2 && y->rank == 2 && y->shape[1] == x->shape[1] &&
+                  x->stride[1] == 1 && y->stride[1] == 1,
+              "gather_rows: tiles into format %d", y->format);
+        cpu_gather_tiles(op, y, x, rows);
+        return;
+    }
     check_activation(y, 2, "y");
     check_activation(x, 2, "x");
     CHECK(y->shape[1] == x->shape[1], "gather_rows: widths of y and x differ");

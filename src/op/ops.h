@@ -39,29 +39,48 @@ const char *isa_name(enum isa isa);
 enum op_mode { OP_SET, OP_ADD };   // out = value, or out = out + value
 
 // ---- Linear: weights [N, K] as in the checkpoint, y = x W^T. -------------------------------------------------------
-// y[M,N] f32|bf16, x[M,K] f32|bf16, w[N,K] f32|bf16|e4m3 blocks (any strides for f32|bf16: transposed views are fine).
-// y[m,n] = chain over k ascending of x[m,k] * w[n,k]. OP_ADD (f32 y only) continues the chain from y.
-// E4M3 weights: one chain per 128 of K, then total = fma(chain, scale, total), K blocks ascending (spec 6.3), total
-// from 0 (or y).
+// y[M,N] f32|bf16, x[M,K] f32|bf16|e4m3 tiles, w[N,K] f32|bf16|e4m3 blocks (any strides for f32|bf16: transposed views
+// are fine). y[m,n] = chain over k ascending of x[m,k] * w[n,k]. OP_ADD (f32 y only) continues the chain from y. E4M3
+// on either side: one chain of codes per 128 of K, then total = fma(chain, scale of x * scale of w, total), K blocks
+// ascending (spec 6.3), total from 0 (or y); the product of the scales is rounded to F32, and the scale of a side that
+// is not E4M3 is 1.
 void op_linear(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
                enum op_mode mode);
-// dx[M,K] = dy[M,N] W: chain over n ascending (E4M3: per 128 of N as above). OP_ADD continues an f32 dx.
+// dx[M,K] = dy[M,N] W: chain over n ascending (E4M3 tiles and blocks: per 128 of N as above). OP_ADD continues an f32
+// dx.
 void op_linear_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy, const struct tensor *w,
                               enum op_mode mode);
 // dw[N,K] (f32) continues its chain with dy[m,n] * x[m,k], m ascending: processing rows in two calls gives the bits of
-// one.
+// one. dy, x E4M3_COLUMN: per 128 of m as above, total from dw; two calls give the bits of one when the first ends with
+// a whole tile.
 void op_linear_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
                                const struct tensor *x);
 
 // The same for experts: rows offsets[g]..offsets[g+1]-1 of x, y belong to group g and use weight w[g] (arrays of
 // `groups` tensors of one shape and format). No padding, no dropping; an empty group costs nothing. Every row has the
-// bits of the ungrouped op.
+// bits of the ungrouped op. E4M3_COLUMN operands of a weight gradient are those of op_quantize_columns with the same
+// offsets.
 void op_linear_grouped(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
                        const int32_t *offsets, int64_t groups);
 void op_linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy,
                                       const struct tensor *w, const int32_t *offsets, int64_t groups);
 void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
                                        const struct tensor *x, const int32_t *offsets, int64_t groups);
+
+// ---- FP8 (spec 6.2): scale = e4m3_scale(amax of the tile), code = e4m3_narrow(x / scale), tensor/formats.h
+// ------------ out E4M3_TILE from x f32|bf16, all [T, d]: tiles of 128 columns of one row, the last may be shorter.
+void op_quantize_rows(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
+// y f32|bf16 = code * scale, rounded to F32 and then to the format.
+void op_dequantize_rows(struct op_context *op, struct tensor *y, const struct tensor *x);
+// out E4M3_COLUMN from x f32|bf16|E4M3_TILE (multiplied out to F32 first), all [T, d]: tiles of 128 rows of one column.
+// With `offsets` (rows offsets[g]..offsets[g+1]-1 are group g) tiles begin anew with every group, so that the scales of
+// tile i, counted over the groups in order, stand in row i of out->scale, which has op_column_tiles rows. NULL: one
+// group of all rows.
+void op_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
+                         int64_t groups, bool power_of_two);
+int64_t op_column_tiles(const int32_t *offsets, int64_t groups);
+// out E4M3_BLOCK from x f32|bf16: the bits of quantize_e4m3_blocks.
+void op_quantize_blocks(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
 
 // Per head: y[t,h,n] = chain over k of x[t,h,k] * w[h,n,k]; rank 3 each, any strides (w may be a transposed view). Used
 // by absorbed attention: q W_UK and context W_UV (spec 2.4).
@@ -165,7 +184,7 @@ void op_balance_loss(struct op_context *op, float *loss, float *f, const float *
                      int64_t sequence_length, const struct router_rule *rule);
 
 // ---- Moving rows ---------------------------------------------------------------------------------------------------
-// y[i,:] = x[rows[i],:], formats may differ.
+// y[i,:] = x[rows[i],:], formats may differ. E4M3_TILE moves as it is, codes and scales.
 void op_gather_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
 // y[rows[i],:] = x[i,:] (rows distinct): writes a cache.
 void op_scatter_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);

@@ -14,13 +14,20 @@ static struct linear_operand operand(const struct tensor *tensor, int row_axis, 
                                     .row_stride = tensor->stride[row_axis],
                                     .k_stride = tensor->stride[k_axis],
                                     .format = (enum format)tensor->format};
-    if (tensor->format == FORMAT_E4M3_BLOCK) {
-        CHECK(tensor->scale != NULL, "E4M3 weight without scales");
+    if (!is_activation(tensor)) {
+        CHECK(tensor->scale != NULL || tensor_elements(tensor) == 0, "E4M3 without scales");
+        CHECK(tensor_scale_edge(tensor->format, k_axis) == BLOCK_SIZE, "tiles of format %d do not lie along the sum",
+              tensor->format);
         result.scale = tensor->scale;
+        result.scale_rows = tensor_scale_edge(tensor->format, row_axis);
         result.scale_row_stride = row_axis == 0 ? tensor->scale_stride : 1;
         result.scale_k_stride = k_axis == 0 ? tensor->scale_stride : 1;
     }
     return result;
+}
+
+static bool is_operand(const struct tensor *tensor, enum format scaled) {
+    return is_activation(tensor) || tensor->format == scaled;
 }
 
 static char *row_address(const struct tensor *tensor, int64_t row) {
@@ -41,6 +48,7 @@ static struct linear_group multiply_rows(const struct tensor *out, const struct 
                                  .columns = out->shape[1],
                                  .depth = left->shape[1]};
     group.a.data = row_address(left, begin);
+    group.a.scale = left->format == FORMAT_E4M3_TILE ? left->scale + begin * left->scale_stride : NULL;
     return group;
 }
 
@@ -51,7 +59,7 @@ static void check_rows(const struct tensor *out, const struct tensor *left, cons
               right->shape[right_depth_axis] == left->shape[1] && right->shape[1 - right_depth_axis] == out->shape[1],
           "%s from %s and weight %s", tensor_shape_text(a, out), tensor_shape_text(b, left),
           tensor_shape_text(c, right));
-    CHECK(is_activation(out) && is_activation(left) && (is_activation(right) || right->format == FORMAT_E4M3_BLOCK),
+    CHECK(is_activation(out) && is_operand(left, FORMAT_E4M3_TILE) && is_operand(right, FORMAT_E4M3_BLOCK),
           "formats %d, %d, %d", out->format, left->format, right->format);
     CHECK(mode == OP_SET || out->format == FORMAT_F32, "only an F32 output can be added to");
 }
@@ -71,14 +79,15 @@ void op_linear_backward_input(struct op_context *op, struct tensor *dx, const st
 }
 
 // dw[n, k] += sum over rows m in [begin, begin + rows) of dy[m, n] * x[m, k].
+// `tile`: the tile of 128 rows that `begin` starts.
 static struct linear_group multiply_weight(const struct tensor *dw, const struct tensor *dy, const struct tensor *x,
-                                           int64_t begin, int64_t rows) {
+                                           int64_t begin, int64_t rows, int64_t tile) {
     char a[96], b[96], c[96];
     CHECK(dw->rank == 2 && dy->rank == 2 && x->rank == 2 && dy->shape[0] == x->shape[0] &&
               dw->shape[0] == dy->shape[1] && dw->shape[1] == x->shape[1],
           "dw %s from dy %s and x %s", tensor_shape_text(a, dw), tensor_shape_text(b, dy), tensor_shape_text(c, x));
-    CHECK(dw->format == FORMAT_F32 && is_activation(dy) && is_activation(x), "formats %d, %d, %d", dw->format,
-          dy->format, x->format);
+    CHECK(dw->format == FORMAT_F32 && is_operand(dy, FORMAT_E4M3_COLUMN) && is_operand(x, FORMAT_E4M3_COLUMN),
+          "formats %d, %d, %d", dw->format, dy->format, x->format);
     struct linear_group group = {.a = operand(dy, 1, 0),
                                  .b = operand(x, 1, 0),
                                  .c = dw->data,
@@ -89,12 +98,14 @@ static struct linear_group multiply_weight(const struct tensor *dw, const struct
                                  .depth = rows};
     group.a.data = row_address(dy, begin);
     group.b.data = row_address(x, begin);
+    group.a.scale = dy->format == FORMAT_E4M3_COLUMN ? dy->scale + tile * dy->scale_stride : NULL;
+    group.b.scale = x->format == FORMAT_E4M3_COLUMN ? x->scale + tile * x->scale_stride : NULL;
     return group;
 }
 
 void op_linear_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
                                const struct tensor *x) {
-    struct linear_group group = multiply_weight(dw, dy, x, 0, x->shape[0]);
+    struct linear_group group = multiply_weight(dw, dy, x, 0, x->shape[0], 0);
     linear_run(op, &group, 1, FORMAT_F32, OP_ADD);
 }
 
@@ -141,7 +152,7 @@ void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw,
     struct arena_mark mark = arena_mark(op->scratch);
     struct linear_group *list = arena_allocate(op->scratch, (size_t)groups, sizeof *list);
     for (int64_t g = 0; g < groups; g++) {
-        list[g] = multiply_weight(&dw[g], dy, x, offsets[g], offsets[g + 1] - offsets[g]);
+        list[g] = multiply_weight(&dw[g], dy, x, offsets[g], offsets[g + 1] - offsets[g], op_column_tiles(offsets, g));
     }
     linear_run(op, list, groups, FORMAT_F32, OP_ADD);
     arena_release(op->scratch, mark);

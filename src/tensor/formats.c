@@ -10,6 +10,8 @@ static const struct format_info table[FORMAT_COUNT] = {
     [FORMAT_F32] = {"f32", "F32", 4, f32_widen_row, f32_narrow_row},
     [FORMAT_BF16] = {"bf16", "BF16", 2, bf16_widen_row, bf16_narrow_row},
     [FORMAT_E4M3_BLOCK] = {"e4m3", "F8_E4M3", 1, e4m3_widen_row, e4m3_narrow_row},
+    [FORMAT_E4M3_TILE] = {"e4m3 tiles", NULL, 1, e4m3_widen_row, e4m3_narrow_row},
+    [FORMAT_E4M3_COLUMN] = {"e4m3 column tiles", NULL, 1, e4m3_widen_row, e4m3_narrow_row},
     [FORMAT_I32] = {.name = "i32", .safetensors_name = "I32", .bytes = 4},
     [FORMAT_I64] = {.name = "i64", .safetensors_name = "I64", .bytes = 8},
     [FORMAT_U16] = {.name = "u16", .safetensors_name = "U16", .bytes = 2},

@@ -42,6 +42,11 @@ static inline uint16_t bf16_narrow(float value) {
 // to +-448.
 float e4m3_widen(uint8_t bits);
 uint8_t e4m3_narrow(float value);
+// The scale of a block or tile whose largest magnitude (NaN left out) is `amax`: max(amax, 1e-4) / 448; power of two:
+// that with its exponent rounded up, kept in 1..254. An element is e4m3_narrow(x / scale): a NaN spoils itself alone;
+// an infinite amax gives an infinite scale, or 2^127 with the infinity as 448, so that what is multiplied out is not
+// finite in either mode.
+float e4m3_scale(float amax, int power_of_two);
 
 // Quantises a packed F32 or BF16 matrix to 128 x 128 blocks (spec 6.2, official cast): ragged edges count as zeros;
 // scale = amax / 448, or the next power of two when `power_of_two`; out->data [rows, columns] u8 and out->scale are

@@ -15,6 +15,20 @@ static float *scale_advance(float *scale, int64_t count) {
     return scale == NULL ? NULL : (float *)(void *)((char *)scale + count * (int64_t)sizeof(float));
 }
 
+static bool is_scaled(enum format format) {
+    return format == FORMAT_E4M3_BLOCK || format == FORMAT_E4M3_TILE || format == FORMAT_E4M3_COLUMN;
+}
+
+int64_t tensor_scale_edge(enum format format, int axis) {
+    CHECK(is_scaled(format), "format %d has no scales", (int)format);
+    bool alone = (axis == 0 && format == FORMAT_E4M3_TILE) || (axis == 1 && format == FORMAT_E4M3_COLUMN);
+    return alone ? 1 : BLOCK_SIZE;
+}
+
+static int64_t scales(enum format format, int axis, int64_t elements) {
+    return tensor_scale_edge(format, axis) == 1 ? elements : blocks(elements);
+}
+
 struct tensor tensor_make(enum format format, void *data, int rank, const int64_t *shape) {
     CHECK(rank >= 0 && rank <= TENSOR_MAX_RANK, "rank %d", rank);
     struct tensor tensor = {.data = data, .format = (uint8_t)format, .rank = (uint8_t)rank, .device = DEVICE_CPU};
@@ -29,9 +43,9 @@ struct tensor tensor_make(enum format format, void *data, int rank, const int64_
         tensor.stride[axis] = stride;
         CHECK(!__builtin_mul_overflow(stride, shape[axis] > 0 ? shape[axis] : 1, &stride), "shape too large");
     }
-    if (format == FORMAT_E4M3_BLOCK) {
+    if (is_scaled(format)) {
         CHECK(rank == 2, "block formats are matrices, rank is %d", rank);
-        tensor.scale_stride = blocks(shape[1]);
+        tensor.scale_stride = scales(format, 1, shape[1]);
     }
     return tensor;
 }
@@ -57,9 +71,10 @@ struct tensor tensor_slice(const struct tensor *tensor, int axis, int64_t begin,
     if (slice.data != NULL) {
         slice.data = (char *)slice.data + begin * tensor->stride[axis] * format_info(tensor->format)->bytes;
     }
-    if (tensor->format == FORMAT_E4M3_BLOCK) {
-        CHECK(begin % BLOCK_SIZE == 0 || count == 0, "slice of blocks starts at %lld", (long long)begin);
-        slice.scale = scale_advance(slice.scale, begin / BLOCK_SIZE * (axis == 0 ? tensor->scale_stride : 1));
+    if (is_scaled(tensor->format)) {
+        int64_t edge = tensor_scale_edge(tensor->format, axis);
+        CHECK(begin % edge == 0 || count == 0, "slice of blocks starts at %lld", (long long)begin);
+        slice.scale = scale_advance(slice.scale, begin / edge * (axis == 0 ? tensor->scale_stride : 1));
     }
     return slice;
 }
@@ -67,7 +82,7 @@ struct tensor tensor_slice(const struct tensor *tensor, int axis, int64_t begin,
 struct tensor tensor_transpose(const struct tensor *tensor, int axis_a, int axis_b) {
     CHECK(axis_a >= 0 && axis_a < tensor->rank && axis_b >= 0 && axis_b < tensor->rank, "axes %d, %d of rank %d",
           axis_a, axis_b, tensor->rank);
-    CHECK(tensor->format != FORMAT_E4M3_BLOCK || axis_a == axis_b, "a block format cannot be transposed by strides");
+    CHECK(!is_scaled(tensor->format) || axis_a == axis_b, "a block format cannot be transposed by strides");
     struct tensor view = *tensor;
     view.shape[axis_a] = tensor->shape[axis_b];
     view.shape[axis_b] = tensor->shape[axis_a];
@@ -81,7 +96,7 @@ struct tensor tensor_reshape(const struct tensor *tensor, int rank, const int64_
     struct tensor view = tensor_make(tensor->format, tensor->data, rank, shape);
     CHECK(tensor_elements(&view) == tensor_elements(tensor), "reshape of %lld to %lld elements",
           (long long)tensor_elements(tensor), (long long)tensor_elements(&view));
-    if (tensor->format == FORMAT_E4M3_BLOCK) {
+    if (is_scaled(tensor->format)) {
         CHECK(tensor_same_shape(&view, tensor), "a block format cannot be reshaped");
         view.scale = tensor->scale;
         view.scale_stride = tensor->scale_stride;
@@ -93,7 +108,7 @@ struct tensor tensor_reshape(const struct tensor *tensor, int rank, const int64_
 struct tensor tensor_split_columns(const struct tensor *tensor, int64_t heads) {
     CHECK(tensor->rank == 2 && heads > 0 && tensor->shape[1] % heads == 0, "%lld columns in %lld heads",
           (long long)tensor->shape[1], (long long)heads);
-    CHECK(tensor->format != FORMAT_E4M3_BLOCK, "a block format cannot be split by strides");
+    CHECK(!is_scaled(tensor->format), "a block format cannot be split by strides");
     struct tensor view = *tensor;
     view.rank = 3;
     view.shape[1] = heads;
@@ -134,8 +149,9 @@ int64_t tensor_elements(const struct tensor *tensor) {
 
 int64_t tensor_bytes(const struct tensor *tensor) {
     int64_t bytes = tensor_elements(tensor) * format_info(tensor->format)->bytes;
-    if (tensor->format == FORMAT_E4M3_BLOCK) {
-        bytes += blocks(tensor->shape[0]) * blocks(tensor->shape[1]) * (int64_t)sizeof(float);
+    if (is_scaled(tensor->format)) {
+        bytes += scales(tensor->format, 0, tensor->shape[0]) * scales(tensor->format, 1, tensor->shape[1]) *
+                 (int64_t)sizeof(float);
     }
     return bytes;
 }

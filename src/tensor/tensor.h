@@ -15,6 +15,9 @@ enum format {
     FORMAT_F32,
     FORMAT_BF16,
     FORMAT_E4M3_BLOCK,   // one byte an element and one F32 scale per 128 x 128 block; value = element * scale (weights)
+    FORMAT_E4M3_TILE,    // one byte an element and one F32 scale per 1 x 128 tile of a row (activations, gradients)
+    FORMAT_E4M3_COLUMN,   // the same per 128 x 1 tile of a column: what a weight gradient, which sums over rows,
+                          // multiplies
     FORMAT_I32,
     FORMAT_I64,
     FORMAT_U16,
@@ -26,10 +29,11 @@ enum device { DEVICE_CPU = 0 };
 
 struct tensor {
     void *data;     // element 0; no alignment beyond the element's own size is assumed of mapped files
-    float *scale;   // FORMAT_E4M3_BLOCK: [ceil(rows/128), ceil(columns/128)]; may be unaligned in a file (memcpy)
+    float *scale;   // FORMAT_E4M3_BLOCK: [ceil(rows/128), ceil(columns/128)]; may be unaligned in a file (memcpy);
+                    // _TILE: [rows, ceil(columns/128)]; _COLUMN: [ceil(rows/128), columns]
     int64_t shape[TENSOR_MAX_RANK];    // outermost first; entries beyond rank are 1
     int64_t stride[TENSOR_MAX_RANK];   // in elements, any value >= 0 (0 = broadcast)
-    int64_t scale_stride;              // scales per row of blocks
+    int64_t scale_stride;              // scales per row of blocks or tiles
     uint8_t format, rank, device;
 };
 
@@ -39,8 +43,10 @@ struct tensor tensor_1d(enum format format, void *data, int64_t n);
 struct tensor tensor_2d(enum format format, void *data, int64_t rows, int64_t columns);
 struct tensor tensor_3d(enum format format, void *data, int64_t a, int64_t b, int64_t c);
 
-// Views of the same memory. CHECK ranges. Slicing rows or columns of an E4M3 block tensor needs starts divisible by
-// 128.
+// Elements that share one scale along an axis of an E4M3 format: 128 or 1.
+int64_t tensor_scale_edge(enum format format, int axis);
+
+// Views of the same memory. CHECK ranges. Slicing an E4M3 tensor needs starts divisible by tensor_scale_edge.
 struct tensor tensor_slice(const struct tensor *tensor, int axis, int64_t begin, int64_t count);
 struct tensor tensor_transpose(const struct tensor *tensor, int axis_a, int axis_b);         // not for block formats
 struct tensor tensor_reshape(const struct tensor *tensor, int rank, const int64_t *shape);   // packed tensors only

@@ -291,7 +291,9 @@ static int write_all(const char *directory, const struct checkpoint_sources *sou
     static const enum format formats[] = {
         [EXPORT_BF16] = FORMAT_BF16, [EXPORT_F32] = FORMAT_F32, [EXPORT_FP8] = FORMAT_E4M3_BLOCK};
     const struct checkpoint_section *section = &sources->run->checkpoint;
-    struct model_save_options options = {.format = formats[section->dtype], .shard_bytes = section->shard_size};
+    struct model_save_options options = {.format = formats[section->dtype],
+                                         .shard_bytes = section->shard_size,
+                                         .power_of_two = sources->config->fp8_power_of_two};
     char *trainer = file_join(directory, "trainer", error), *state = file_join(directory, STATE_FILE, error);
     int code = trainer == NULL || state == NULL ? ERROR_MEMORY : file_make_directory(trainer, error);
     if (code == 0) {

@@ -35,15 +35,30 @@ int optimizer_create(struct optimizer *optimizer, const struct model_config *con
         optimizer->weights.bytes = 0;
         return code;
     }
-    code = param_tree_create(&optimizer->weights, config, FORMAT_BF16, true, SCOPE_ALL, arena, error);
+    optimizer->power_of_two = config->fp8_power_of_two;
+    enum format format = run->train.precision == PRECISION_FP8 ? FORMAT_E4M3_BLOCK : FORMAT_BF16;
+    code = param_tree_create(&optimizer->weights, config, format, true, SCOPE_ALL, arena, error);
     if (code == 0) {
         share_small(&optimizer->weights, &optimizer->masters);
     }
     return code;
 }
 
+// Blocks are quantised with the scales that the export would choose: an FP8 checkpoint has these very bytes.
+static void weights_copy(struct optimizer *optimizer, struct op_context *op, const struct param_tree *from) {
+    for (int64_t i = 0; i < from->list.count; i++) {
+        struct tensor *weight = optimizer->weights.list.items[i].tensor;
+        const struct tensor *source = from->list.items[i].tensor;
+        if (weight->format == FORMAT_E4M3_BLOCK) {
+            op_quantize_blocks(op, weight, source, optimizer->power_of_two);
+        } else if (weight->data != source->data) {
+            op_copy(op, weight, source);
+        }
+    }
+}
+
 void optimizer_refresh(struct optimizer *optimizer, struct op_context *op) {
-    param_tree_copy(op, &optimizer->weights, &optimizer->masters);
+    weights_copy(optimizer, op, &optimizer->masters);
 }
 
 void optimizer_start(struct optimizer *optimizer, struct op_context *op) {
@@ -62,7 +77,7 @@ struct model_params optimizer_average_weights(struct optimizer *optimizer, struc
         return optimizer->average.params;
     }
     share_small(&optimizer->weights, &optimizer->average);
-    param_tree_copy(op, &optimizer->weights, &optimizer->average);
+    weights_copy(optimizer, op, &optimizer->average);
     return optimizer->weights.params;
 }
 
@@ -113,8 +128,12 @@ void optimizer_update(struct optimizer *optimizer, struct op_context *op, const 
         }
         step.weight_decay = param->decay ? (float)section->weight_decay : 0;
         struct tensor *weight = optimizer->weights.list.items[i].tensor;
+        bool blocks = weight->format == FORMAT_E4M3_BLOCK;
         op_adamw(op, param->tensor, optimizer->m.list.items[i].tensor, optimizer->v.list.items[i].tensor,
-                 weight->data == param->tensor->data ? NULL : weight, gradients->list.items[i].tensor, &step);
+                 blocks || weight->data == param->tensor->data ? NULL : weight, gradients->list.items[i].tensor, &step);
+        if (blocks) {
+            op_quantize_blocks(op, weight, param->tensor, optimizer->power_of_two);
+        }
     }
     average_update(optimizer, op, section->ema_decay);
 }

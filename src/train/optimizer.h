@@ -11,9 +11,11 @@ struct optimizer {
     struct param_tree masters;   // f32, router biases among them
     struct param_tree m, v;      // moments
     struct param_tree average;   // f32, all parameters; empty list when optimizer.ema_decay is 0
-    struct param_tree weights;   // what the model computes with: the masters themselves (fp32) or BF16 copies whose
-                                 // small tensors are the masters'
-    int64_t updates;             // AdamW steps so far (skipped steps do not count)
+    // What the model computes with: the masters themselves (fp32) or BF16 copies whose small tensors are the masters';
+    // fp8: the Linears as E4M3 blocks.
+    struct param_tree weights;
+    bool power_of_two;   // scales of the blocks
+    int64_t updates;     // AdamW steps so far (skipped steps do not count)
 };
 // Masters and moments are zeroed.
 int optimizer_create(struct optimizer *optimizer, const struct model_config *config, const struct run_config *run,

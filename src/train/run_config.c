@@ -394,10 +394,6 @@ int run_config_finish(struct run_config *config, struct error *error) {
     if ((config->train.steps > 0) == (config->train.tokens > 0)) {
         return error_set(error, ERROR_ARGUMENT, "train.steps or train.tokens: expected one of them to be above 0");
     }
-    if (config->train.precision == PRECISION_FP8) {
-        return error_set(error, ERROR_ARGUMENT,
-                         "train.precision: found fp8, which this version cannot train in; expected fp32 or bf16");
-    }
     struct schedule_section *schedule = &config->schedule;
     struct duration *durations[] = {&schedule->warmup,       &schedule->decay_start, &schedule->decay_end,
                                     &schedule->tail_start,   &schedule->batch_ramp,  &schedule->gamma_end,

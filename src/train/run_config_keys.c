@@ -43,7 +43,8 @@ const struct run_config_key run_config_keys[] = {
           "across; a power of two, at least the number of data-parallel ranks to come. Costs log2 + 1\n"
           "gradient buffers"),
     CHOICE(train, precision, "bf16", "fp32|bf16|fp8", true,
-           "format of activations and compute weights; masters and gradients are always FP32"),
+           "format of activations and compute weights; masters and gradients are always FP32; with fp8 all Linears\n"
+           "but the embedding, the head and eh_proj multiply E4M3, and train.micro_batch decides about the last bits"),
     COUNT(train, seed, "1", 0, 9e15, true, "random weights"),
     COUNT(train, threads, "0", 0, 1024, false, "threads, 0 = one per CPU"),
     CHOICE(train, isa, "best", "scalar|avx2|avx512|best", false, "instruction set: speed only"),

@@ -272,6 +272,7 @@ static int create_model(struct trainer *trainer, struct error *error) {
         .config = trainer->config,
         .params = trainer->optimizer.weights.params,
         .compute = run->train.precision == PRECISION_FP32 ? FORMAT_F32 : FORMAT_BF16,
+        .fp8 = run->train.precision == PRECISION_FP8,
         .recompute = {run->recompute.rms_norm, run->recompute.swiglu, run->recompute.mla_up},
     };
     model_prepare(&trainer->model, length, &trainer->arena);

@@ -127,7 +127,9 @@ static void test_table(void **state) {
         const struct format_info *info = format_info((enum format)format);
         assert_non_null(info->name);
         assert_true(info->bytes > 0);
-        assert_int_equal(format_by_safetensors_name(info->safetensors_name), format);
+        if (info->safetensors_name != NULL) {   // tiles never stand in a file
+            assert_int_equal(format_by_safetensors_name(info->safetensors_name), format);
+        }
     }
     assert_int_equal(format_by_safetensors_name("F8_E4M3"), FORMAT_E4M3_BLOCK);
     assert_int_equal(format_by_safetensors_name("F64"), FORMAT_NONE);

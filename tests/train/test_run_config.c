@@ -131,7 +131,6 @@ static void test_contradictions(void **state) {
         {"data.path=", "data.path"},
         {"train.out=", "train.out"},
         {"train.steps=0", "train.steps or train.tokens"},
-        {"train.precision=fp8", "found fp8"},
         {"train.reduction_shards=3", "expected a power of two"},
         {"train.reduction_shards=16", "train.batch: found 8, expected a multiple of train.reduction_shards, 16"},
         {"schedule.batch_start=4", "schedule.batch_ramp"},

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "train/tiny_run.h"
+#include "weights/safetensors.h"
 
 static char *directory;
 
@@ -64,6 +65,83 @@ static void test_same_bits_bf16(void **state) {
     test_same_bits("train.precision=bf16", "train.reduction_shards=1");
     test_same_bits("train.precision=bf16", "train.reduction_shards=2");
     test_same_bits("train.precision=bf16", "train.reduction_shards=4");
+}
+
+// FP8: whatever the threads, the instruction set and what is computed again; the micro-batch is part of the definition.
+// And the same to the bit twice.
+static void test_same_bits_fp8(void **state) {
+    (void)state;
+    static const char *const variants[][3] = {
+        {"train.threads=3", "train.isa=best", "recompute.swiglu=false"},
+        {"train.threads=7", "recompute.rms_norm=false", "recompute.mla_up=false"},
+        {"train.threads=2", "train.isa=scalar", "recompute.mla_up=true"},
+    };
+    const char *keys[] = {"train.precision=fp8",
+                          "train.micro_batch=4",
+                          "train.reduction_shards=2",
+                          "train.threads=1",
+                          NULL,
+                          NULL,
+                          NULL,
+                          NULL};
+    struct run_config reference = tiny_run(directory, "reference", keys);
+    tiny_train(&reference, false);
+    for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
+        for (int k = 0; k < 3; k++) {
+            keys[4 + k] = variants[i][k];
+        }
+        struct run_config run = tiny_run(directory, "variant", keys);
+        tiny_train(&run, false);
+        assert_same_checkpoint(tiny_checkpoint(&reference, 6), tiny_checkpoint(&run, 6));
+        assert_same_metrics(&reference, &run);
+        remove_run(&run);
+    }
+    remove_run(&reference);
+}
+
+// After some steps of learning FP8 has about the loss of BF16, and not the same; the export has the bytes that the last
+// step would have used.
+static void test_fp8_learns_as_bf16(void **state) {
+    (void)state;
+    double losses[2];
+    for (int i = 0; i < 2; i++) {
+        const char *keys[] = {i == 0 ? "train.precision=bf16" : "train.precision=fp8", "train.steps=40",
+                              "checkpoint.dtype=fp8", NULL};
+        struct run_config run = tiny_run(directory, i == 0 ? "bf16" : "fp8", keys);
+        struct error error = {0};
+        struct trainer *trainer;
+        bool finished;
+        assert_int_equal(trainer_create(&trainer, &run, false, &error), 0);
+        assert_int_equal(trainer_run(trainer, &finished, NULL, &error), 0);
+        json_t *lines[64];
+        int count = read_metrics(lines, 64, &run);
+        double first = json_number_value(json_object_get(lines[0], "loss"));
+        losses[i] = json_number_value(json_object_get(lines[count - 1], "loss"));
+        assert_true(losses[i] < first - 0.3);
+        for (int k = 0; k < count; k++) {
+            json_decref(lines[k]);
+        }
+        if (i == 1) {
+            struct safetensors file;
+            assert_int_equal(safetensors_open(&file, test_path(tiny_checkpoint(&run, 40), "model.safetensors"), &error),
+                             0);
+            int compared = 0;
+            for (int64_t p = 0; p < trainer->optimizer.weights.list.count; p++) {
+                const struct param *param = &trainer->optimizer.weights.list.items[p];
+                for (int64_t e = 0; param->tensor->format == FORMAT_E4M3_BLOCK && e < file.count; e++) {
+                    if (strcmp(file.entries[e].name, param->name) == 0) {
+                        assert_memory_equal(file.entries[e].tensor.data, param->tensor->data,
+                                            (size_t)tensor_elements(param->tensor));
+                        compared++;
+                    }
+                }
+            }
+            assert_true(compared > 20);
+            safetensors_close(&file);
+        }
+        trainer_destroy(trainer);
+    }
+    assert_true(losses[0] != losses[1] && fabs(losses[1] / losses[0] - 1) < 0.02);
 }
 
 // The tree is the one that is promised: four parts computed one by one and added here as ((0+1)+(2+3)).
@@ -376,6 +454,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_same_bits_fp32, setup, teardown),
         cmocka_unit_test_setup_teardown(test_same_bits_bf16, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_same_bits_fp8, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fp8_learns_as_bf16, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reduction_tree, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batch_ramp, setup, teardown),
         cmocka_unit_test_setup_teardown(test_skipped_step, setup, teardown),

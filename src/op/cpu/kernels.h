@@ -11,6 +11,7 @@
 #include "op/cpu/attention.h"
 #include "op/cpu/linear.h"
 #include "op/cpu/peak.h"
+#include "op/cpu/quantize.h"
 #include "op/cpu/row_kernels.h"
 #include "op/ops.h"
 
@@ -19,6 +20,7 @@ struct cpu_kernels {
     struct linear_kernels linear;
     struct peak_kernels peak;
     struct row_kernels row;
+    struct quantize_kernels quantize;
     struct attention_kernels attention_f32, attention_bf16;   // by the format of q, k and v
 };
 
@@ -39,12 +41,15 @@ void kernels_scalar_rows(struct cpu_kernels *kernels);
 void kernels_scalar_cross_entropy(struct cpu_kernels *kernels);
 void kernels_scalar_adamw(struct cpu_kernels *kernels);
 void kernels_scalar_reduce(struct cpu_kernels *kernels);
+void kernels_scalar_quantize(struct cpu_kernels *kernels);
 void kernels_avx2_linear(struct cpu_kernels *kernels);
+void kernels_avx2_quantize(struct cpu_kernels *kernels);
 void kernels_avx2_row(struct cpu_kernels *kernels);
 void kernels_avx2_attention(struct cpu_kernels *kernels);
 void kernels_avx2_peak(struct cpu_kernels *kernels);
 void kernels_avx512_linear(struct cpu_kernels *kernels);
 void kernels_avx512_peak(struct cpu_kernels *kernels);
+void kernels_avx512_quantize(struct cpu_kernels *kernels);
 void kernels_avx512_row(struct cpu_kernels *kernels);
 void kernels_avx512_attention(struct cpu_kernels *kernels);
 

@@ -164,10 +164,19 @@ static void load_c(const struct run *run, const struct linear_group *group, int6
 
 // ---- Products -------------------------------------------------------------------------------------------------------
 
-// Scales of the blocks of k in [k_begin, k_end) for columns around `column` (a panel never crosses a block of 128).
-static void load_scales(float *scale, const struct linear_operand *b, int64_t column, int64_t k_begin, int64_t k_end) {
-    for (int64_t k = k_begin; k < k_end; k += BLOCK_SIZE) {
-        *scale++ = linear_scale(b, column, k);
+// Scales of the blocks of k in [k_begin, k_end) for rows [row, row + rows) of an operand, `stride` apart from block to
+// block. A panel never crosses a block of 128 rows.
+static void load_scales(float *scale, int64_t stride, const struct linear_operand *operand, int64_t row, int64_t rows,
+                        int64_t k_begin, int64_t k_end) {
+    const bool alone = operand->scale != NULL && operand->scale_rows == 1;
+    for (int64_t k = k_begin; k < k_end; k += BLOCK_SIZE, scale += stride) {
+        float first = linear_scale(operand, row, k);
+        for (int64_t i = 0; i < rows; i++) {
+            scale[i] = alone && i > 0 ? linear_scale(operand, row + i, k) : first;
+        }
+        for (int64_t i = rows; i < stride; i++) {
+            scale[i] = 0.0f;
+        }
     }
 }
 
@@ -242,20 +251,25 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     int64_t k_end = minimum(k_begin + run->depth_block, group->depth);
     int64_t units = units_of(run->unit, k_end - k_begin);
     bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
-    float scales[MAX_PANELS][MAX_SCALES];
+    float column_scales[MAX_PANELS][MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
     pack_block(run, &group->b, column_begin, columns, k_begin, k_end, packed_b);
     for (int64_t panel = 0; run->scaled && panel * width < columns; panel++) {
-        load_scales(scales[panel], &group->b, column_begin + panel * width, k_begin, k_end);
+        load_scales(column_scales[panel], LINEAR_MAX_COLUMNS, &group->b, column_begin + panel * width,
+                    minimum(width, columns - panel * width), k_begin, k_end);
     }
     for (int64_t m = 0; m < piece->panels; m++) {
         int64_t row = panel_row(piece, m), rows = panel_row(piece, m + 1) - row;
         const uint32_t *a = packed_panel(run, piece, m) + units_of(run->unit, k_begin) * rows;
+        if (run->scaled) {
+            load_scales(row_scales, LINEAR_MAX_ROWS, &group->a, piece->row + row, rows, k_begin, k_end);
+        }
         for (int64_t panel = 0; panel * width < columns; panel++) {
             int64_t stride = single ? width : round_up(columns, width);
             struct linear_tile tile = {.a = a,
                                        .b = packed_b + panel * width * units,
                                        .units = units,
-                                       .scale = run->scaled ? scales[panel] : NULL,
+                                       .row_scale = run->scaled ? row_scales : NULL,
+                                       .column_scale = run->scaled ? column_scales[panel] : NULL,
                                        .rows = (int)rows,
                                        .columns = (int)minimum(width, columns - panel * width),
                                        .unit = run->unit};
@@ -280,7 +294,7 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
     for (int64_t offset = 0; offset < columns; offset += width) {
         int64_t column = column_begin + offset;
         if (run->scaled) {
-            load_scales(scales, &group->b, column, 0, group->depth);
+            load_scales(scales, 1, &group->b, column, 1, 0, group->depth);
         }
         struct linear_tile tile = {.c = area,
                                    .c_stride = width,
@@ -388,6 +402,17 @@ static int64_t piece_rows(const struct run *run, const struct linear_group *grou
     return limit;
 }
 
+static bool is_scaled(enum format format) {
+    return format != FORMAT_F32 && format != FORMAT_BF16;
+}
+
+// Whether few rows may read side b where it lies: it has a stride of 1, and a mapped tile has all the scales (one for
+// each block of b).
+static bool is_readable(const struct linear_group *group) {
+    bool blocks = !is_scaled(group->a.format) && (!is_scaled(group->b.format) || group->b.format == FORMAT_E4M3_BLOCK);
+    return blocks && (group->b.k_stride == 1 || group->b.row_stride == 1);
+}
+
 // Cuts the groups; `pieces` has room for all. Returns the units of the largest piece's packed rows and adds up all.
 static int64_t plan_pieces(const struct run *run, struct piece *pieces, const struct linear_group *groups,
                            int64_t count, int64_t limit, int64_t *total) {
@@ -395,7 +420,7 @@ static int64_t plan_pieces(const struct run *run, struct piece *pieces, const st
     *total = 0;
     for (int64_t g = 0; g < count; g++) {
         const struct linear_group *group = &groups[g];
-        bool readable = group->b.k_stride == 1 || group->b.row_stride == 1;
+        bool readable = is_readable(group);
         int64_t cuts = pieces_of(group, limit);
         for (int64_t cut = 0; cut < cuts; cut++) {
             int64_t row = group->rows * cut / cuts, rows = group->rows * (cut + 1) / cuts - row;
@@ -442,12 +467,12 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
     const struct linear_kernels *kernels = &op->kernels->linear;
     const int threads = op->pool != NULL ? pool_threads(op->pool) : 1;
     enum format a = groups[0].a.format, b = groups[0].b.format;
-    bool pairs = kernels->pairs && a == FORMAT_BF16 && (b == FORMAT_BF16 || b == FORMAT_E4M3_BLOCK);
+    bool pairs = kernels->pairs && a != FORMAT_F32 && b != FORMAT_F32;
     struct run run = {.kernels = kernels,
                       .unit = pairs ? UNIT_PAIR : UNIT_F32,
                       .c_format = c_format,
                       .add = mode == OP_ADD,
-                      .scaled = b == FORMAT_E4M3_BLOCK,
+                      .scaled = is_scaled(a) || is_scaled(b),
                       .depth_block = pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS};
     int64_t piece_count = 0, most_depth = 0;
     for (int64_t g = 0; g < count; g++) {

@@ -26,8 +26,9 @@ enum linear_unit { UNIT_F32, UNIT_PAIR };
 // assumed.
 struct linear_operand {
     const char *data;
-    int64_t row_stride, k_stride;               // in elements
-    const float *scale;                         // E4M3: of block (row / 128, k / 128); may be unaligned
+    int64_t row_stride, k_stride;   // in elements
+    const float *scale;             // E4M3: of (row / scale_rows, k / 128); may be unaligned. NULL: 1 everywhere
+    int64_t scale_rows;             // rows that share a scale: 128 (blocks) or 1 (tiles along k)
     int64_t scale_row_stride, scale_k_stride;   // in scales
     enum format format;
 };
@@ -54,9 +55,10 @@ struct linear_strip {
 
 // One tile: c[rows][columns] in F32, the accumulators. Columns are computed in halves of the table's tile_columns: c
 // has room for whole halves.
-//   without scale:        c = chain over units, starting from c when `add`, else from +0
-//   with scale (E4M3 b):  for each block of 128 k, c = fma(chain over its units from +0, scale[block], c), where c is
-//                         +0 before the first block unless `add`
+//   without scales:             c = chain over units, starting from c when `add`, else from +0
+//   with scales (E4M3 a or b):  for each block of 128 k, c = fma(chain over its units from +0, row_scale[block][row] *
+//                               column_scale[block][column], c), where c is +0 before the first block unless `add`
+// A tile_mapped has one column scale for all columns of a block and row scales of 1.
 struct linear_tile {
     float *c;
     int64_t c_stride;
@@ -65,7 +67,9 @@ struct linear_tile {
     const struct linear_operand *mapped;   // tile_mapped: read b here instead, column `column`, k from 0 to depth
     int64_t column, depth;
     int64_t units;
-    const float *scale;   // NULL, or one per block of 128 k
+    const float *scale;          // tile_mapped: NULL, or one per block of 128 k
+    const float *row_scale;      // tile: NULL, or [blocks][LINEAR_MAX_ROWS]
+    const float *column_scale;   // [blocks][LINEAR_MAX_COLUMNS], one for every column of whole halves
     int rows, columns;
     enum linear_unit unit;
     bool add;

@@ -9,8 +9,11 @@
 #define COLUMNS 16
 
 float linear_scale(const struct linear_operand *operand, int64_t row, int64_t k) {
-    float scale;
-    int64_t index = row / BLOCK_SIZE * operand->scale_row_stride + k / BLOCK_SIZE * operand->scale_k_stride;
+    float scale = 1.0f;
+    if (operand->scale == NULL) {
+        return scale;
+    }
+    int64_t index = row / operand->scale_rows * operand->scale_row_stride + k / BLOCK_SIZE * operand->scale_k_stride;
     memcpy(&scale, (const char *)operand->scale + index * (int64_t)sizeof scale, sizeof scale);
     return scale;
 }
@@ -84,20 +87,27 @@ static float mapped_b(const struct linear_tile *tile, int64_t unit, int64_t colu
     return element(tile->mapped, tile->column + column, unit);
 }
 
+static float scale_of(const struct linear_tile *tile, int64_t block, int row, int column) {
+    return tile->mapped != NULL ? tile->scale[block]
+                                : tile->row_scale[block * LINEAR_MAX_ROWS + row] *
+                                      tile->column_scale[block * LINEAR_MAX_COLUMNS + column];
+}
+
 static void tile_with(const struct linear_tile *tile,
                       float (*b)(const struct linear_tile *tile, int64_t unit, int64_t column)) {
-    int64_t block = tile->scale != NULL ? BLOCK_SIZE : tile->units;
+    bool scaled = (tile->mapped != NULL ? tile->scale : tile->row_scale) != NULL;
+    int64_t block = scaled ? BLOCK_SIZE : tile->units;
     for (int row = 0; row < tile->rows; row++) {
         for (int column = 0; column < tile->columns; column++) {
             float *c = &tile->c[row * tile->c_stride + column];
             float total = tile->add ? *c : 0.0f;
             for (int64_t begin = 0; begin < tile->units; begin += block) {
                 int64_t end = begin + block < tile->units ? begin + block : tile->units;
-                float sum = tile->scale != NULL ? 0.0f : total;
+                float sum = scaled ? 0.0f : total;
                 for (int64_t unit = begin; unit < end; unit++) {
                     sum = fmaf(packed_a(tile, row, unit), b(tile, unit, column), sum);
                 }
-                total = tile->scale != NULL ? fmaf(sum, tile->scale[begin / BLOCK_SIZE], total) : sum;
+                total = scaled ? fmaf(sum, scale_of(tile, begin / BLOCK_SIZE, row, column), total) : sum;
             }
             *c = total;
         }

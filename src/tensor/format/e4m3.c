@@ -1,6 +1,6 @@
 // E4M3 ("e4m3fn"), one byte: sign, 4 exponent bits with bias 7, 3 mantissa bits. Largest 448 (0x7e), smallest normal
 // 2^-6 (0x08), smallest 2^-9 (0x01), NaN 0x7f and 0xff, no infinities. In a tensor one F32 scale belongs to each 128 x
-// 128 block: value = element * scale.
+// 128 block, 1 x 128 tile or 128 x 1 tile: value = element * scale.
 #include "tensor/formats.h"
 
 #include "tensor/format/format.h"
@@ -50,7 +50,8 @@ uint8_t e4m3_narrow(float value) {
 static float scale_at(const struct tensor *tensor, int64_t row, int64_t column) {
     float scale;
     const char *from = (const char *)tensor->scale;
-    int64_t index = row / BLOCK_SIZE * tensor->scale_stride + column / BLOCK_SIZE;
+    int64_t index = row / tensor_scale_edge(tensor->format, 0) * tensor->scale_stride +
+                    column / tensor_scale_edge(tensor->format, 1);
     memcpy(&scale, from + index * (int64_t)sizeof scale, sizeof scale);
     return scale;
 }
@@ -69,8 +70,7 @@ void e4m3_narrow_row(struct tensor *out, const float *source, int64_t row, int64
     }
 }
 
-// The scale of a block whose largest magnitude is `amax`. Power of two: the exponent rounded up, kept in 1..254.
-static float block_scale(float amax, int power_of_two) {
+float e4m3_scale(float amax, int power_of_two) {
     float scale = (amax > AMAX_MIN ? amax : AMAX_MIN) / E4M3_MAX;
     if (power_of_two) {
         uint32_t bits = float_bits(scale), exponent = (bits >> 23 & 0xffu) + ((bits & 0x7fffffu) != 0 ? 1u : 0u);
@@ -99,7 +99,7 @@ void quantize_e4m3_blocks(struct tensor *out, const struct tensor *source, int p
                     amax = magnitude > amax ? magnitude : amax;   // a NaN never wins: it spoils itself alone
                 }
             }
-            float scale = block_scale(amax, power_of_two);
+            float scale = e4m3_scale(amax, power_of_two);
             int64_t index = row / BLOCK_SIZE * out->scale_stride + column / BLOCK_SIZE;
             memcpy((char *)out->scale + index * (int64_t)sizeof scale, &scale, sizeof scale);
             for (int64_t i = 0; i < height; i++) {

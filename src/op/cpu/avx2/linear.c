@@ -170,7 +170,7 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
     const float *a = (const float *)(const void *)tile->a, *b = (const float *)(const void *)tile->b;
     float *const c = tile->c;
     const int64_t stride = tile->c_stride;
-    const bool scaled = tile->scale != NULL;
+    const bool scaled = tile->row_scale != NULL;
     const int64_t block = scaled ? BLOCK_SIZE : tile->units;
     for (int64_t begin = 0; begin < tile->units; begin += block) {
         __m256 sum[ROWS][2];
@@ -200,12 +200,15 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
             b += COLUMNS;
         }
         if (scaled) {
-            __m256 scale = _mm256_set1_ps(tile->scale[begin / block]);
+            const float *row_scale = tile->row_scale + begin / block * LINEAR_MAX_ROWS;
+            const float *column_scale = tile->column_scale + begin / block * LINEAR_MAX_COLUMNS;
             bool start = begin == 0 && !tile->add;
             UNROLL
             for (int i = 0; i < rows; i++) {
+                __m256 factor = _mm256_set1_ps(row_scale[i]);
                 UNROLL
                 for (int j = 0; j < vectors; j++) {
+                    __m256 scale = _mm256_mul_ps(factor, _mm256_loadu_ps(column_scale + j * VECTOR));
                     __m256 total = start ? _mm256_setzero_ps() : _mm256_loadu_ps(c + i * stride + j * VECTOR);
                     sum[i][j] = _mm256_fmadd_ps(sum[i][j], scale, total);
                 }

@@ -234,21 +234,30 @@ static void pack_rows(const struct linear_strip *strip) {
     pack_any(strip, true);
 }
 
-// A whole panel of BF16 whose columns are contiguous: two rows of k interleave to one row of units.
-static void pack_columns_interleaved(const struct linear_strip *strip) {
+// 32 columns of one k as BF16.
+INLINE __m512i load_panel(enum format format, const struct e4m3_table *table, const char *from) {
+    return format == FORMAT_BF16
+               ? _mm512_loadu_si512(from)
+               : e4m3_to_bf16(table, _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)from)));
+}
+
+// A whole panel of BF16 or E4M3 whose columns are contiguous: two rows of k interleave to one row of units.
+INLINE void pack_columns_interleaved(const struct linear_strip *strip, enum format format) {
     const struct linear_operand *source = strip->source;
+    const struct e4m3_table table = e4m3_table_load();
+    const int64_t width = format == FORMAT_BF16 ? 2 : 1;
     int16_t index[2 * VECTOR];   // of the words k + 1, k of columns 0 to 15
     for (int i = 0; i < VECTOR; i++) {
         index[2 * i] = (int16_t)i;
         index[2 * i + 1] = (int16_t)(i + 2 * VECTOR);
     }
     const __m512i first = _mm512_loadu_si512(index), second = _mm512_add_epi16(first, _mm512_set1_epi16(VECTOR));
-    const char *from = source->data + 2 * (strip->row + strip->k_begin * source->k_stride);
-    const int64_t bytes = 2 * source->k_stride;
+    const char *from = source->data + width * (strip->row + strip->k_begin * source->k_stride);
+    const int64_t bytes = width * source->k_stride;
     uint32_t *out = strip->out;
     for (int64_t k = strip->k_begin; k < strip->k_end; k += 2) {
-        __m512i k0 = _mm512_loadu_si512(from),
-                k1 = k + 1 < strip->k_end ? _mm512_loadu_si512(from + bytes) : _mm512_setzero_si512();
+        __m512i k0 = load_panel(format, &table, from);
+        __m512i k1 = k + 1 < strip->k_end ? load_panel(format, &table, from + bytes) : _mm512_setzero_si512();
         _mm512_store_si512(out, _mm512_permutex2var_epi16(k1, first, k0));
         _mm512_store_si512(out + VECTOR, _mm512_permutex2var_epi16(k1, second, k0));
         from += 2 * bytes;
@@ -273,7 +282,11 @@ static void pack_columns_copied(const struct linear_strip *strip) {
 static void pack_columns(const struct linear_strip *strip) {
     if (strip->rows == COLUMNS && strip->source->row_stride == 1 && strip->source->k_stride != 1) {
         if (strip->source->format == FORMAT_BF16 && strip->unit == UNIT_PAIR) {
-            pack_columns_interleaved(strip);
+            pack_columns_interleaved(strip, FORMAT_BF16);
+            return;
+        }
+        if (strip->source->format != FORMAT_F32 && strip->unit == UNIT_PAIR) {
+            pack_columns_interleaved(strip, FORMAT_E4M3_BLOCK);
             return;
         }
         if (strip->source->format == FORMAT_F32) {
@@ -315,7 +328,7 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
     const uint32_t *a = tile->a, *b = tile->b;
     float *const c = tile->c;
     const int64_t stride = tile->c_stride;
-    const bool scaled = tile->scale != NULL;
+    const bool scaled = tile->row_scale != NULL;
     const int64_t block = scaled ? (unit == UNIT_PAIR ? BLOCK_SIZE / 2 : BLOCK_SIZE) : tile->units;
     for (int64_t begin = 0; begin < tile->units; begin += block) {
         __m512 sum[ROWS][2];
@@ -345,12 +358,15 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
             b += COLUMNS;
         }
         if (scaled) {
-            __m512 scale = _mm512_set1_ps(tile->scale[begin / block]);
+            const float *row_scale = tile->row_scale + begin / block * LINEAR_MAX_ROWS;
+            const float *column_scale = tile->column_scale + begin / block * LINEAR_MAX_COLUMNS;
             bool start = begin == 0 && !tile->add;
             UNROLL
             for (int i = 0; i < rows; i++) {
+                __m512 factor = _mm512_set1_ps(row_scale[i]);
                 UNROLL
                 for (int j = 0; j < vectors; j++) {
+                    __m512 scale = _mm512_mul_ps(factor, _mm512_loadu_ps(column_scale + j * VECTOR));
                     __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(c + i * stride + j * VECTOR);
                     sum[i][j] = _mm512_fmadd_ps(sum[i][j], scale, total);
                 }
@@ -373,10 +389,12 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
     static void tile_##unit##_##rows##_2(const struct linear_tile *tile) { \
         tile_any(tile, rows, 2, UNIT_##unit);                              \
     }
-#define ALL_ROWS(X, unit)                                                                                           \
-    X(unit, 1)                                                                                                      \
-    X(unit, 2) X(unit, 3) X(unit, 4) X(unit, 5) X(unit, 6) X(unit, 7) X(unit, 8) X(unit, 9) X(unit, 10) X(unit, 11) \
-        X(unit, 12) X(unit, 13) X(unit, 14)
+#define ALL_ROWS(X, unit)                                                                                             \
+    X(unit, 1)                                                                                                        \
+    X(unit, 2)                                                                                                        \
+    X(unit, 3)                                                                                                        \
+    X(unit, 4) X(unit, 5) X(unit, 6) X(unit, 7) X(unit, 8) X(unit, 9) X(unit, 10) X(unit, 11) X(unit, 12) X(unit, 13) \
+        X(unit, 14)
 ALL_ROWS(TILE, F32)
 ALL_ROWS(TILE, PAIR)
 

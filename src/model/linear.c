@@ -1,0 +1,77 @@
+// Linears in training; see linear.h.
+#include "model/linear.h"
+
+struct tensor linear_tiles(struct arena *arena, int64_t rows, int64_t columns) {
+    struct tensor tiles = tensor_2d(FORMAT_E4M3_TILE, NULL, rows, columns);
+    tiles.data = arena_allocate(arena, (size_t)(rows * columns), 1);
+    tiles.scale = arena_allocate(arena, (size_t)(rows * tiles.scale_stride), sizeof(float));
+    return tiles;
+}
+
+struct tensor linear_input(struct op_context *op, const struct tensor *x, enum linear_precision precision,
+                           struct arena *arena) {
+    if (precision == LINEAR_PLAIN || x->format == FORMAT_E4M3_TILE) {
+        return *x;
+    }
+    struct tensor tiles = linear_tiles(arena, x->shape[0], x->shape[1]);
+    op_quantize_rows(op, &tiles, x, precision == LINEAR_FP8_POWER);
+    return tiles;
+}
+
+struct tensor linear_activation(struct op_context *op, const struct tensor *kept, struct arena *arena) {
+    if (kept->format != FORMAT_E4M3_TILE) {
+        return *kept;
+    }
+    int64_t rows = kept->shape[0], columns = kept->shape[1];
+    void *data = arena_allocate(arena, (size_t)(rows * columns), sizeof(uint16_t));
+    struct tensor activation = tensor_2d(FORMAT_BF16, data, rows, columns);
+    op_dequantize_rows(op, &activation, kept);
+    return activation;
+}
+
+void linear_backward_input(struct op_context *op, struct tensor *dx, const struct linear_kept *kept,
+                           const struct tensor *w, enum op_mode mode) {
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor dy = linear_input(op, &kept->dy, kept->precision, op->scratch);
+    op_linear_backward_input(op, dx, &dy, w, mode);
+    arena_release(op->scratch, mark);
+}
+
+void linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct linear_kept *kept,
+                                   const struct tensor *w, const int32_t *offsets, int64_t groups) {
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor dy = linear_input(op, &kept->dy, kept->precision, op->scratch);
+    op_linear_grouped_backward_input(op, dx, &dy, w, offsets, groups);
+    arena_release(op->scratch, mark);
+}
+
+// 128 x 1 tiles in scratch, which begin anew with every group.
+static struct tensor column_tiles(struct op_context *op, const struct tensor *x, enum linear_precision precision,
+                                  const int32_t *offsets, int64_t groups) {
+    if (precision == LINEAR_PLAIN) {
+        return *x;
+    }
+    struct tensor tiles = tensor_2d(FORMAT_E4M3_COLUMN, NULL, x->shape[0], x->shape[1]);
+    tiles.data = arena_allocate(op->scratch, (size_t)(x->shape[0] * x->shape[1]), 1);
+    tiles.scale = arena_allocate(op->scratch, (size_t)(op_column_tiles(offsets, groups) * x->shape[1]), sizeof(float));
+    op_quantize_columns(op, &tiles, x, offsets, groups, precision == LINEAR_FP8_POWER);
+    return tiles;
+}
+
+void linear_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept) {
+    struct arena_mark mark = arena_mark(op->scratch);
+    const int32_t offsets[2] = {0, (int32_t)kept->x.shape[0]};
+    struct tensor dy = column_tiles(op, &kept->dy, kept->precision, offsets, 1);
+    struct tensor x = column_tiles(op, &kept->x, kept->precision, offsets, 1);
+    op_linear_backward_weight(op, dw, &dy, &x);
+    arena_release(op->scratch, mark);
+}
+
+void linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
+                                    const int32_t *offsets, int64_t groups) {
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor dy = column_tiles(op, &kept->dy, kept->precision, offsets, groups);
+    struct tensor x = column_tiles(op, &kept->x, kept->precision, offsets, groups);
+    op_linear_grouped_backward_weight(op, dw, &dy, &x, offsets, groups);
+    arena_release(op->scratch, mark);
+}

@@ -1,0 +1,44 @@
+// The Linears of a layer in training, in one of three precisions: what they keep, and their backwards.
+//
+//   LINEAR_PLAIN       operands as they are (F32, BF16)
+//   LINEAR_FP8         all three products multiply E4M3 (report 3.3): the weight is E4M3_BLOCK; the input is quantised
+//   to 1 x 128 tiles before the
+//                      forward product and kept so; the output gradient is quantised to 1 x 128 tiles for the input gradient
+//                      and to 128 x 1 tiles for the weight gradient, the kept input from its tiles to 128 x 1 tiles
+//   LINEAR_FP8_POWER   the same with scales that are powers of two, so that quantising again loses nothing but the
+//   smallest numbers: the Linear after attention
+//                      and the experts' (spec 6.4)
+//
+// The forward product is op_linear: the formats of its operands say the precision.
+#ifndef MINKE_MODEL_LINEAR_H
+#define MINKE_MODEL_LINEAR_H
+
+#include "op/ops.h"
+
+enum linear_precision { LINEAR_PLAIN, LINEAR_FP8, LINEAR_FP8_POWER };
+
+struct linear_kept {       // what W needs after B: input and output gradient of one Linear (views or slot memory)
+    struct tensor x, dy;   // FP8: x is E4M3_TILE or not yet quantised, dy is not
+    enum linear_precision precision;
+};
+
+// E4M3_TILE [rows, columns] and its scales in `arena`, not filled.
+struct tensor linear_tiles(struct arena *arena, int64_t rows, int64_t columns);
+// x as a Linear of this precision takes it: x itself, or its tiles in `arena` (which may be op->scratch).
+struct tensor linear_input(struct op_context *op, const struct tensor *x, enum linear_precision precision,
+                           struct arena *arena);
+// An activation that may have been kept as tiles: as it is, or multiplied out to BF16 in `arena`.
+struct tensor linear_activation(struct op_context *op, const struct tensor *kept, struct arena *arena);
+
+// dx = (or +=) dy W.
+void linear_backward_input(struct op_context *op, struct tensor *dx, const struct linear_kept *kept,
+                           const struct tensor *w, enum op_mode mode);
+// dw += dy^T x.
+void linear_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept);
+// The same for experts: arrays of `groups` weights, rows of group g from offsets[g].
+void linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct linear_kept *kept,
+                                   const struct tensor *w, const int32_t *offsets, int64_t groups);
+void linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
+                                    const int32_t *offsets, int64_t groups);
+
+#endif

@@ -1,0 +1,222 @@
+// Quantisation to E4M3 (op/ops.h): scalar kernels, and how rows, tiles of columns and blocks are split over the pool.
+// Every tile is one task's.
+#include "op/cpu/quantize.h"
+
+#include <string.h>
+
+#include "op/cpu/cpu_ops.h"
+#include "op/cpu/kernels.h"
+
+static float larger_magnitude(float value, float amax) {
+    float magnitude = value < 0.0f ? -value : value;
+    return magnitude > amax ? magnitude : amax;   // a NaN never wins
+}
+
+static float largest_scalar(struct row x, int64_t n) {
+    float amax = 0.0f;
+    for (int64_t i = 0; i < n; i++) {
+        amax = larger_magnitude(row_load(x, i), amax);
+    }
+    return amax;
+}
+
+static void narrow_scalar(uint8_t *codes, struct row x, float scale, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        codes[i] = e4m3_narrow(row_load(x, i) / scale);
+    }
+}
+
+static void widen_scalar(struct row y, const uint8_t *codes, float scale, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        row_store(y, i, e4m3_widen(codes[i]) * scale);
+    }
+}
+
+static void columns_scalar(uint8_t *codes, int64_t code_stride, float *scale, const float *x, int64_t rows,
+                           int64_t columns, bool power_of_two) {
+    for (int64_t column = 0; column < columns; column++) {
+        float amax = 0.0f;
+        for (int64_t i = 0; i < rows; i++) {
+            amax = larger_magnitude(x[i * QUANTIZE_COLUMNS + column], amax);
+        }
+        scale[column] = e4m3_scale(amax, power_of_two);
+        for (int64_t i = 0; i < rows; i++) {
+            codes[i * code_stride + column] = e4m3_narrow(x[i * QUANTIZE_COLUMNS + column] / scale[column]);
+        }
+    }
+}
+
+void kernels_scalar_quantize(struct cpu_kernels *kernels) {
+    kernels->quantize = (struct quantize_kernels){largest_scalar, narrow_scalar, widen_scalar, columns_scalar};
+}
+
+struct quantize_job {
+    const struct cpu_kernels *kernels;
+    struct row_split split;
+    const struct tensor *out, *x;
+    const struct quantize_tile *tiles;   // of columns
+    bool power_of_two;
+};
+
+struct quantize_tile {
+    int64_t row, rows;
+};
+
+static uint8_t *code_row(const struct tensor *tensor, int64_t row) {
+    return (uint8_t *)tensor->data + row * tensor->stride[0];
+}
+
+static float *scale_row(const struct tensor *tensor, int64_t row) {
+    return tensor->scale + row * tensor->scale_stride;
+}
+
+static int64_t tile_end(int64_t begin, int64_t size) {
+    return size - begin < BLOCK_SIZE ? size - begin : BLOCK_SIZE;
+}
+
+// ---- 1 x 128 --------------------------------------------------------------------------------------------------------
+
+static void rows_task(void *argument, int64_t task, int worker) {
+    (void)worker;
+    const struct quantize_job *job = argument;
+    const struct quantize_kernels *kernels = &job->kernels->quantize;
+    int64_t columns = job->x->shape[1];
+    for (int64_t i = row_split_begin(&job->split, task); i < row_split_end(&job->split, task); i++) {
+        struct row x = tensor_row(job->x, i);
+        float *scale = scale_row(job->out, i);
+        for (int64_t column = 0; column < columns; column += BLOCK_SIZE) {
+            struct row tile = row_advance(x, column);
+            int64_t n = tile_end(column, columns);
+            *scale = e4m3_scale(kernels->largest(tile, n), job->power_of_two);
+            kernels->narrow(code_row(job->out, i) + column, tile, *scale, n);
+            scale++;
+        }
+    }
+}
+
+void cpu_quantize_rows(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two) {
+    struct quantize_job job = {.kernels = op->kernels,
+                               .split = row_split_make(x->shape[0], x->shape[1]),
+                               .out = out,
+                               .x = x,
+                               .power_of_two = power_of_two};
+    pool_run(op->pool, job.split.tasks, rows_task, &job);
+}
+
+static void widen_row(const struct cpu_kernels *kernels, struct row y, const struct tensor *x, int64_t row,
+                      int64_t column, int64_t count) {
+    for (int64_t done = 0; done < count;) {
+        int64_t at = column + done, n = BLOCK_SIZE - at % BLOCK_SIZE;
+        n = n < count - done ? n : count - done;
+        kernels->quantize.widen(row_advance(y, done), code_row(x, row) + at, scale_row(x, row)[at / BLOCK_SIZE], n);
+        done += n;
+    }
+}
+
+static void dequantize_task(void *argument, int64_t task, int worker) {
+    (void)worker;
+    const struct quantize_job *job = argument;
+    for (int64_t i = row_split_begin(&job->split, task); i < row_split_end(&job->split, task); i++) {
+        widen_row(job->kernels, tensor_row(job->out, i), job->x, i, 0, job->x->shape[1]);
+    }
+}
+
+void cpu_dequantize_rows(struct op_context *op, struct tensor *y, const struct tensor *x) {
+    struct quantize_job job = {
+        .kernels = op->kernels, .split = row_split_make(x->shape[0], x->shape[1]), .out = y, .x = x};
+    pool_run(op->pool, job.split.tasks, dequantize_task, &job);
+}
+
+// ---- 128 x 1 --------------------------------------------------------------------------------------------------------
+
+// A task is up to QUANTIZE_COLUMNS columns of one tile of rows.
+static void columns_task(void *argument, int64_t task, int worker) {
+    (void)worker;
+    const struct quantize_job *job = argument;
+    int64_t columns = job->x->shape[1], chunks = (columns + QUANTIZE_COLUMNS - 1) / QUANTIZE_COLUMNS;
+    int64_t index = task / chunks, column = task % chunks * QUANTIZE_COLUMNS;
+    const struct quantize_tile *tile = &job->tiles[index];
+    int64_t count = columns - column < QUANTIZE_COLUMNS ? columns - column : QUANTIZE_COLUMNS;
+    float values[BLOCK_SIZE * QUANTIZE_COLUMNS];
+    if (count < QUANTIZE_COLUMNS) {
+        memset(values, 0, sizeof values);
+    }
+    for (int64_t i = 0; i < tile->rows; i++) {
+        struct row y = row_of_floats(values + i * QUANTIZE_COLUMNS);
+        if (job->x->format == FORMAT_E4M3_TILE) {
+            widen_row(job->kernels, y, job->x, tile->row + i, column, count);
+        } else {
+            job->kernels->row.copy(y, row_advance(tensor_row(job->x, tile->row + i), column), count);
+        }
+    }
+    job->kernels->quantize.columns(code_row(job->out, tile->row) + column, job->out->stride[0],
+                                   scale_row(job->out, index) + column, values, tile->rows, count, job->power_of_two);
+}
+
+void cpu_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
+                          int64_t groups, bool power_of_two) {
+    struct arena_mark mark = arena_mark(op->scratch);
+    int64_t chunks = (x->shape[1] + QUANTIZE_COLUMNS - 1) / QUANTIZE_COLUMNS, count = 0;
+    struct quantize_tile *tiles = arena_allocate(op->scratch, (size_t)op_column_tiles(offsets, groups), sizeof *tiles);
+    for (int64_t g = 0; g < groups; g++) {
+        for (int64_t row = offsets[g]; row < offsets[g + 1]; row += BLOCK_SIZE) {
+            tiles[count++] = (struct quantize_tile){row, tile_end(row, offsets[g + 1])};
+        }
+    }
+    struct quantize_job job = {
+        .kernels = op->kernels, .out = out, .x = x, .tiles = tiles, .power_of_two = power_of_two};
+    pool_run(op->pool, count * chunks, columns_task, &job);
+    arena_release(op->scratch, mark);
+}
+
+// ---- 128 x 128 ------------------------------------------------------------------------------------------------------
+
+static void blocks_task(void *argument, int64_t task, int worker) {
+    (void)worker;
+    const struct quantize_job *job = argument;
+    const struct quantize_kernels *kernels = &job->kernels->quantize;
+    int64_t rows = job->x->shape[0], columns = job->x->shape[1], across = (columns + BLOCK_SIZE - 1) / BLOCK_SIZE;
+    int64_t row = task / across * BLOCK_SIZE, column = task % across * BLOCK_SIZE;
+    int64_t height = tile_end(row, rows), width = tile_end(column, columns);
+    float amax = 0.0f;
+    for (int64_t i = row; i < row + height; i++) {
+        amax = larger_magnitude(kernels->largest(row_advance(tensor_row(job->x, i), column), width), amax);
+    }
+    float scale = e4m3_scale(amax, job->power_of_two);
+    scale_row(job->out, task / across)[task % across] = scale;
+    for (int64_t i = row; i < row + height; i++) {
+        kernels->narrow(code_row(job->out, i) + column, row_advance(tensor_row(job->x, i), column), scale, width);
+    }
+}
+
+void cpu_quantize_blocks(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two) {
+    struct quantize_job job = {.kernels = op->kernels, .out = out, .x = x, .power_of_two = power_of_two};
+    int64_t down = (x->shape[0] + BLOCK_SIZE - 1) / BLOCK_SIZE, across = (x->shape[1] + BLOCK_SIZE - 1) / BLOCK_SIZE;
+    pool_run(op->pool, down * across, blocks_task, &job);
+}
+
+// ---- Moving
+// -----------------------------------------------------------------------------------------------------------
+
+struct gather_job {
+    struct row_split split;
+    const struct tensor *y, *x;
+    const int32_t *rows;
+};
+
+static void gather_task(void *argument, int64_t task, int worker) {
+    (void)worker;
+    const struct gather_job *job = argument;
+    for (int64_t i = row_split_begin(&job->split, task); i < row_split_end(&job->split, task); i++) {
+        int32_t row = job->rows[i];
+        CHECK(row >= 0 && row < job->x->shape[0], "row %d of %lld", row, (long long)job->x->shape[0]);
+        memcpy(code_row(job->y, i), code_row(job->x, row), (size_t)job->x->shape[1]);
+        memcpy(scale_row(job->y, i), scale_row(job->x, row),
+               (size_t)((job->x->shape[1] + BLOCK_SIZE - 1) / BLOCK_SIZE) * sizeof(float));
+    }
+}
+
+void cpu_gather_tiles(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows) {
+    struct gather_job job = {.split = row_split_make(y->shape[0], y->shape[1]), .y = y, .x = x, .rows = rows};
+    pool_run(op->pool, job.split.tasks, gather_task, &job);
+}

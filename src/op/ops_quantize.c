@@ -1,0 +1,61 @@
+// Quantisation to E4M3: shape and format checks, then the device's function.
+#include "base/error.h"
+#include "op/cpu/cpu_ops.h"
+#include "op/ops.h"
+
+static void check_source(const struct tensor *x, bool tiles_too) {
+    CHECK(x->rank == 2 && x->device == DEVICE_CPU, "quantize: rank %d", x->rank);
+    CHECK(x->format == FORMAT_F32 || x->format == FORMAT_BF16 || (tiles_too && x->format == FORMAT_E4M3_TILE),
+          "quantize: format %d", x->format);
+    CHECK(x->stride[1] == 1 || x->shape[1] <= 1, "quantize: innermost stride");
+}
+
+static void check_codes(const struct tensor *out, enum format format, const struct tensor *like) {
+    char found[96], expected[96];
+    CHECK(out->format == format && out->device == DEVICE_CPU, "quantize: format %d, expected %d", out->format,
+          (int)format);
+    CHECK(tensor_same_shape(out, like), "quantize: %s, expected %s", tensor_shape_text(found, out),
+          tensor_shape_text(expected, like));
+    CHECK(out->stride[1] == 1 && (out->scale != NULL || tensor_elements(out) == 0), "quantize: layout of the codes");
+}
+
+void op_quantize_rows(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two) {
+    check_source(x, false);
+    check_codes(out, FORMAT_E4M3_TILE, x);
+    cpu_quantize_rows(op, out, x, power_of_two);
+}
+
+void op_dequantize_rows(struct op_context *op, struct tensor *y, const struct tensor *x) {
+    check_source(y, false);
+    check_codes(x, FORMAT_E4M3_TILE, y);
+    cpu_dequantize_rows(op, y, x);
+}
+
+int64_t op_column_tiles(const int32_t *offsets, int64_t groups) {
+    int64_t count = 0;
+    for (int64_t g = 0; g < groups; g++) {
+        count += (offsets[g + 1] - offsets[g] + BLOCK_SIZE - 1) / BLOCK_SIZE;
+    }
+    return count;
+}
+
+void op_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
+                         int64_t groups, bool power_of_two) {
+    int32_t whole[2] = {0, (int32_t)x->shape[0]};
+    check_source(x, true);
+    check_codes(out, FORMAT_E4M3_COLUMN, x);
+    CHECK(x->shape[0] <= INT32_MAX, "%lld rows", (long long)x->shape[0]);
+    if (offsets == NULL) {
+        offsets = whole;
+        groups = 1;
+    }
+    CHECK(groups == 0 || (offsets[0] >= 0 && offsets[groups] <= x->shape[0]), "quantize: rows %d..%d", offsets[0],
+          offsets[groups]);
+    cpu_quantize_columns(op, out, x, offsets, groups, power_of_two);
+}
+
+void op_quantize_blocks(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two) {
+    check_source(x, false);
+    check_codes(out, FORMAT_E4M3_BLOCK, x);
+    cpu_quantize_blocks(op, out, x, power_of_two);
+}
