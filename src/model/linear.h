@@ -1,10 +1,10 @@
 // The Linears of a layer in training, in one of three precisions: what they keep, and their backwards.
 //
 //   LINEAR_PLAIN       operands as they are (F32, BF16)
-//   LINEAR_FP8         all three products multiply E4M3 (report 3.3): the weight is E4M3_BLOCK; the input is quantised to
-//                      1 x 128 tiles before the forward product and kept so; the output gradient is quantised to 1 x 128
-//                      tiles for the input gradient and to 128 x 1 tiles for the weight gradient, the kept input from its
-//                      tiles to 128 x 1 tiles
+//   LINEAR_FP8         all three products multiply E4M3 (report 3.3): the weight is E4M3_BLOCK; the input is quantised
+//                      to 1 x 128 tiles before the forward product and kept so; the output gradient is quantised to
+//                      1 x 128 tiles for the input gradient and to 128 x 1 tiles for the weight gradient, the kept
+//                      input from its tiles to 128 x 1 tiles
 //   LINEAR_FP8_POWER   the same with scales that are powers of two, so that quantising again loses nothing but the
 //                      smallest numbers: the Linear after attention and the experts' (spec 6.4)
 //
