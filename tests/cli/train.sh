@@ -106,8 +106,12 @@ expect "a missing file is named" 2 "nowhere.ini" "$work/nowhere.ini"
 expect "missing data is named" 1 "$work/none/dataset.json" "$work/run.ini" --out "$work/new" data.path="$work/none"
 [ ! -e "$work/new" ]
 check "and no run folder is begun" $?
+"$MINKE" train "$work/run.ini" --out "$work/fp8" train.precision=fp8 checkpoint.dtype=fp8 >"$work/fp8.log" 2>&1
+check "trains in fp8" $?
+grep -q '"quant_method": *"fp8"' "$work/fp8/checkpoints/latest/config.json" &&
+    "$MINKE" generate "$work/fp8/checkpoints/latest" -p "int " -n 8 >"$work/fp8.txt" 2>>"$work/fp8.log"
+check "and the FP8 model generates" $?
 expect "no argument" 2 "RUN.ini is missing"
-expect "fp8 training is refused" 2 "found fp8" "$work/run.ini" --out "$work/new" train.precision=fp8
 "$MINKE" train --help-config >"$work/reference.ini"
 check "--help-config" $?
 expect "the reference is a valid file" 2 "model.config: expected a path" "$work/reference.ini"
