@@ -1,10 +1,10 @@
 // The peak loops: operations grow with the rounds, and every byte is read.
 // clang-format off: cmocka needs these before it
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 // clang-format on
 
 #include "../support/op_fixture.h"
