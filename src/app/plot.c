@@ -176,7 +176,7 @@ int command_plot(int argc, char **argv) {
         .name = "plot",
         .summary = "draw the pictures of training runs",
         .description =
-            "Draws loss, validation, learning rate, gradient norm, and how evenly the experts are used, over the tokens\n"
+            "Draws loss, validation, learning rate, gradient norm and the balance of the experts, over the tokens\n"
             "of a run: RUN_DIR/run.png. Several runs are drawn into one picture, compare.png. Needs gnuplot.",
         .examples = "  minke plot run\n  minke plot run-gamma run-no-gamma -o pictures --format svg\n",
         .options = rows,

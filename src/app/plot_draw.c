@@ -163,11 +163,9 @@ static void begin_panel(const struct drawing *drawing, int row, int column, cons
             (left + PANEL_WIDTH) / WIDTH);
     fprintf(out, "set tmargin at screen %.5f\nset bmargin at screen %.5f\n", 1 - top / drawing->height,
             1 - (top + PANEL_HEIGHT) / drawing->height);
-    fprintf(
-        out,
-        "set border 3 lc rgb '#9a9a9a' lw 1\nset tics nomirror out scale 0.5 textcolor rgb '#555555'\n"
-        "set grid ytics lc rgb '#e4e4e4' lw 1 lt 1\nset key at graph 1.0, graph 1.11 right horizontal Left reverse samplen 1.6 width -1 "
-        "textcolor rgb '#333333' font ',11'\n");
+    fprintf(out, "set border 3 lc rgb '#9a9a9a' lw 1\nset tics nomirror out scale 0.5 textcolor rgb '#555555'\n"
+                 "set grid ytics lc rgb '#e4e4e4' lw 1 lt 1\nset key at graph 1.0, graph 1.11 right horizontal Left "
+                 "reverse samplen 1.6 width -1 textcolor rgb '#333333' font ',11'\n");
     fprintf(out, "set label 1 '%s' at graph 0, graph 1.09 left font ',14' textcolor rgb '#222222'\n", title);
 }
 

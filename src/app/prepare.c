@@ -124,88 +124,99 @@ static int verify(const char *directory) {
 }
 
 static const char description[] =
-    "FILES are text, JSON lines (.jsonl, .ndjson), folders of them, or \"-\" for standard input. OUT becomes a folder with\n"
-    "token shards, dataset.json and the tokenizer; it appears when it is complete, or not at all.\n"
+    "FILES are text, JSON lines (.jsonl, .ndjson), folders of them, or \"-\" for standard input. OUT becomes a\n"
+    "folder with token shards, dataset.json and the tokenizer; it appears when it is complete, or not at all.\n"
     "\n"
-    "Documents. Each line of JSON lines is one. A text file is cut at --split-on; without it, into documents of about\n"
-    "--document-bytes at blank lines (0: every file is one document). Documents of blanks are dropped, and all but the first\n"
-    "of documents with the same text. Text is taken as it is, byte for byte, but for a byte order mark at the start of a\n"
-    "file, ill-formed UTF-8 (--ill-formed) and, with --line-feeds, CR LF and CR. Zero bytes are text; a file with zero bytes\n"
-    "near its beginning is passed over when it is found in a folder. Text that looks like a special token stays text.\n"
+    "Documents. Each line of JSON lines is one. A text file is cut at --split-on; without it, into documents of\n"
+    "about --document-bytes at blank lines (0: every file is one document). Documents of blanks are dropped, and\n"
+    "all but the first of documents with the same text. Text is taken as it is, byte for byte, but for a byte order\n"
+    "mark at the start of a file, ill-formed UTF-8 (--ill-formed) and, with --line-feeds, CR LF and CR. Zero bytes\n"
+    "are text; a file with zero bytes near its beginning is passed over when it is found in a folder. Text that\n"
+    "looks like a special token stays text.\n"
     "\n"
-    "Validation. Whole documents are held out: those of --validation-files, or chosen by the hash of their text, so that the\n"
-    "choice depends neither on order nor on threads. A tokenizer that is trained here does not see them.";
+    "Validation. Whole documents are held out: those of --validation-files, or chosen by the hash of their text, so\n"
+    "that the choice depends neither on order nor on threads. A tokenizer that is trained here does not see them.";
 
 static const char examples[] = "  minke prepare data --train-tokenizer 8192 books/\n"
                                "  minke prepare data --tokenizer model/ --validation 0.01 corpus.jsonl\n"
                                "  zcat pages.txt.gz | minke prepare data --tokenizer model/ --split-on '\\f' -";
 
-int command_prepare(int argc, char **argv) {
-    struct prepare_options options = prepare_options_default();
-    struct common_options common = {0};
-    const char *format = "auto", *ill_formed = "replace", *separator = NULL, *held_out = NULL;
-    char **inputs = NULL;
-    int input_count = 0, status;
-    bool check = false, rate_given = false;
+struct arguments {
+    struct prepare_options options;
+    struct common_options common;
+    const char *format, *ill_formed, *separator, *held_out;
+    char **inputs;
+    int input_count;
+    bool verify, rate_given;
+};
+
+static bool parse(struct arguments *arguments, int argc, char **argv, int *status) {
+    struct prepare_options *options = &arguments->options;
     const struct command_option rows[] = {
-        {.name = "tokenizer", .argument = "PATH", .help = "tokenizer.json or its folder", .text = &options.tokenizer},
+        {.name = "tokenizer", .argument = "PATH", .help = "tokenizer.json or its folder", .text = &options->tokenizer},
         {.name = "train-tokenizer",
-         .argument = "VOCAB",
-         .help = "train a tokenizer of this size on the training documents (also written to --tokenizer)",
-         .integer = &options.train_vocabulary,
+         .argument = "N",
+         .help = "train one of N tokens on the training documents (also written to --tokenizer)",
+         .integer = &options->train_vocabulary,
          .minimum = 1,
          .maximum = INT32_MAX},
         {.name = "format",
          .argument = "F",
          .help = "of all files (auto: by name)",
-         .text = &format,
+         .text = &arguments->format,
          .choices = "auto|text|jsonl"},
-        {.name = "text-key", .argument = "KEY", .help = "of JSON lines (text)", .text = &options.corpus.text_key},
+        {.name = "text-key", .argument = "KEY", .help = "of JSON lines (text)", .text = &options->corpus.text_key},
         {.name = "split-on",
          .argument = "SEP",
          .help = "documents of a text file end at SEP; \\n \\t \\f \\xHH are understood",
-         .text = &separator},
+         .text = &arguments->separator},
         {.name = "document-bytes",
          .argument = "N",
          .help = "about so many bytes a document (32768); 0 = whole files",
-         .integer = &options.corpus.document_bytes,
+         .integer = &options->corpus.document_bytes,
          .maximum = CORPUS_DOCUMENT_LIMIT},
         {.name = "validation",
          .argument = "RATE",
          .help = "share of the documents to hold out (0.02)",
-         .number = &options.validation_rate,
+         .number = &options->validation_rate,
          .most = 0.999,
-         .given = &rate_given},
+         .given = &arguments->rate_given},
         {.name = "validation-bytes",
          .argument = "N",
          .help = "hold out documents until their text has N bytes",
-         .integer = &options.validation_bytes,
+         .integer = &options->validation_bytes,
          .minimum = 1,
          .maximum = INT64_MAX},
-        {.name = "validation-files", .argument = "PATH", .help = "hold out this file or folder", .text = &held_out},
+        {.name = "validation-files",
+         .argument = "P",
+         .help = "hold out this file or folder",
+         .text = &arguments->held_out},
         {.name = "validation-text",
          .help = "also write the held-out text to OUT/validation.txt",
-         .flag = &options.validation_text},
-        {.name = "keep-duplicates", .help = "keep documents with the same text", .flag = &options.keep_duplicates},
+         .flag = &options->validation_text},
+        {.name = "keep-duplicates", .help = "keep documents with the same text", .flag = &options->keep_duplicates},
         {.name = "ill-formed",
          .argument = "HOW",
          .help = "UTF-8: replace by U+FFFD, keep the bytes, or refuse",
-         .text = &ill_formed,
+         .text = &arguments->ill_formed,
          .choices = "replace|keep|refuse"},
-        {.name = "line-feeds", .help = "turn CR LF and CR into LF", .flag = &options.corpus.line_feeds},
+        {.name = "line-feeds", .help = "turn CR LF and CR into LF", .flag = &options->corpus.line_feeds},
         {.name = "shard-bytes",
          .argument = "N",
          .help = "size of a shard (134217728)",
-         .integer = &options.shard_bytes,
+         .integer = &options->shard_bytes,
          .minimum = 1,
          .maximum = INT64_MAX / 4},
-        {.name = "overwrite", .help = "replace the dataset OUT", .flag = &options.overwrite},
-        {.name = "verify", .help = "check the existing dataset OUT with all its checksums", .flag = &check},
+        {.name = "overwrite", .help = "replace the dataset OUT", .flag = &options->overwrite},
+        {.name = "verify", .help = "check the dataset OUT with all its checksums", .flag = &arguments->verify},
         {0},
     };
     const struct command_positional positionals[] = {
-        {.name = "OUT", .help = "folder to write", .text = &options.output},
-        {.name = "FILES", .help = "text, JSON lines, folders, -", .list = &inputs, .count = &input_count},
+        {.name = "OUT", .help = "folder to write", .text = &options->output},
+        {.name = "FILES",
+         .help = "text, JSON lines, folders, -",
+         .list = &arguments->inputs,
+         .count = &arguments->input_count},
         {0},
     };
     const struct command_syntax syntax = {.name = "prepare",
@@ -214,45 +225,61 @@ int command_prepare(int argc, char **argv) {
                                           .examples = examples,
                                           .options = rows,
                                           .positionals = positionals,
-                                          .common = &common};
-    if (!options_parse(&syntax, argc, argv, &status)) {
-        return status;
-    }
-    if (check) {
-        return verify(options.output);
-    }
-    if (input_count == 0) {
+                                          .common = &arguments->common};
+    return options_parse(&syntax, argc, argv, status);
+}
+
+// What the options cannot say by themselves. `separator` has room for the argument of --split-on.
+static bool complete(struct arguments *arguments, char *separator) {
+    struct prepare_options *options = &arguments->options;
+    if (arguments->input_count == 0) {
         log_error("prepare: no FILES; expected text files, folders or \"-\"");
-        return 2;
+        return false;
     }
-    if (rate_given + (options.validation_bytes > 0) + (held_out != NULL) > 1) {
+    if (arguments->rate_given + (options->validation_bytes > 0) + (arguments->held_out != NULL) > 1) {
         log_error("prepare: --validation, --validation-bytes and --validation-files exclude each other");
-        return 2;
+        return false;
     }
-    char *bytes = separator == NULL ? NULL : memory_copy_string(separator, NULL);
-    if (separator != NULL) {
-        options.corpus.separator_size = bytes == NULL ? -1 : unescape(bytes, separator);
-        options.corpus.separator = bytes;
-        if (options.corpus.separator_size < 1) {
+    if (arguments->separator != NULL) {
+        options->corpus.separator = separator;
+        options->corpus.separator_size = unescape(separator, arguments->separator);
+        if (options->corpus.separator_size < 1) {
             log_error("prepare: --split-on: found \"%s\", expected text with \\n \\r \\t \\f \\0 \\\\ or \\xHH in it",
-                      separator);
-            memory_free(bytes);
-            return 2;
+                      arguments->separator);
+            return false;
         }
     }
-    options.corpus.format = strcmp(format, "text") == 0    ? CORPUS_TEXT
-                            : strcmp(format, "jsonl") == 0 ? CORPUS_JSONL
-                                                           : CORPUS_BY_NAME;
-    options.corpus.ill_formed = strcmp(ill_formed, "keep") == 0     ? CORPUS_KEEP
-                                : strcmp(ill_formed, "refuse") == 0 ? CORPUS_REFUSE
-                                                                    : CORPUS_REPLACE;
-    char *held_out_list[] = {(char *)(uintptr_t)held_out};
-    options.held_out_inputs = held_out_list;
-    options.held_out_count = held_out != NULL;
-    options.inputs = inputs;
-    options.input_count = input_count;
-    options.corpus.stop = &stop_requested;
-    status = run(&options, &common);
-    memory_free(bytes);
+    options->corpus.format = strcmp(arguments->format, "text") == 0    ? CORPUS_TEXT
+                             : strcmp(arguments->format, "jsonl") == 0 ? CORPUS_JSONL
+                                                                       : CORPUS_BY_NAME;
+    options->corpus.ill_formed = strcmp(arguments->ill_formed, "keep") == 0     ? CORPUS_KEEP
+                                 : strcmp(arguments->ill_formed, "refuse") == 0 ? CORPUS_REFUSE
+                                                                                : CORPUS_REPLACE;
+    options->inputs = arguments->inputs;
+    options->input_count = arguments->input_count;
+    options->corpus.stop = &stop_requested;
+    return true;
+}
+
+int command_prepare(int argc, char **argv) {
+    struct arguments arguments = {.options = prepare_options_default(), .format = "auto", .ill_formed = "replace"};
+    int status;
+    if (!parse(&arguments, argc, argv, &status)) {
+        return status;
+    }
+    if (arguments.verify) {
+        return verify(arguments.options.output);
+    }
+    char *held_out_list[] = {(char *)(uintptr_t)arguments.held_out};
+    char *separator = memory_copy_string(arguments.separator != NULL ? arguments.separator : "", NULL);
+    arguments.options.held_out_inputs = held_out_list;
+    arguments.options.held_out_count = arguments.held_out != NULL;
+    if (separator == NULL) {
+        log_error("prepare: out of memory");
+        status = 1;
+    } else {
+        status = complete(&arguments, separator) ? run(&arguments.options, &arguments.common) : 2;
+    }
+    memory_free(separator);
     return status;
 }
