@@ -1,15 +1,11 @@
 // The peak loops: operations grow with the rounds, and every byte is read.
-// clang-format off: cmocka needs these before it
-#include <cmocka.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-// clang-format on
+#include "support/test.h"
 
-#include "../support/op_fixture.h"
+#include <stdint.h>
+
 #include "base/memory.h"
 #include "op/cpu/kernels.h"
+#include "support/op_fixture.h"
 
 static void test_multiply_adds(void **state) {
     (void)state;

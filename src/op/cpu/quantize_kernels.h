@@ -56,7 +56,8 @@ INLINE codes_of_lanes narrow_lanes(words bits, floats scale) {
 }
 
 INLINE floats widen_lanes(codes_of_lanes codes) {
-    words code = __builtin_convertvector(codes, words), magnitude = code & 0x7f, sign = (code & 0x80) << 24;
+    words code = __builtin_convertvector(codes, words), magnitude = code & 0x7f;
+    words sign = select_words(code > 0x7f, (words){0} + INT32_MIN, (words){0});
     words normal = (magnitude << 20) + (120 << 23);
     words small = (words)(__builtin_convertvector(magnitude, floats) * 0x1p-9f);
     words bits = select_words(magnitude < 8, small, normal);
