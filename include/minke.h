@@ -66,19 +66,41 @@ MINKE_API int minke_decode_next(char **text, size_t *size, struct minke_decoder 
                                 const struct minke_tokenizer *tokenizer, int32_t id, struct minke_error *error);
 MINKE_API void minke_free(void *pointer);
 
+struct minke_tool_call {
+    const char *name;
+    const char *arguments; /* JSON, given to the template as it is */
+};
 struct minke_message {
-    const char *role; /* "system", "user", "assistant" */
-    const char *content;
+    const char *role;                         /* "system", "user", "assistant", "tool" (the result of a call) */
+    const char *content;                      /* may be NULL in a message with tool_calls */
+    const struct minke_tool_call *tool_calls; /* assistant only; NULL = none */
+    int64_t tool_call_count;
 };
 enum minke_chat_flags {
     MINKE_CHAT_GENERATION_PROMPT = 1, /* end with what makes the assistant speak */
     MINKE_CHAT_THINKING = 2           /* V3.1: thinking mode */
 };
-/* Renders a conversation with the model's own template (V3, V3-0324, R1, V3.1; chosen from the directory) straight into
- * ids. Markup inside message contents stays text. */
+/* How the model writes: which template its directory has. */
+enum minke_chat_style {
+    MINKE_CHAT_V3,
+    MINKE_CHAT_V3_0324,
+    MINKE_CHAT_R1,
+    MINKE_CHAT_R1_THINK, /* R1 as revised: the prompt itself opens <think> */
+    MINKE_CHAT_R1_0528,
+    MINKE_CHAT_V3_1
+};
+/* -1 if the tokenizer has no chat template that Minke knows. */
+MINKE_API int minke_tokenizer_chat_style(const struct minke_tokenizer *tokenizer);
+/* Renders a conversation with the model's own template (chosen from the directory) straight into ids. `tools`: a JSON
+ * array in OpenAI's form, [{"type": "function", "function": {...}}], or NULL. Markup inside message contents stays
+ * text. */
 MINKE_API int minke_encode_chat(int32_t **ids, int64_t *count, const struct minke_tokenizer *tokenizer,
-                                const struct minke_message *messages, int64_t message_count, unsigned flags,
-                                struct minke_error *error);
+                                const struct minke_message *messages, int64_t message_count, const char *tools,
+                                unsigned flags, struct minke_error *error);
+/* Fill-in-the-middle: the prompt after which the model writes what stands between prefix and suffix. */
+MINKE_API int minke_encode_fim(int32_t **ids, int64_t *count, const struct minke_tokenizer *tokenizer,
+                               const char *prefix, size_t prefix_size, const char *suffix, size_t suffix_size,
+                               struct minke_error *error);
 
 /* ---- Model --------------------------------------------------------------------------------------------------------
  */
@@ -89,6 +111,9 @@ struct minke_model_options {
     int threads;         /* 0 = one per available CPU */
     const char *isa;     /* NULL or "auto" = best, "scalar", "avx2", "avx512"; results are bit-identical */
     const char *compute; /* activations: NULL or "bf16" as the model was trained, "f32" */
+    const char *weights; /* NULL or "stored" = as the files have them; "int8", "int4" = quantised while opening */
+    int64_t ram_bytes;   /* > 0: keep at most so much of the weights in memory and read experts from the files when they
+                            are needed; 0 = map the files and let the system decide */
 };
 MINKE_API int minke_model_open(struct minke_model **model, const char *directory,
                                const struct minke_model_options *options, struct minke_error *error);
@@ -145,16 +170,127 @@ MINKE_API int minke_session_score(struct minke_session *session, float *log_prob
 /* ---- Sampling -----------------------------------------------------------------------------------------------------
  */
 
+struct minke_logit_bias {
+    int32_t id;
+    float bias; /* added to the logit */
+};
+/* All zero but top_p 1 = greedy. Order: logit_bias, penalties, filter of the request, temperature, top_k, top_p, min_p.
+ */
 struct minke_sampling {
     float temperature; /* 0 = greedy (ties to the lowest id) */
     float top_p;       /* 1 = off */
     uint64_t seed;
+    int64_t choice;                            /* distinguishes answers to one prompt under one seed */
+    int64_t top_k;                             /* 0 = off */
+    float min_p;                               /* drop tokens less likely than min_p times the likeliest; 0 = off */
+    float frequency_penalty, presence_penalty; /* of tokens generated so far, OpenAI's definition; 0 = off */
+    float repetition_penalty;                  /* of prompt and generated tokens; 0 or 1 = off */
+    const struct minke_logit_bias *logit_bias; /* must live as long as it is used */
+    int64_t logit_bias_count;
 };
 /* What the model's authors recommend (generation_config.json); greedy if the file is absent or says do_sample false. */
 MINKE_API struct minke_sampling minke_model_sampling(const struct minke_model *model);
 /* The token that `sampling` chooses to follow the last appended one. Noise depends on (seed, position) alone. -1 on an
  * empty session. */
 MINKE_API int32_t minke_session_sample(struct minke_session *session, const struct minke_sampling *sampling);
+
+/* ---- Engine -------------------------------------------------------------------------------------------------------
+ *
+ * Many requests over one model: continuous batching, a paged cache whose prompt prefixes are shared, preemption when
+ * the cache is full, and speculative decoding with the model's own MTP modules. What a request answers, and with which
+ * log-probabilities, does not depend on the other requests, on the cache, on drafts or on threads (docs/numerics.md).
+ *
+ * minke_engine_submit and minke_engine_cancel may be called from any thread; minke_engine_step from one at a time, and
+ * from no other user of the model at the same time. Callbacks run inside minke_engine_step. */
+
+struct minke_engine;
+
+struct minke_engine_options { /* all zero = the defaults named here */
+    int64_t context;          /* longest request, prompt and answer, in tokens; 0 = the model's context */
+    int64_t cache_tokens;     /* tokens of all requests the cache holds; 0 = max(context, 32768) */
+    int64_t batch;            /* requests computed at the same time; 0 = 64 */
+    int64_t chunk;            /* prompt tokens computed per step; 0 = 512 */
+    enum minke_attention attention;
+    int no_prefix_cache;
+    const char *cache_directory; /* keeps the prefix cache over restarts; NULL = memory only */
+    int no_drafts;               /* 1: no speculation; 0: draft with the MTP modules while it pays */
+};
+MINKE_API int minke_engine_create(struct minke_engine **engine, struct minke_model *model,
+                                  const struct minke_engine_options *options, struct minke_error *error);
+MINKE_API void minke_engine_close(struct minke_engine *engine); /* cancels what runs */
+
+enum minke_event_kind {
+    MINKE_EVENT_PROMPT,  /* a prompt token was scored; only with prompt_log_probabilities */
+    MINKE_EVENT_TOKEN,   /* the answer grew by a token */
+    MINKE_EVENT_FINISHED /* the last event of a request */
+};
+enum minke_finish {
+    MINKE_FINISH_STOP,   /* an end token (reported as the last TOKEN), the callback, or the filter allowed nothing */
+    MINKE_FINISH_LENGTH, /* max_tokens or the context */
+    MINKE_FINISH_CANCELLED,
+    MINKE_FINISH_ERROR /* `error` says why */
+};
+struct minke_token_probability {
+    int32_t id;
+    float log_probability;
+};
+struct minke_event {
+    int64_t request;
+    enum minke_event_kind kind;
+    int64_t index; /* PROMPT: of the token in the prompt (the first has no probability: 0); TOKEN: in the answer */
+    int32_t id;
+    float log_probability;                     /* of id, under the model itself (before temperature, filter, ...) */
+    const struct minke_token_probability *top; /* the likeliest `log_probabilities` tokens, likeliest first */
+    int64_t top_count;
+    enum minke_finish finish;             /* FINISHED, and also below */
+    int64_t prompt_tokens, cached_tokens; /* of the prompt: all, and those found in the prefix cache */
+    int64_t answer_tokens, drafted_tokens, accepted_tokens;
+    const char *error;
+};
+/* Non-zero ends the request (MINKE_FINISH_STOP). The event's pointers are valid during the call. */
+typedef int (*minke_event_callback)(void *argument, const struct minke_event *event);
+
+/* Restricts what may come next, e.g. to a grammar. Called inside minke_engine_step, in the order of the answer. */
+struct minke_token_filter {
+    void *argument;
+    /* Clears in `allowed` (bit id % 64 of word id / 64; all set before) the tokens that may not come next. */
+    void (*restrict_tokens)(void *argument, uint64_t *allowed, int64_t vocab_size);
+    void (*accept_token)(void *argument, int32_t id);
+};
+
+struct minke_request {
+    const int32_t *ids; /* the prompt, at least one token; copied */
+    int64_t count;
+    int64_t max_tokens;                      /* of the answer; 0 = only score the prompt */
+    struct minke_sampling sampling;          /* logit_bias is copied */
+    int64_t log_probabilities;               /* how many likeliest tokens each event reports, 0..20 */
+    int prompt_log_probabilities;            /* PROMPT events for all prompt tokens */
+    int ignore_end;                          /* end tokens do not end the answer */
+    const struct minke_token_filter *filter; /* NULL = none; the struct is copied, its argument is borrowed */
+    minke_event_callback callback;
+    void *argument;
+};
+/* Checks and queues a request; *number identifies it in events and for cancel. */
+MINKE_API int minke_engine_submit(int64_t *number, struct minke_engine *engine, const struct minke_request *request,
+                                  struct minke_error *error);
+MINKE_API void minke_engine_cancel(struct minke_engine *engine, int64_t number); /* FINISHED comes with the next step */
+/* One forward pass over what is to be done: returns the number of requests that are not finished, or a negative code
+ * (the engine itself can no longer work; requests' own troubles end those requests). 0 = nothing to do. */
+MINKE_API int64_t minke_engine_step(struct minke_engine *engine, struct minke_error *error);
+/* After weights changed in place (training): forgets everything computed with the old ones; running requests are
+ * computed anew with what they have written so far. */
+MINKE_API void minke_engine_weights_changed(struct minke_engine *engine);
+
+#define MINKE_MAX_DRAFTS 8
+struct minke_engine_stats { /* since creation, or now */
+    int64_t waiting, running, cache_tokens_used, cache_tokens_total;
+    int64_t requests, prompt_tokens, cached_tokens, answer_tokens, preemptions, steps;
+    int64_t drafted[MINKE_MAX_DRAFTS], accepted[MINKE_MAX_DRAFTS]; /* by position of the draft */
+    double step_seconds;                                           /* time spent in steps */
+    int64_t moe_layers, experts;
+    const int64_t *expert_load; /* [moe_layers, experts] tokens routed; read it only between steps */
+};
+MINKE_API void minke_engine_statistics(struct minke_engine_stats *stats, struct minke_engine *engine);
 
 #ifdef __cplusplus
 }

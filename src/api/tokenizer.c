@@ -5,6 +5,7 @@
 #include "api/api.h"
 #include "base/memory.h"
 #include "text/chat_template.h"
+#include "text/fim.h"
 #include "text/tokenizer.h"
 
 struct minke_tokenizer {
@@ -52,14 +53,16 @@ int32_t minke_tokenizer_eos(const struct minke_tokenizer *tokenizer) {
     return tokenizer_roles(tokenizer->tokenizer).eos;
 }
 
-static int encode_locked(struct token_buffer *out, const struct minke_tokenizer *tokenizer, const char *text,
-                         size_t size, unsigned flags, struct error *error) {
-    // The lock guards the encoder's cache alone; the tokenizer itself never changes.
+// The lock guards the encoder's cache alone; the tokenizer itself never changes.
+static struct encoder *lock_encoder(const struct minke_tokenizer *tokenizer) {
     struct minke_tokenizer *shared = (struct minke_tokenizer *)(uintptr_t)tokenizer;
     pthread_mutex_lock(&shared->lock);
-    int code = encoder_encode(out, tokenizer->encoder, text, (int64_t)size, flags, error);
+    return tokenizer->encoder;
+}
+
+static void unlock_encoder(const struct minke_tokenizer *tokenizer) {
+    struct minke_tokenizer *shared = (struct minke_tokenizer *)(uintptr_t)tokenizer;
     pthread_mutex_unlock(&shared->lock);
-    return code;
 }
 
 static int give_ids(int32_t **ids, int64_t *count, struct token_buffer *buffer, int code, const struct error *inner,
@@ -81,47 +84,95 @@ int minke_encode(int32_t **ids, int64_t *count, const struct minke_tokenizer *to
     *count = 0;
     unsigned inner_flags = (flags & MINKE_ENCODE_PLAIN ? 0 : ENCODE_ADDED_TOKENS) |
                            (flags & MINKE_ENCODE_BOS ? ENCODE_BOS : 0);
-    int code = encode_locked(&buffer, tokenizer, text, size, inner_flags, &inner);
+    struct encoder *encoder = lock_encoder(tokenizer);
+    int code = encoder_encode(&buffer, encoder, text, (int64_t)size, inner_flags, &inner);
+    unlock_encoder(tokenizer);
     return give_ids(ids, count, &buffer, code, &inner, error);
 }
 
-static int encode_chat(struct token_buffer *out, const struct minke_tokenizer *tokenizer,
-                       const struct minke_message *messages, int64_t message_count, unsigned flags,
+// Brings messages of the public header into the form of the text layer: every message's calls follow one another in
+// `calls`.
+static void adopt_messages(struct chat_message *inner, struct chat_tool_call *calls,
+                           const struct minke_message *messages, int64_t message_count) {
+    for (int64_t i = 0; i < message_count; i++) {
+        inner[i] = (struct chat_message){
+            .role = messages[i].role,
+            .content = messages[i].content,
+            .tool_calls = calls,
+            .tool_call_count = messages[i].tool_call_count,
+        };
+        for (int64_t call = 0; call < messages[i].tool_call_count; call++) {
+            *calls++ = (struct chat_tool_call){
+                .name = messages[i].tool_calls[call].name,
+                .arguments = messages[i].tool_calls[call].arguments,
+            };
+        }
+    }
+}
+
+static int render_chat(struct chat_prompt *prompt, const struct minke_tokenizer *tokenizer,
+                       const struct minke_message *messages, int64_t message_count, const char *tools, unsigned flags,
                        struct error *error) {
     enum chat_style style;
     bool assumed;
-    struct chat_prompt prompt = {0};
-    struct chat_options options = {
+    const struct chat_options options = {
         .add_generation_prompt = (flags & MINKE_CHAT_GENERATION_PROMPT) != 0,
         .thinking = (flags & MINKE_CHAT_THINKING) != 0,
+        .tools = tools,
     };
+    int64_t call_count = 0;
+    for (int64_t i = 0; i < message_count; i++) {
+        call_count += messages[i].tool_call_count;
+    }
     struct chat_message *inner = memory_allocate((size_t)message_count + 1, sizeof *inner, "messages", error);
-    int code = inner == NULL ? ERROR_MEMORY : chat_style_detect(&style, &assumed, tokenizer->tokenizer, error);
+    struct chat_tool_call *calls = memory_allocate((size_t)call_count + 1, sizeof *calls, "tool calls", error);
+    int code = inner == NULL || calls == NULL ? ERROR_MEMORY : 0;
     if (code == 0) {
-        for (int64_t i = 0; i < message_count; i++) {
-            inner[i] = (struct chat_message){.role = messages[i].role, .content = messages[i].content};
-        }
-        code = chat_render(&prompt, style, inner, message_count, &options, error);
+        code = chat_style_detect(&style, &assumed, tokenizer->tokenizer, error);
     }
     if (code == 0) {
-        struct minke_tokenizer *shared = (struct minke_tokenizer *)(uintptr_t)tokenizer;
-        pthread_mutex_lock(&shared->lock);
-        code = chat_encode(out, tokenizer->encoder, &prompt, error);
-        pthread_mutex_unlock(&shared->lock);
+        adopt_messages(inner, calls, messages, message_count);
+        code = chat_render(prompt, style, inner, message_count, &options, error);
     }
-    chat_prompt_destroy(&prompt);
+    memory_free(calls);
     memory_free(inner);
     return code;
 }
 
 int minke_encode_chat(int32_t **ids, int64_t *count, const struct minke_tokenizer *tokenizer,
-                      const struct minke_message *messages, int64_t message_count, unsigned flags,
+                      const struct minke_message *messages, int64_t message_count, const char *tools, unsigned flags,
                       struct minke_error *error) {
+    struct error inner = {0};
+    struct token_buffer buffer = {0};
+    struct chat_prompt prompt = {0};
+    *ids = NULL;
+    *count = 0;
+    int code = render_chat(&prompt, tokenizer, messages, message_count, tools, flags, &inner);
+    if (code == 0) {
+        struct encoder *encoder = lock_encoder(tokenizer);
+        code = chat_encode(&buffer, encoder, &prompt, &inner);
+        unlock_encoder(tokenizer);
+    }
+    chat_prompt_destroy(&prompt);
+    return give_ids(ids, count, &buffer, code, &inner, error);
+}
+
+int minke_tokenizer_chat_style(const struct minke_tokenizer *tokenizer) {
+    enum chat_style style;
+    bool assumed;
+    struct error ignored = {0};
+    return chat_style_detect(&style, &assumed, tokenizer->tokenizer, &ignored) == 0 ? (int)style : -1;
+}
+
+int minke_encode_fim(int32_t **ids, int64_t *count, const struct minke_tokenizer *tokenizer, const char *prefix,
+                     size_t prefix_size, const char *suffix, size_t suffix_size, struct minke_error *error) {
     struct error inner = {0};
     struct token_buffer buffer = {0};
     *ids = NULL;
     *count = 0;
-    int code = encode_chat(&buffer, tokenizer, messages, message_count, flags, &inner);
+    struct encoder *encoder = lock_encoder(tokenizer);
+    int code = fim_prompt_encode(&buffer, encoder, prefix, (int64_t)prefix_size, suffix, (int64_t)suffix_size, &inner);
+    unlock_encoder(tokenizer);
     return give_ids(ids, count, &buffer, code, &inner, error);
 }
 

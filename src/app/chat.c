@@ -158,7 +158,8 @@ static int answer_turn(struct chat *chat) {
     int32_t *ids = NULL;
     int64_t count = 0;
     unsigned flags = MINKE_CHAT_GENERATION_PROMPT | (chat->thinking ? MINKE_CHAT_THINKING : 0);
-    if (minke_encode_chat(&ids, &count, chat->tokenizer, chat->messages, chat->message_count, flags, &error) != 0) {
+    if (minke_encode_chat(&ids, &count, chat->tokenizer, chat->messages, chat->message_count, NULL, flags, &error) !=
+        0) {
         log_error("%s", error.text);
         return 1;
     }
