@@ -71,6 +71,9 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(WARN) $(CFLAGS) $(ISA) -MMD -MP -c -o $@ $<
 
+# The files of the web page are embedded in this object (.incbin).
+$(BUILD)/src/serve/page.o: $(wildcard src/serve/page/*)
+
 $(BUILD)/libminke.a: $(LIB_OBJECTS)
 	$(call say,AR)
 	@rm -f $@

@@ -18,6 +18,7 @@ my %may_include = (
     infer   => [qw(base tensor op weights model)],
     train   => [qw(base tensor op weights text data comm model infer)],
     api     => [qw(base tensor op weights text model infer minke.h)],
+    serve   => [qw(base minke.h)],
     app     => [qw(base tensor op weights text data comm model infer train api minke.h)],
 );
 
