@@ -13,11 +13,28 @@
 #define PICTURE "image/svg+xml"
 
 // Symbol, path in the URL, file, content type.
-#define PAGE_FILES(FILE)                               \
-    FILE(index, "/", "index.html", HTML)               \
-    FILE(style, "/page/style.css", "style.css", STYLE) \
-    FILE(app, "/page/app.js", "app.js", SCRIPT)        \
-    FILE(icon, "/page/icon.svg", "icon.svg", PICTURE)
+#define PAGE_FILES(FILE)                                          \
+    FILE(index, "/", "index.html", HTML)                          \
+    FILE(icon, "/page/icon.svg", "icon.svg", PICTURE)             \
+    FILE(style, "/page/style.css", "style.css", STYLE)            \
+    FILE(answer, "/page/answer.js", "answer.js", SCRIPT)          \
+    FILE(api, "/page/api.js", "api.js", SCRIPT)                   \
+    FILE(app, "/page/app.js", "app.js", SCRIPT)                   \
+    FILE(composer, "/page/composer.js", "composer.js", SCRIPT)    \
+    FILE(dom, "/page/dom.js", "dom.js", SCRIPT)                   \
+    FILE(engine, "/page/engine.js", "engine.js", SCRIPT)          \
+    FILE(heatmap, "/page/heatmap.js", "heatmap.js", SCRIPT)       \
+    FILE(inline, "/page/inline.js", "inline.js", SCRIPT)          \
+    FILE(markdown, "/page/markdown.js", "markdown.js", SCRIPT)    \
+    FILE(monitor, "/page/monitor.js", "monitor.js", SCRIPT)       \
+    FILE(render, "/page/render.js", "render.js", SCRIPT)          \
+    FILE(settings, "/page/settings.js", "settings.js", SCRIPT)    \
+    FILE(sidebar, "/page/sidebar.js", "sidebar.js", SCRIPT)       \
+    FILE(sparkline, "/page/sparkline.js", "sparkline.js", SCRIPT) \
+    FILE(sse, "/page/sse.js", "sse.js", SCRIPT)                   \
+    FILE(store, "/page/store.js", "store.js", SCRIPT)             \
+    FILE(theme, "/page/theme.js", "theme.js", SCRIPT)             \
+    FILE(transcript, "/page/transcript.js", "transcript.js", SCRIPT)
 
 // .incbin puts a file between two labels of read-only data; the path is relative to the root of the checkout, where
 // make runs the compiler. Pages are rebuilt with this file (rule in the Makefile).

@@ -2,8 +2,8 @@
 //
 // The page and what it loads are public (they hold no secret and must load before the page can ask for an API key);
 // everything the page then fetches is not.
-#ifndef SERVE_PAGE_H
-#define SERVE_PAGE_H
+#ifndef MINKE_SERVE_PAGE_H
+#define MINKE_SERVE_PAGE_H
 
 #include <stdbool.h>
 #include <stddef.h>

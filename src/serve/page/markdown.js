@@ -30,7 +30,10 @@ export function parseDocument(text, from = 0) {
     at = stop + 1;
   }
   const blocks = parseLines(lines, 0);
-  for (const block of blocks) block.start = offsets[block.line];
+  for (const block of blocks) {
+    block.start = offsets[block.line];
+    delete block.line;
+  }
   return blocks;
 }
 
