@@ -347,7 +347,7 @@ function connect() {
     "sidebar-open": () => openDrawer("sidebar"), "sidebar-close": closeDrawers, "panel-close": closeDrawers,
     "panel-toggle": togglePanel, veil: closeDrawers, "tab-engine": () => selectTab("engine"),
     "tab-settings": () => selectTab("settings"), "heatmap-open": openHeatmap,
-    "heatmap-close": () => byId("heatmap-dialog").close(), theme: () => window.minkeTheme.next(),
+    "heatmap-close": () => byId("heatmap-dialog").close(), "key-cancel": () => byId("key-dialog").close("cancel"), theme: () => window.minkeTheme.next(),
   };
   for (const [id, onclick] of Object.entries(clicks)) byId(id).addEventListener("click", onclick);
   byId("tab-engine").addEventListener("keydown", tabKey);

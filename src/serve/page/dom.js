@@ -85,6 +85,6 @@ export const formatShort = (value) => short.format(value);
 
 // Rates and seconds: three figures are enough.
 export function formatFigure(value) {
-  if (value >= 100) return Math.round(value).toString();
+  if (value === 0 || value >= 100) return Math.round(value).toString();
   return value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }

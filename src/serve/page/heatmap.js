@@ -1,5 +1,6 @@
-// Expert load: layers x experts on a canvas. A cell's colour is its load relative to an even spread over the layer:
-// 1 = as much as every expert would get, `TOP` and more = the darkest. Hover, touch or the arrow keys name a cell.
+// Expert load: layers x experts on a canvas. A cell's colour is its load relative to an even spread over the layer: 1, as
+// much as every expert would get, is the colour of the ground, so that only what is idle (amber) or busy (blue, to the
+// strongest at `TOP` and more) stands out. Hover, touch or the arrow keys name a cell.
 import { element, formatCount, formatFigure } from "./dom.js";
 import { prepareCanvas, themeColor } from "./sparkline.js";
 
@@ -116,7 +117,7 @@ function parseColor(text) {
   return [value >> 16, (value >> 8) & 255, value & 255];
 }
 
-// STEPS colours from idle over even to TOP, as the theme has them.
+// STEPS colours from idle over even to TOP: the variables stand for 0, 1, 2 and 3 = TOP times even.
 function createRamp() {
   const stops = ["--heat-0", "--heat-1", "--heat-2", "--heat-3"].map((name) => parseColor(themeColor(name)));
   return Array.from({ length: STEPS }, (_, step) => {

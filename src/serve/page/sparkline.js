@@ -1,6 +1,6 @@
 // Tokens per second over time, as a line on a canvas.
 
-const SAMPLES = 120;
+const SECONDS = 120;   // across the width
 
 // Prepares a canvas for the screen's resolution; gives the context and the size in CSS pixels.
 export function prepareCanvas(canvas, width, height) {
@@ -18,11 +18,11 @@ export function themeColor(name) {
 }
 
 export function createSparkline(canvas) {
-  const values = [];
+  let samples = [];
 
   function push(value) {
-    values.push(value);
-    if (values.length > SAMPLES) values.shift();
+    const time = performance.now() / 1000;
+    samples = [...samples.filter((sample) => time - sample.time <= SECONDS), { time, value }];
     draw();
   }
 
@@ -30,19 +30,20 @@ export function createSparkline(canvas) {
     const { clientWidth: width, clientHeight: height } = canvas;
     if (width === 0) return;   // The panel is hidden.
     const context = prepareCanvas(canvas, width, height);
-    const top = niceCeiling(Math.max(...values, 1));
-    const x = (i) => width - ((values.length - 1 - i) * width) / (SAMPLES - 1);
+    const top = niceCeiling(Math.max(1, ...samples.map((sample) => sample.value)));
     const y = (value) => height - 1 - (value / top) * (height - 16);
     drawScale(context, width, y(top), top);
-    if (values.length < 2) return;
+    if (samples.length < 2) return;
+    const end = samples[samples.length - 1].time;
+    const x = (time) => width - ((end - time) * width) / SECONDS;
     context.beginPath();
-    values.forEach((value, i) => context.lineTo(x(i), y(value)));
+    for (const { time, value } of samples) context.lineTo(x(time), y(value));
     context.strokeStyle = themeColor("--accent");
     context.lineWidth = 1.5;
     context.lineJoin = "round";
     context.stroke();
     context.lineTo(width, height);
-    context.lineTo(x(0), height);
+    context.lineTo(x(samples[0].time), height);
     context.globalAlpha = 0.14;
     context.fillStyle = themeColor("--accent");
     context.fill();
