@@ -103,7 +103,7 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/libminke.a
 # A job for each processor, unless make was called with -j.
 AGAIN = $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
-.PHONY: demo test test-long tests run-tests
+.PHONY: demo test test-long test-page tests run-tests
 demo:
 	@scripts/deps.sh build demo
 	@$(AGAIN) all
@@ -117,6 +117,13 @@ test:
 test-long:
 	@scripts/deps.sh build test
 	@$(AGAIN) run-tests LONG=1 TEST_SECONDS=7200
+
+# The web page in headless Chromium (large, hence not part of `make test`), with a picture of it in $(BUILD)/page.png.
+test-page:
+	@scripts/deps.sh page
+	@mkdir -p $(BUILD)
+	@node tests/page/test_text.mjs
+	@node tests/page/test_page.mjs $(BUILD)/page.png
 
 tests: all $(TESTS)
 run-tests: tests
@@ -191,6 +198,7 @@ help:
 	@echo "make demo         install what is missing, build, train a small model for about two minutes, write text"
 	@echo "make test         install what is missing, build, run all tests; TESTS_OF=base for those of one folder"
 	@echo "make test-long    the tests with exhaustive ranges (tens of minutes)"
+	@echo "make test-page    the web page in headless Chromium (installs chromium and nodejs)"
 	@echo "make fuzz         every tests/fuzz/fuzz_*.c under libFuzzer (clang), FUZZ_SECONDS=1800 each"
 	@echo "make check        source rules (scripts/check.pl), clang-format, cppcheck;  make format  applies clang-format"
 	@echo "make install      to PREFIX=$(PREFIX) under DESTDIR=$(DESTDIR);  make uninstall"

@@ -3,6 +3,7 @@
 #
 #   build    compiler and libraries          test     what the tests link against
 #   demo     corpora, pictures, rivals       check    `make check`
+#   page     a browser and what drives it, for `make test-page`
 #   run      only what an installed minke needs at run time
 #   oracles  Python packages that made the golden files of tests/golden, in build/oracles (never needed by `make test`)
 #
@@ -13,6 +14,7 @@ build="gcc libc6-dev make pkg-config libjansson-dev libpcre2-dev libmicrohttpd-d
 test="libcmocka-dev"
 check="clang-format cppcheck perl"
 demo="bible-kjv bible-kjv-text jargon-text gnuplot-nox xz-utils bzip2"
+page="chromium nodejs fonts-inter"
 run="libjansson4 libpcre2-8-0 libmicrohttpd12 libedit2 libxxhash0 libinih1 gnuplot-nox"
 oracles="python3 python3-venv"
 
@@ -25,10 +27,11 @@ for group in "$@"; do
     test) wanted="$wanted $test" ;;
     check) wanted="$wanted $check" ;;
     demo) wanted="$wanted $demo" ;;
+    page) wanted="$wanted $page" ;;
     run) wanted="$wanted $run" ;;
     oracles) wanted="$wanted $oracles" with_oracles=yes ;;
     *)
-        echo "deps.sh: unknown group \"$group\", expected build, test, check, demo, run or oracles" >&2
+        echo "deps.sh: unknown group \"$group\", expected build, test, check, demo, page, run or oracles" >&2
         exit 2
         ;;
     esac

@@ -137,13 +137,24 @@ const chunkOf = (body, choice) => ({ id: "x", object: "chat.completion.chunk", m
 async function writeEvent(response, value, bytes) {
   const data = Buffer.from(`data: ${JSON.stringify(value)}\n\n`);
   if (!bytes) {
-    if (!response.write(data)) await new Promise((resolve) => { response.once("drain", resolve); response.once("close", resolve); });
+    if (!response.write(data)) await drained(response);
     return;
   }
   for (let at = 0; at < data.length; at += bytes) {
     response.write(data.subarray(at, at + bytes));
     await new Promise(setImmediate);
   }
+}
+
+// Until the reader has taken what was written, or is gone.
+function drained(response) {
+  return new Promise((resolve) => {
+    const end = () => {
+      response.off("drain", end).off("close", end);
+      resolve();
+    };
+    response.on("drain", end).on("close", end);
+  });
 }
 
 // ---- /engine

@@ -8,7 +8,7 @@ import { test, finish } from "./report.mjs";
 const PICTURE = process.argv[2];
 const ONLY = process.argv[3];   // part of the name of the tests to run
 const IDLE = `!document.querySelector(".growing")`;
-const LAST_ANSWER = `[...document.querySelectorAll(".answer .markdown")].at(-1)?.textContent ?? ""`;
+const LAST_ANSWER = `([...document.querySelectorAll(".answer > .markdown")].at(-1)?.textContent ?? "")`;
 const browser = await openBrowser();
 
 // A test with a page and a server of its own; afterwards nothing may have gone wrong in the console, and nothing may
@@ -333,7 +333,7 @@ pageTest("settings are sent when set, and only then", { chatStyle: "v3_1" }, asy
   await fill("seed", "5");
   await fill("stop-sequences", "END");
   await fill("system-prompt", "Be brief.");
-  await page.click("#setting-thinking");
+  await page.click("[name=thinking][value=true]");
   await ask(page, "hello");
   const { messages, stream, stream_options: options, model, ...sent } = mock.requests[0];
   assert.deepEqual(sent, { temperature: 0, top_k: 40, max_tokens: 77, seed: 5, stop: ["END"], chat_template_kwargs: { thinking: true } });
@@ -344,7 +344,10 @@ pageTest("settings are sent when set, and only then", { chatStyle: "v3_1" }, asy
   await page.click("#settings > button");
   await ask(page, "hello");
   assert.equal(mock.requests[1].top_k, undefined);
-  assert.deepEqual(mock.requests[1].chat_template_kwargs, { thinking: false });
+  assert.equal(mock.requests[1].chat_template_kwargs, undefined);
+  await page.click("[name=thinking][value=false]");
+  await ask(page, "hello");
+  assert.deepEqual(mock.requests[2].chat_template_kwargs, { thinking: false });
 });
 
 pageTest("the panel shows the engine, and the heat map names its cells", {}, async (page) => {

@@ -1,5 +1,7 @@
 // The page's text modules without a browser: markdown, inline markup, safe links, server-sent events.
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { readdirSync, readFileSync } from "node:fs";
 import { parseDocument, resumeOffset } from "../../src/serve/page/markdown.js";
 import { parseInline, safeAddress } from "../../src/serve/page/inline.js";
 import { createEventParser, readEvents } from "../../src/serve/page/sse.js";
@@ -272,6 +274,28 @@ test("events: leaving early cancels the stream", async () => {
     break;
   }
   assert.ok(cancelled);
+});
+
+// ---- The sources
+
+const PAGE = new URL("../../src/serve/page/", import.meta.url);
+const sources = readdirSync(PAGE).map((name) => ({ name, source: readFileSync(new URL(name, PAGE), "utf8") }));
+
+test("every script parses", () => {
+  for (const { name, source } of sources.filter(({ name }) => name.endsWith(".js"))) {
+    const run = spawnSync(process.execPath, ["--check", "--input-type=module"], { input: source, encoding: "utf8" });
+    assert.equal(run.status, 0, `${name}: ${run.stderr}`);
+  }
+});
+
+test("no script makes markup or code out of text, and nothing points elsewhere", () => {
+  const banned = /\b(innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval|new Function|setAttribute\("style|srcdoc)\b/;
+  for (const { name, source } of sources) {
+    const code = source.replace(/\/\/ .*$/gm, "");
+    assert.ok(!banned.test(code), `${name}: ${banned.exec(code)}`);
+    const addresses = [...source.matchAll(/https?:\/\/[a-z][^\s"'`)]*/g)].map(([address]) => address);
+    assert.deepEqual(addresses.filter((address) => !address.startsWith("http://www.w3.org/")), [], name);
+  }
 });
 
 await finish();

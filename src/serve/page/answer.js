@@ -16,7 +16,8 @@ export function chatRequest(conversation, settings, engine) {
   for (const [name, value] of Object.entries(optional)) if (value !== null) request[name] = value;
   const stop = settings.stop.split("\n").filter((line) => line !== "");
   if (stop.length > 0) request.stop = stop;
-  if (engine?.thinking) request.chat_template_kwargs = { thinking: settings.thinking };
+  // Models that cannot choose refuse the question.
+  if (engine?.thinking && settings.thinking !== null) request.chat_template_kwargs = { thinking: settings.thinking };
   return request;
 }
 

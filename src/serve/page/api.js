@@ -48,7 +48,7 @@ export async function getEngine(signal) {
 }
 
 export async function countTokens(text, signal) {
-  const answer = await (await request("tokenize", { prompt: text }, signal)).json();
+  const answer = await (await request("tokenize", { prompt: text, add_special_tokens: false }, signal)).json();
   return answer.count;
 }
 

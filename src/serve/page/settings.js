@@ -16,7 +16,7 @@ const FIELDS = [
 export function createSettings(settings, onChange, onSystem) {
   const form = byId("settings");
   const rows = FIELDS.map((field) => createRow(field, settings, onChange));
-  const thinking = createSwitch(settings, onChange);
+  const thinking = createThinking(settings, onChange);
   const stop = createArea("Stop sequences", "One per line", 2, (text) => {
     settings.stop = text;
     onChange(settings);
@@ -93,15 +93,23 @@ function createRow(field, settings, onChange) {
   return { key, node, show, showDefault };
 }
 
-function createSwitch(settings, onChange) {
-  const input = element("input", { id: "setting-thinking", type: "checkbox", role: "switch" });
-  input.addEventListener("change", () => {
-    settings.thinking = input.checked;
-    onChange(settings);
+// Thinking is on, off, or what the server was started with.
+function createThinking(settings, onChange) {
+  const choices = [["null", "Server's choice"], ["true", "On"], ["false", "Off"]].map(([value, label]) => {
+    const input = element("input", { type: "radio", name: "thinking", value });
+    input.addEventListener("change", () => {
+      settings.thinking = JSON.parse(value);
+      onChange(settings);
+    });
+    return { input, node: element("label", {}, input, element("span", {}, label)) };
   });
-  const head = element("div.setting-head", {}, element("label", { for: "setting-thinking" }, "Thinking"), input);
-  const node = element("div.setting", { hidden: true }, head, element("p.help", {}, "Let the model reason before it answers"));
-  return { node, show: () => (input.checked = settings.thinking) };
+  const group = element("div.segmented", { role: "radiogroup", "aria-labelledby": "setting-thinking" },
+    ...choices.map((choice) => choice.node));
+  const node = element("div.setting", { hidden: true },
+    element("p.setting-label", { id: "setting-thinking" }, "Thinking"), group,
+    element("p.help", {}, "Whether the model reasons before it answers"));
+  const show = () => choices.forEach(({ input }) => (input.checked = input.value === String(settings.thinking)));
+  return { node, show };
 }
 
 function createArea(label, help, lines, onText) {

@@ -8,7 +8,7 @@ const API_KEY = "minke.api-key";
 
 // null = the server's default. `stop` has one sequence per line.
 export const DEFAULT_SETTINGS = Object.freeze({
-  temperature: null, topP: null, topK: null, minP: null, maxTokens: null, seed: null, stop: "", thinking: false,
+  temperature: null, topP: null, topK: null, minP: null, maxTokens: null, seed: null, stop: "", thinking: null,
 });
 
 const text = (value) => (typeof value === "string" ? value : "");
@@ -121,7 +121,7 @@ export function loadSettings() {
   const raw = readJson(localStorage, SETTINGS) ?? {};
   return {
     temperature: number(raw.temperature), topP: number(raw.topP), topK: number(raw.topK), minP: number(raw.minP),
-    maxTokens: number(raw.maxTokens), seed: number(raw.seed), stop: text(raw.stop), thinking: raw.thinking === true,
+    maxTokens: number(raw.maxTokens), seed: number(raw.seed), stop: text(raw.stop), thinking: typeof raw.thinking === "boolean" ? raw.thinking : null,
   };
 }
 
