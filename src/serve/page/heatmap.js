@@ -193,7 +193,7 @@ function cellAt(canvas, load, event) {
 function cellText(load, { layer, expert }) {
   const relative = relativeRow(load[layer])[expert];
   const tokens = formatCount(load[layer][expert]);
-  return `Layer ${layer + 1}, expert ${expert}: ${tokens} tokens, ${formatFigure(relative)}x even`;
+  return `MoE layer ${layer + 1}, expert ${expert}: ${tokens} tokens, ${formatFigure(relative)}x even`;
 }
 
 function summaryText(load) {
@@ -204,6 +204,6 @@ function summaryText(load) {
     if (relative === 0) idle++;
   }));
   if (most.relative === 0) return "No tokens yet.";
-  const busiest = `Busiest: layer ${most.layer + 1}, expert ${most.expert}, ${formatFigure(most.relative)}x even`;
+  const busiest = `Busiest: MoE layer ${most.layer + 1}, expert ${most.expert}, ${formatFigure(most.relative)}x even`;
   return `${busiest}. Idle: ${formatCount(idle)} of ${formatCount(load.length * load[0].length)}`;
 }
