@@ -75,17 +75,25 @@ function connect(child) {
   return { call, listen: (listener) => listeners.push(listener) };
 }
 
-async function newPage(connection, { width = 1280, height = 800, scale = 1 } = {}) {
+// A page in a context of its own: it shares no storage with others, except with the tabs opened from it.
+async function newPage(connection, options) {
   const { browserContextId } = await connection.call("Target.createBrowserContext");
+  const page = await newTab(connection, browserContextId, options ?? {});
+  page.openTab = () => newTab(connection, browserContextId, options ?? {});
+  page.close = () => connection.call("Target.disposeBrowserContext", { browserContextId });
+  return page;
+}
+
+async function newTab(connection, browserContextId, { width = 1280, height = 800, scale = 1 }) {
   const { targetId } = await connection.call("Target.createTarget", { url: "about:blank", browserContextId });
   const { sessionId } = await connection.call("Target.attachToTarget", { targetId, flatten: true });
   const send = (method, params) => connection.call(method, params, sessionId);
-  const page = { troubles: [], addresses: [], send };
+  const page = { troubles: [], addresses: [], send, ...actions(send) };
   connection.listen((event) => event.sessionId === sessionId && notice(page, event));
   for (const domain of ["Page", "Runtime", "Log", "Network"]) await send(`${domain}.enable`);
   await send("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: scale, mobile: width < 600 });
   await send("Emulation.setFocusEmulationEnabled", { enabled: true });
-  return Object.assign(page, actions(send), { close: () => connection.call("Target.disposeBrowserContext", { browserContextId }) });
+  return page;
 }
 
 // Keeps what a reader of the console would see.

@@ -77,6 +77,7 @@ async function handle(mock, headers, request, response) {
   if (path === "/engine") return sendJson(response, 200, engineSnapshot(mock));
   if (path === "/v1/models") return sendJson(response, 200, { object: "list", data: [{ id: MODEL, object: "model" }] });
   if (path === "/tokenize") return sendJson(response, 200, { count: Math.ceil(body.prompt.length / 4) });
+  if (path === "/v1/completions") return sendText(mock, body, response);
   if (path === "/v1/chat/completions") return sendAnswer(mock, body, response);
   return sendJson(response, 404, { error: { message: `no ${path}` } });
 }
@@ -120,6 +121,16 @@ async function sendAnswer(mock, body, response) {
   if (script.fail) await writeEvent(response, { error: script.fail });
   else await endAnswer(response, body, script);
   response.end();
+}
+
+// The continuation of a text: its last word, three times.
+function sendText(mock, body, response) {
+  mock.requests.push(body);
+  const word = ` ${body.prompt.split(" ").at(-1)}`;
+  response.writeHead(200, { "Content-Type": "text/event-stream" });
+  const choices = [{ text: word }, { text: word }, { text: word, finish_reason: "length" }];
+  for (const choice of choices) response.write(`data: ${JSON.stringify({ choices: [{ index: 0, ...choice }] })}\n\n`);
+  response.end("data: [DONE]\n\n");
 }
 
 async function endAnswer(response, body, script) {

@@ -19,6 +19,7 @@ function pageTest(name, options, run) {
     const mock = await startMock(options);
     const page = await browser.newPage(options);
     try {
+      if (options.script) await page.send("Page.addScriptToEvaluateOnNewDocument", { source: options.script });
       await page.open(mock.url);
       if (!options.key) await page.until(`document.querySelector("#model").textContent !== ""`);
       await run(page, mock);
@@ -72,7 +73,7 @@ pageTest("Enter sends, Shift+Enter starts a line, the answer streams in and is c
   assert.equal(request.temperature, undefined);
   assert.equal(request.chat_template_kwargs, undefined);
   const stats = await text(page, ".stats");
-  assert.match(stats, /^6 tokens.*tokens\/s.*first after .* s.*1,000 of 1,024 prompt tokens cached$/);
+  assert.match(stats, /^6 tokens.*tokens\/s.*first after .* s.*1,000 of 1,024 prompt tokens cached $/);
   assert.equal(await text(page, "#title"), "Hello");
   assert.equal(await text(page, "#announcer"), "The answer is complete");
 });
@@ -90,6 +91,16 @@ pageTest("a conversation goes on: earlier messages are sent, reasoning is not", 
   ]);
 });
 
+pageTest("a model without a chat template continues the text", { chatStyle: null }, async (page, mock) => {
+  assert.match(await text(page, ".welcome p"), /continues your text/);
+  await ask(page, "the old whale");
+  assert.equal(await answer(page), "whale whale whale");
+  await ask(page, " sang");
+  assert.equal(mock.requests[1].prompt, "the old whale whale whale whale sang");
+  assert.equal(mock.requests[1].max_tokens, 512);
+  assert.equal(mock.requests[1].messages, undefined);
+});
+
 pageTest("reasoning is open while it is written", {}, async (page) => {
   await ask(page, "think", false);
   await page.until(`document.querySelector(".reasoning")?.open && document.querySelector(".reasoning summary").textContent === "Thinking"`);
@@ -102,7 +113,7 @@ pageTest("Esc stops, and the server hears of it", {}, async (page, mock) => {
   assert.equal(await page.evaluate(`document.querySelector("#send").getAttribute("aria-label")`), "Stop");
   await page.press("Escape");
   await answered(page);
-  assert.match(await text(page, ".stats"), /^~.*stopped$/);
+  assert.match(await text(page, ".stats"), /^~.*stopped $/);
   const length = (await answer(page)).length;
   assert.ok(length > 30 && length < 9000, `${length} characters`);
   for (let i = 0; mock.cancelled === 0 && i < 100; i++) await new Promise((resolve) => setTimeout(resolve, 20));
@@ -313,6 +324,37 @@ pageTest("export and import", {}, async (page) => {
   await page.until(`document.querySelector("#toast").textContent.startsWith("Not a JSON file")`);
   await give("[]");
   await page.until(`document.querySelector("#toast").textContent.startsWith("Not a file of exported")`);
+});
+
+pageTest("two tabs see each other's conversations", {}, async (page, mock) => {
+  const other = await page.openTab();
+  await other.open(mock.url);
+  await ask(page, "from the first");
+  await other.until(`[...document.querySelectorAll("#conversations li")].some((item) => item.textContent === "from the first")`);
+  await other.click("#conversations li:last-child .choose");
+  if ((await text(other, "#title")) !== "from the first") await other.click("#conversations li:first-child .choose");
+  await ask(other, "from the second");
+  await page.until(`${LAST_ANSWER} === "You said: from the second"`);
+  assert.equal((await stored(page)).length, 1);
+  assert.deepEqual(other.troubles, []);
+});
+
+pageTest("a full storage is reported, and the answer goes on", {}, async (page) => {
+  await page.evaluate(`Storage.prototype.setItem = () => { throw new DOMException("full", "QuotaExceededError"); }`);
+  await ask(page, "hello");
+  assert.equal(await answer(page), "You said: hello");
+  assert.match(await text(page, "#toast"), /storage is full/);
+});
+
+const NO_STORAGE = `for (const name of ["localStorage", "sessionStorage"]) {
+  Object.defineProperty(window, name, { get() { throw new DOMException("forbidden", "SecurityError"); } }); }`;
+
+pageTest("without any storage the page still works", { script: NO_STORAGE }, async (page) => {
+  await ask(page, "hello");
+  await page.click("#new-conversation");
+  await page.click("#conversations li:last-child .choose");
+  await page.until(`${LAST_ANSWER} === "You said: hello"`);
+  await page.click("#theme");
 });
 
 // ---- Settings and panel

@@ -1,7 +1,7 @@
 // The page on the real server with a tiny random model: node test_server.mjs MINKE   (MINKE: the program, e.g. build/minke)
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -115,7 +115,7 @@ test("chat: answers, limits, seeds, statistics, a second turn from the cache", a
   await page.until(`/^[1-9][0-9]* tokens$/.test(document.querySelector("#token-count").textContent)`);
   await page.press("Enter");
   await page.until(IDLE);
-  assert.match(await page.evaluate(STATS), /^40 tokens.*tokens\/s.*first after .*ended at the token limit$/);
+  assert.match(await page.evaluate(STATS), /^40 tokens.*tokens\/s.*first after .*ended at the token limit $/);
   const first = await page.evaluate(ANSWER);
   await page.click("[aria-label='Answer again']");
   await page.until(IDLE);
@@ -140,7 +140,7 @@ test("Esc cancels the request in the engine", async () => {
   const engine = await untilEngine(server.url, (one) => one.running === 0);
   assert.ok(engine.answer_tokens < CONTEXT - 100, `${engine.answer_tokens} tokens`);
   await page.until(IDLE);
-  assert.match(await page.evaluate(STATS), /stopped$/);
+  assert.match(await page.evaluate(STATS), /stopped $/);
   assert.deepEqual(page.troubles, []);
   await page.close();
 });
@@ -153,6 +153,27 @@ test("the server's refusals are shown", async () => {
   await ask(page, "word ".repeat(CONTEXT));
   assert.match(await page.evaluate(`document.querySelector(".failure").textContent`), /[0-9]/);
   await page.close();
+});
+
+test("a model without a chat template continues the text", async () => {
+  const plain = join(folder, "plain-whale");
+  cpSync(model, plain, { recursive: true });
+  // A template that Minke does not know is as good as none.
+  const config = JSON.parse(readFileSync(join(plain, "tokenizer_config.json"), "utf8"));
+  writeFileSync(join(plain, "tokenizer_config.json"), JSON.stringify({ ...config, chat_template: "{{ messages }}" }));
+  const other = await startServer(plain);
+  const page = await browser.newPage();
+  try {
+    await page.open(other.url);
+    await page.until(`document.querySelector(".welcome p")?.textContent.includes("continues your text")`);
+    await setField(page, "maxTokens", "20");
+    await ask(page, "The whale");
+    assert.match(await page.evaluate(STATS), /^20 tokens/);
+    assert.deepEqual(page.troubles, []);
+  } finally {
+    await page.close();
+    assert.equal(await other.stop(), 0);
+  }
 });
 
 test("the key", async () => {

@@ -1,24 +1,38 @@
 // One answer: the request that asks for it, and the message that grows while it streams.
-import { streamChat, ApiError } from "./api.js";
+import { ApiError, streamAnswer } from "./api.js";
 
-// What the server gets. Reasoning is not sent back (the models were trained so), nor are answers that failed at once.
-export function chatRequest(conversation, settings, engine) {
+const TEXT_TOKENS = 512;   // a model without a chat template seldom ends by itself
+
+// What the server gets: {path, body}. Models without a chat template continue the text of the conversation.
+export function answerRequest(conversation, settings, engine) {
+  const body = { model: engine?.model ?? "", ...samplingFields(settings) };
+  if (engine !== null && engine.chatStyle === null) {
+    const prompt = conversation.system + conversation.messages.map((message) => message.content).join("");
+    return { path: "v1/completions", body: { max_tokens: TEXT_TOKENS, ...body, prompt } };
+  }
+  // Models that cannot choose refuse the question.
+  if (engine?.thinking && settings.thinking !== null) body.chat_template_kwargs = { thinking: settings.thinking };
+  return { path: "v1/chat/completions", body: { ...body, messages: chatMessages(conversation) } };
+}
+
+// Reasoning is not sent back (the models were trained so), nor are answers that failed at once.
+function chatMessages(conversation) {
   const messages = [];
   if (conversation.system.trim() !== "") messages.push({ role: "system", content: conversation.system });
   for (const { role, content } of conversation.messages) {
     if (role === "user" || content !== "") messages.push({ role, content });
   }
-  const request = { model: engine?.model ?? "", messages };
-  const optional = {
+  return messages;
+}
+
+function samplingFields(settings) {
+  const fields = {
     temperature: settings.temperature, top_p: settings.topP, top_k: settings.topK, min_p: settings.minP,
     max_tokens: settings.maxTokens, seed: settings.seed,
   };
-  for (const [name, value] of Object.entries(optional)) if (value !== null) request[name] = value;
   const stop = settings.stop.split("\n").filter((line) => line !== "");
-  if (stop.length > 0) request.stop = stop;
-  // Models that cannot choose refuse the question.
-  if (engine?.thinking && settings.thinking !== null) request.chat_template_kwargs = { thinking: settings.thinking };
-  return request;
+  if (stop.length > 0) fields.stop = stop;
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null));
 }
 
 export function emptyAnswer() {
@@ -33,7 +47,7 @@ export function emptyAnswer() {
 export async function receiveAnswer(message, request, signal, onChange) {
   const clock = createClock(message.stats);
   try {
-    for await (const piece of streamChat(request, signal)) {
+    for await (const piece of streamAnswer(request.path, request.body, signal)) {
       applyPiece(message, piece, clock);
       onChange();
     }

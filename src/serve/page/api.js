@@ -52,11 +52,11 @@ export async function countTokens(text, signal) {
   return answer.count;
 }
 
-// Streams an answer. Yields {content, reasoning, toolCalls, finish, usage}, each undefined where a chunk has none;
+// Streams an answer of v1/chat/completions or v1/completions. Yields {content, reasoning, toolCalls, finish, usage}, each undefined where a chunk has none;
 // throws ApiError for what the server reports, also in mid-stream.
-export async function* streamChat(body, signal) {
+export async function* streamAnswer(path, body, signal) {
   const streaming = { ...body, stream: true, stream_options: { include_usage: true } };
-  const response = await request("v1/chat/completions", streaming, signal);
+  const response = await request(path, streaming, signal);
   let finished = false;
   for await (const data of readEvents(response.body)) {
     if (data === "[DONE]") return;
@@ -67,7 +67,7 @@ export async function* streamChat(body, signal) {
     const choice = chunk.choices?.[0];
     finished = finished || Boolean(choice?.finish_reason);
     yield {
-      content: choice?.delta?.content ?? undefined,
+      content: choice?.delta?.content ?? choice?.text ?? undefined,
       reasoning: choice?.delta?.reasoning_content ?? undefined,
       toolCalls: choice?.delta?.tool_calls ?? undefined,
       finish: choice?.finish_reason ?? undefined,

@@ -1,5 +1,5 @@
 // The page put together: which conversation is shown, which answers are under way, and what every button does.
-import { chatRequest, emptyAnswer, receiveAnswer } from "./answer.js";
+import { answerRequest, emptyAnswer, receiveAnswer } from "./answer.js";
 import { createComposer } from "./composer.js";
 import { announce, byId, download, icon, toast } from "./dom.js";
 import { createMonitor } from "./monitor.js";
@@ -36,7 +36,7 @@ function showConversation() {
   const answer = state.answers.get(current.id);
   byId("title").textContent = titleOf(current);
   document.title = `${titleOf(current)} - Minke`;
-  transcript.show(current, answer?.message, { model: state.engine?.model ?? "", context: state.engine?.context ?? 0 });
+  transcript.show(current, answer?.message, state.engine);
   composer.setBusy(answer !== undefined);
   settings.setSystem(current.system);
   showSidebar();
@@ -172,7 +172,7 @@ function stopAnswer(id = state.current.id) {
 }
 
 async function answer(conversation) {
-  const request = chatRequest(conversation, state.settings, state.engine);
+  const request = answerRequest(conversation, state.settings, state.engine);
   const job = { message: emptyAnswer(), controller: new AbortController() };
   conversation.messages.push(job.message);
   conversation.updated = Date.now();
@@ -270,7 +270,10 @@ function openDrawer(name) {
 }
 
 function closeDrawers() {
+  const { drawer } = document.body.dataset;
+  if (!drawer) return;
   delete document.body.dataset.drawer;
+  if (byId(drawer).contains(document.activeElement)) byId(drawer === "panel" ? "panel-toggle" : "sidebar-open").focus();
 }
 
 function togglePanel() {

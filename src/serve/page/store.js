@@ -6,6 +6,28 @@ const SETTINGS = "minke.settings";
 const LAST = "minke.last";
 const API_KEY = "minke.api-key";
 
+// A browser may forbid storage altogether: then everything lasts as long as the page.
+function openStorage(name) {
+  try {
+    const storage = window[name];
+    storage.getItem("");
+    return storage;
+  } catch {
+    const kept = new Map();
+    return {
+      get length() {
+        return kept.size;
+      },
+      key: (i) => [...kept.keys()][i] ?? null,
+      getItem: (key) => kept.get(key) ?? null,
+      setItem: (key, value) => kept.set(key, value),
+      removeItem: (key) => kept.delete(key),
+    };
+  }
+}
+const local = openStorage("localStorage");
+const session = openStorage("sessionStorage");
+
 // null = the server's default. `stop` has one sequence per line.
 export const DEFAULT_SETTINGS = Object.freeze({
   temperature: null, topP: null, topK: null, minP: null, maxTokens: null, seed: null, stop: "", thinking: null,
@@ -75,25 +97,25 @@ function write(storage, key, value) {
 // All conversations, the latest first.
 export function loadConversations() {
   const found = [];
-  for (let i = 0; i < localStorage.length; i++) {
-    const key = localStorage.key(i);
-    const conversation = key.startsWith(CONVERSATION) ? cleanConversation(readJson(localStorage, key)) : null;
+  for (let i = 0; i < local.length; i++) {
+    const key = local.key(i);
+    const conversation = key.startsWith(CONVERSATION) ? cleanConversation(readJson(local, key)) : null;
     if (conversation && key === CONVERSATION + conversation.id) found.push(conversation);
   }
   return found.sort((a, b) => b.updated - a.updated);
 }
 
 export function saveConversation(conversation) {
-  return write(localStorage, CONVERSATION + conversation.id, JSON.stringify(conversation));
+  return write(local, CONVERSATION + conversation.id, JSON.stringify(conversation));
 }
 
 export function removeConversation(id) {
-  localStorage.removeItem(CONVERSATION + id);
+  local.removeItem(CONVERSATION + id);
 }
 
 export const isConversationKey = (key) => key === null || key.startsWith(CONVERSATION);
-export const loadLastId = () => text(localStorage.getItem(LAST));
-export const saveLastId = (id) => write(localStorage, LAST, id);
+export const loadLastId = () => text(local.getItem(LAST));
+export const saveLastId = (id) => write(local, LAST, id);
 
 // What "Export" writes: a format of its own, named, so that an import can say what it does not understand.
 export function exportText(conversations) {
@@ -118,14 +140,14 @@ export function importText(source) {
 }
 
 export function loadSettings() {
-  const raw = readJson(localStorage, SETTINGS) ?? {};
+  const raw = readJson(local, SETTINGS) ?? {};
   return {
     temperature: number(raw.temperature), topP: number(raw.topP), topK: number(raw.topK), minP: number(raw.minP),
     maxTokens: number(raw.maxTokens), seed: number(raw.seed), stop: text(raw.stop), thinking: typeof raw.thinking === "boolean" ? raw.thinking : null,
   };
 }
 
-export const saveSettings = (settings) => write(localStorage, SETTINGS, JSON.stringify(settings));
+export const saveSettings = (settings) => write(local, SETTINGS, JSON.stringify(settings));
 
-export const loadApiKey = () => sessionStorage.getItem(API_KEY) ?? "";
-export const saveApiKey = (key) => write(sessionStorage, API_KEY, key);
+export const loadApiKey = () => session.getItem(API_KEY) ?? "";
+export const saveApiKey = (key) => write(session, API_KEY, key);

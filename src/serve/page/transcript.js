@@ -31,9 +31,9 @@ export function createTranscript(actions) {
   jump.addEventListener("click", toEnd);
   root.addEventListener("click", copyCode);
 
-  function show(conversation, growing, facts) {
+  function show(conversation, growing, engine) {
     root.replaceChildren();
-    if (conversation.messages.length === 0) root.append(welcome(facts));
+    if (conversation.messages.length === 0) root.append(welcome(engine));
     if (conversation.system.trim() !== "") root.prepend(systemNote(conversation.system));
     views = conversation.messages.map((message, index) => {
       const create = message.role === "user" ? userView : answerView;
@@ -68,12 +68,17 @@ function showCopied(textNode, copied) {
   setTimeout(() => (textNode.textContent = before), 1500);
 }
 
-function welcome({ model, context }) {
-  const about = [context > 0 ? `${formatCount(context)} tokens of context` : null, "Conversations stay in this browser"];
+// `engine`: null until the server has answered for the first time.
+function welcome(engine) {
+  const about = [
+    engine?.context > 0 ? `${formatCount(engine.context)} tokens of context.` : "",
+    "Conversations stay in this browser.",
+    engine && engine.chatStyle === null ? "This model has no chat template: it continues your text." : "",
+  ];
   return element("div.welcome", {},
     element("img", { src: "page/icon.svg", alt: "", width: 56, height: 56 }),
-    element("h2", {}, model ? `Talk to ${model}` : "Talk to the model"),
-    element("p", {}, `${about.filter(Boolean).join(". ")}.`));
+    element("h2", {}, engine?.model ? `Talk to ${engine.model}` : "Talk to the model"),
+    element("p", {}, about.filter((line) => line !== "").join(" ")));
 }
 
 function systemNote(system) {
@@ -213,5 +218,6 @@ function statsLine(message, growing) {
     parts.push(`${formatCount(cachedTokens ?? 0)} of ${formatCount(promptTokens)} prompt tokens cached`);
   }
   if (!growing && FINISHES[message.finish]) parts.push(FINISHES[message.finish]);
-  return parts.map((part) => element("span", {}, part));
+  // The blanks do not show, but separate the parts when they are read out or copied.
+  return parts.flatMap((part) => [element("span", {}, part), " "]);
 }
