@@ -32,6 +32,8 @@ const ANSWERS = {
   slow: () => ({ deltas: content("word ".repeat(2000), 5), delay: 20 }),
   long: () => ({ deltas: content(`${"A paragraph of *some* length with `code`. ".repeat(6)}\n\n`.repeat(120), 24) }),
   code: () => ({ deltas: content("```c\n" + "int line;   // of a long listing\n".repeat(3000) + "```\n", 60) }),
+  list: () => ({ deltas: content("- an *item* of a `long` list\n".repeat(1000), 29) }),
+  babble: () => ({ deltas: content("words without an end ".repeat(5000), 60) }),
   emoji: () => ({ deltas: content("whale 🐋 family 👨‍👩‍👧 flag 🇩🇪 é ü 中文", 2), bytes: 1 }),
   error: () => ({ deltas: content("Half an ans"), fail: { message: "the cache is <b>full</b>", type: "server_error", code: 500 } }),
   drop: () => ({ deltas: content("Cut off"), drop: true }),
@@ -49,7 +51,7 @@ const ANSWERS = {
 
 function scriptFor(text) {
   const script = ANSWERS[text.trim().split(/\s/)[0].toLowerCase()];
-  return script ? script() : { deltas: content(`You said: ${text}`) };
+  return script ? script() : { deltas: content(`You said: ${text}`), delay: 3 };
 }
 
 // State of a mock: what was asked, what was cancelled, and how it shall behave.

@@ -17,21 +17,41 @@ export function createGrowingText(container) {
   };
 }
 
-// Puts a block at the place of a stale one. Code, which can be long, grows by a text node; a block that did not change
-// stays, so that a selection in it survives.
+// Puts a block at the place of a stale one. What may be long grows in place, and a block that did not change stays, so
+// that a selection in it survives.
 function replaceBlock(container, stale, block) {
-  if (stale && stale.block.kind === "code" && block.kind === "code" && block.language === stale.block.language) {
-    if (block.text.startsWith(stale.block.text)) {
-      const more = block.text.slice(stale.block.text.length);
-      if (more !== "") stale.node.querySelector("code").append(more);
-      return { block, node: stale.node };
-    }
+  if (stale && (growCode(stale, block) || growList(stale, block) || isSame(stale.block, block))) {
+    return { block, node: stale.node };
   }
-  if (stale && JSON.stringify(stale.block) === JSON.stringify(block)) return { block, node: stale.node };
   const node = renderBlock(block);
   if (stale) stale.node.replaceWith(node);
   else container.append(node);
   return { block, node };
+}
+
+function isSame(a, b) {
+  return JSON.stringify(a) === JSON.stringify(b);
+}
+
+// Appends what is new of a listing; false if it is not the same listing.
+function growCode({ block: old, node }, block) {
+  if (old.kind !== "code" || block.kind !== "code" || old.language !== block.language || !block.text.startsWith(old.text)) {
+    return false;
+  }
+  const more = block.text.slice(old.text.length);
+  if (more !== "") node.querySelector("code").append(more);
+  return true;
+}
+
+// Builds the items that changed; false if it is not the same list.
+function growList({ block: old, node }, block) {
+  const same = old.kind === "list" && block.kind === "list" && old.ordered === block.ordered && old.first === block.first;
+  if (!same || old.loose !== block.loose || block.items.length < old.items.length) return false;
+  block.items.forEach((item, i) => {
+    if (i >= old.items.length) node.append(renderItem(item, block.loose));
+    else if (!isSame(old.items[i], item)) node.children[i].replaceWith(renderItem(item, block.loose));
+  });
+  return true;
 }
 
 export function renderBlock(block) {
@@ -64,17 +84,18 @@ function renderCode(block) {
 }
 
 function renderList(list) {
-  const items = list.items.map((item) => {
-    const parts = item.blocks.flatMap((block) => {
-      // In a tight list a paragraph is just its text.
-      return !list.loose && block.kind === "paragraph" ? renderInline(block.content) : [renderBlock(block)];
-    });
-    if (item.task === null) return element("li", {}, ...parts);
-    const box = element("input", { type: "checkbox", disabled: true, checked: item.task });
-    return element("li.task", {}, box, " ", ...parts);
-  });
   const start = list.ordered && list.first !== 1 ? { start: list.first } : {};
-  return element(list.ordered ? "ol" : "ul", start, ...items);
+  return element(list.ordered ? "ol" : "ul", start, ...list.items.map((item) => renderItem(item, list.loose)));
+}
+
+function renderItem(item, loose) {
+  const parts = item.blocks.flatMap((block) => {
+    // In a tight list a paragraph is just its text.
+    return !loose && block.kind === "paragraph" ? renderInline(block.content) : [renderBlock(block)];
+  });
+  if (item.task === null) return element("li", {}, ...parts);
+  const box = element("input", { type: "checkbox", disabled: true, checked: item.task });
+  return element("li.task", {}, box, " ", ...parts);
 }
 
 function renderTable(table) {

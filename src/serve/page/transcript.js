@@ -10,7 +10,8 @@ export function createTranscript(actions) {
   const root = byId("transcript");
   const scroller = byId("scroller");
   const jump = byId("jump");
-  let views = [];
+  const top = element("div.top");
+  const views = [];   // one per message
   let pinned = true;
 
   const distance = () => scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop;
@@ -30,18 +31,25 @@ export function createTranscript(actions) {
   new ResizeObserver(follow).observe(scroller);
   jump.addEventListener("click", toEnd);
   root.addEventListener("click", copyCode);
+  root.append(top);
 
+  // Messages that are on screen already stay as they are: with their selection, and with what was folded open.
   function show(conversation, growing, engine) {
-    root.replaceChildren();
-    if (conversation.messages.length === 0) root.append(welcome(engine));
-    if (conversation.system.trim() !== "") root.prepend(systemNote(conversation.system));
-    views = conversation.messages.map((message, index) => {
-      const create = message.role === "user" ? userView : answerView;
-      const view = create(message, index, actions);
-      view.update(message === growing);
-      root.append(view.node);
-      return view;
-    });
+    const { messages } = conversation;
+    let kept = 0;
+    while (kept < views.length && kept < messages.length && views[kept].message === messages[kept]) kept++;
+    for (const view of views.splice(kept)) view.node.remove();
+    top.replaceChildren();
+    if (conversation.system.trim() !== "") top.append(systemNote(conversation.system));
+    if (messages.length === 0) top.append(welcome(engine));
+    for (const [index, message] of messages.entries()) {
+      if (index >= kept) {
+        const view = message.role === "user" ? userView(message, index, actions) : answerView(message, index, actions);
+        views.push({ ...view, message });
+        root.append(view.node);
+      }
+      views[index].update(message === growing);
+    }
     toEnd();
   }
 
