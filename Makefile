@@ -120,10 +120,11 @@ test-long:
 
 # The web page in headless Chromium (large, hence not part of `make test`), with a picture of it in $(BUILD)/page.png.
 test-page:
-	@scripts/deps.sh page
-	@mkdir -p $(BUILD)
+	@scripts/deps.sh build page
+	@$(AGAIN) $(BUILD)/minke
 	@node tests/page/test_text.mjs
 	@node tests/page/test_page.mjs $(BUILD)/page.png
+	@node tests/page/test_server.mjs $(BUILD)/minke
 
 tests: all $(TESTS)
 run-tests: tests
