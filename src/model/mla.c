@@ -137,7 +137,8 @@ static int64_t span_length(const struct attention_span *span) {
 
 // How many heads to expand at a time. A slice of a block format must start where a block does.
 static int64_t heads_at_a_time(const struct mla_sizes *n, const struct tensor *kv_b, int64_t rows) {
-    int64_t width = n->nope + n->value, edge = tensor_scale_edge((enum format)kv_b->format, 0), step = 1;
+    int64_t width = n->nope + n->value, step = 1;
+    int64_t edge = kv_b->format == FORMAT_E4M3_BLOCK ? tensor_scale_edge(FORMAT_E4M3_BLOCK, 0) : 1;
     while (step * width % edge != 0) {
         step++;
     }

@@ -206,6 +206,7 @@ void op_cross_entropy(struct op_context *op, float *loss, struct tensor *dlogits
 // if nothing is larger); returns the sum of exp(x - maximum), summed as op_cross_entropy does, so that
 // -(math_log(sum) + (maximum - x[i])) has the bits of its loss with the sign changed. y (NULL, or y = x) keeps
 // exp(x - maximum).
+float op_row_maximum(const struct op_context *op, const float *x, int64_t n);
 float op_softmax_row(const struct op_context *op, float *y, float *maximum, const float *x, int64_t n);
 
 // ---- Optimizer -----------------------------------------------------------------------------------------------------

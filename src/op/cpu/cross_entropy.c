@@ -56,6 +56,10 @@ static float softmax_row(const struct row_kernels *kernels, float *y, float *max
     return sum;
 }
 
+float cpu_row_maximum(const struct op_context *op, const float *x, int64_t n) {
+    return op->kernels->row.maximum(x, n);
+}
+
 float cpu_softmax_row(const struct op_context *op, float *y, float *maximum, const float *x, int64_t n) {
     return softmax_row(&op->kernels->row, y, maximum, x, n);
 }
