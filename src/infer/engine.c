@@ -417,6 +417,28 @@ static int64_t publish(struct engine *engine) {
     return left;
 }
 
+static int64_t accepted_drafts(const struct engine *engine) {
+    int64_t accepted = 0;
+    for (int64_t depth = 0; depth < engine->depths; depth++) {
+        accepted += engine->stats.accepted[depth];
+    }
+    return accepted;
+}
+
+// The model, the answers, the next drafts.
+static void compute(struct engine *engine) {
+    int64_t accepted = accepted_drafts(engine);
+    double start = clock_seconds();
+    forward(engine);
+    answer_prompts(engine);
+    answer_tokens(engine);
+    double answered = clock_seconds();
+    if (engine->drafting) {
+        speculate(engine);
+    }
+    speculate_learn(engine, answered - start, clock_seconds() - answered, accepted_drafts(engine) - accepted);
+}
+
 int64_t engine_step(struct engine *engine, struct error *error) {
     (void)error;   // requests' own troubles end those requests; nothing else can go wrong
     double start = clock_seconds();
@@ -425,12 +447,10 @@ int64_t engine_step(struct engine *engine, struct error *error) {
     scheduler_admit(engine);
     answer_prompts(engine);   // of prompts of one token there is nothing to compute
     sweep(engine);
+    speculate_choose(engine);
     scheduler_plan(engine);
     if (engine->work_count > 0) {
-        forward(engine);
-        answer_prompts(engine);
-        answer_tokens(engine);
-        speculate(engine);
+        compute(engine);
         for (int64_t i = 0; i < engine->work_count; i++) {
             scheduler_register(engine, engine->works[i].request);
         }

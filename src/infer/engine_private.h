@@ -48,6 +48,7 @@ struct engine_work {
     struct engine_request *request;
     int64_t begin, count, split;
     int64_t expanded_row, absorbed_row;   // of the first position of either kind
+    int64_t verified;                     // drafts
     int64_t draft_row;                    // of the last position in the pass of an MTP module, or -1
 };
 static inline int64_t work_end(const struct engine_work *work) {
@@ -75,12 +76,27 @@ struct engine_pass {
     int32_t *rows;                           // [max_rows] of hidden states that go on to the head or to an MTP module
 };
 
+// What drafting costs and brings, for steps with about the same number of requests. Times are moving averages of steps
+// that only decode.
+struct draft_balance {
+    double plain_seconds;     // of a step without drafts, modules not counted
+    double drafted_seconds;   // of a step that verifies drafts, modules counted
+    double tokens;            // a drafted request's, in a step
+    int64_t plain_steps, drafted_steps;
+    int64_t steps;   // with drafting on
+    int64_t pause;   // steps that drafting stays off
+    int64_t next_pause;
+};
+#define DRAFT_BALANCES 16   // by log2 of the number of requests
+
 struct engine {
     struct model *model;
     struct op_context *op;
     struct engine_options options;
     int32_t *end_tokens;
     int64_t depths;   // MTP modules in use
+    struct draft_balance balances[DRAFT_BALANCES];
+    bool drafting;   // in this step
     struct page_pool pages;
     struct sampler *samplers;   // one per worker
     int64_t sampler_count;
@@ -134,6 +150,9 @@ void answer_tokens(struct engine *engine);                                     /
 void answer_finished(struct engine *engine, struct engine_request *request);   // the FINISHED event
 
 // speculate.c
-void speculate(struct engine *engine);   // runs the MTP modules over this step's rows and drafts the next tokens
+void speculate_choose(struct engine *engine);   // before a step is planned: whether drafts are worth it
+void speculate(struct engine *engine);          // runs the MTP modules over this step's rows and drafts the next tokens
+// After a step: what it took without the modules, and in them, and how many drafts were accepted.
+void speculate_learn(struct engine *engine, double seconds, double module_seconds, int64_t accepted);
 
 #endif

@@ -226,6 +226,7 @@ static void plan(struct engine *engine, struct engine_request *request, int64_t 
                                  .count = end - request->computed,
                                  .split = scheduler_split(engine, request)};
     request->drafts = end < request->count ? 0 : minimum(request->drafts, end - request->count);
+    work->verified = request->drafts;
     request->work = work;
 }
 

@@ -9,7 +9,20 @@
 //
 // Rows of a module's cache are complete from draft_start, the beginning of a page, to draft_next; its attention sees
 // that window, with the positions that the tokens really have.
+//
+// Verifying a draft costs more than a plain step: on a CPU two tokens read nearly twice the experts, and the modules
+// cost a layer and a head. Drafting therefore keeps a balance for each order of magnitude of the number of requests:
+// a few plain steps in between tell what a step costs without drafts, and where drafting loses it pauses, for longer
+// each time, and is tried again. While it pauses the modules do not run; a request takes part again from its next page
+// on.
 #include "infer/engine_private.h"
+
+#define BALANCE_WEIGHT 0.125   // of a new value in a moving average
+#define BALANCE_STEPS 8        // drafted ones before a judgement
+#define PLAIN_EVERY 48         // drafting steps, one of them plain
+#define PLAIN_FIRST 2          // plain ones to begin with
+#define PAUSE_FIRST 256
+#define PAUSE_LONGEST 16384
 
 struct draft_job {
     struct engine *engine;
@@ -136,4 +149,61 @@ void speculate(struct engine *engine) {
         draft(engine, depth);
     }
     mark_rows(engine);
+}
+
+// ---- Whether drafts are worth it ------------------------------------------------------------------------------------
+
+static struct draft_balance *balance_of(struct engine *engine) {
+    int level = 0;
+    while (level < DRAFT_BALANCES - 1 && (2 << level) <= engine->running_count) {
+        level++;
+    }
+    return &engine->balances[level];
+}
+
+static bool loses(const struct draft_balance *balance) {
+    return balance->drafted_steps >= BALANCE_STEPS && balance->plain_steps >= PLAIN_FIRST &&
+           balance->tokens * balance->plain_seconds < balance->drafted_seconds;
+}
+
+void speculate_choose(struct engine *engine) {
+    engine->drafting = engine->depths > 0;
+    if (engine->options.drafts != DRAFTS_ADAPTIVE || !engine->drafting) {
+        return;
+    }
+    struct draft_balance *balance = balance_of(engine);
+    if (balance->pause == 0 && loses(balance)) {
+        int64_t pause = balance->next_pause > 0 ? balance->next_pause : PAUSE_FIRST;
+        *balance = (struct draft_balance){.pause = pause,
+                                          .next_pause = pause < PAUSE_LONGEST ? 2 * pause : PAUSE_LONGEST};
+    }
+    engine->drafting = balance->pause == 0;
+    bool plain = !engine->drafting || balance->steps % PLAIN_EVERY < (balance->steps < PLAIN_EVERY ? PLAIN_FIRST : 1);
+    balance->pause -= balance->pause > 0;
+    balance->steps += engine->drafting;
+    for (int64_t i = 0; i < engine->running_count && plain; i++) {
+        engine->running[i]->drafts = 0;
+    }
+}
+
+static void average(double *value, double found, int64_t count) {
+    *value += (count < 4 ? 1.0 / (double)(count + 1) : BALANCE_WEIGHT) * (found - *value);
+}
+
+void speculate_learn(struct engine *engine, double seconds, double module_seconds, int64_t accepted) {
+    struct draft_balance *balance = balance_of(engine);
+    int64_t drafted = 0;
+    for (int64_t i = 0; i < engine->work_count; i++) {
+        const struct engine_work *work = &engine->works[i];
+        if (work->count != 1 + work->verified) {
+            return;   // it read a prompt
+        }
+        drafted += work->verified > 0;
+    }
+    if (drafted == 0) {
+        average(&balance->plain_seconds, seconds, balance->plain_steps++);
+    } else if (2 * drafted >= engine->work_count) {
+        average(&balance->drafted_seconds, seconds + module_seconds, balance->drafted_steps);
+        average(&balance->tokens, 1.0 + (double)accepted / (double)engine->work_count, balance->drafted_steps++);
+    }
 }
