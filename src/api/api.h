@@ -27,6 +27,10 @@ struct minke_session {
     struct minke_model *model;
 };
 
+// The rope table covers the longest session or engine made so far; the model's arena keeps the outgrown ones (others
+// may still read them).
+void api_cover_positions(struct minke_model *model, int64_t positions);
+
 // Copies an internal error to the caller's (which may be NULL); returns its code.
 int api_error(struct minke_error *to, const struct error *from);
 

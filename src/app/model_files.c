@@ -62,5 +62,10 @@ struct minke_sampling app_sampling(const struct sampling_arguments *arguments, c
         sampling.top_p = (float)arguments->top_p;
     }
     sampling.seed = (uint64_t)arguments->seed;
+    sampling.top_k = arguments->top_k;
+    sampling.min_p = (float)arguments->min_p;
+    sampling.frequency_penalty = (float)arguments->frequency_penalty;
+    sampling.presence_penalty = (float)arguments->presence_penalty;
+    sampling.repetition_penalty = (float)arguments->repetition_penalty;
     return sampling;
 }

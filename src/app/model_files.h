@@ -17,8 +17,8 @@ int app_parse_ids(int32_t **ids, int64_t *count, const char *text, const char *n
 
 // The sampling options of the commands that write text; defaults come from the model's generation_config.json.
 struct sampling_arguments {
-    double temperature, top_p;
-    int64_t seed;
+    double temperature, top_p, min_p, frequency_penalty, presence_penalty, repetition_penalty;
+    int64_t seed, top_k;
     bool temperature_given, top_p_given;
 };
 #define SAMPLING_OPTIONS(arguments)                                                                 \
@@ -34,6 +34,33 @@ struct sampling_arguments {
          .number = &(arguments).top_p,                                                              \
          .most = 1,                                                                                 \
          .given = &(arguments).top_p_given},                                                        \
+        {.name = "top-k",                                                                           \
+         .argument = "K",                                                                           \
+         .help = "keep the K likeliest tokens (0 = all)",                                           \
+         .integer = &(arguments).top_k,                                                             \
+         .maximum = INT32_MAX},                                                                     \
+        {.name = "min-p",                                                                           \
+         .argument = "P",                                                                           \
+         .help = "drop tokens less likely than P times the likeliest (0)",                          \
+         .number = &(arguments).min_p,                                                              \
+         .most = 1},                                                                                \
+        {.name = "frequency-penalty",                                                               \
+         .argument = "F",                                                                           \
+         .help = "taken from a logit for each time the token was written (0)",                      \
+         .number = &(arguments).frequency_penalty,                                                  \
+         .least = -100,                                                                             \
+         .most = 100},                                                                              \
+        {.name = "presence-penalty",                                                                \
+         .argument = "F",                                                                           \
+         .help = "taken from the logits of tokens that were written (0)",                           \
+         .number = &(arguments).presence_penalty,                                                   \
+         .least = -100,                                                                             \
+         .most = 100},                                                                              \
+        {.name = "repetition-penalty",                                                              \
+         .argument = "F",                                                                           \
+         .help = "divides the logits of tokens in prompt and text (1)",                             \
+         .number = &(arguments).repetition_penalty,                                                 \
+         .most = 100},                                                                              \
     {                                                                                               \
         .name = "seed", .argument = "S", .help = "of the sampling noise (0); same seed, same text", \
         .integer = &(arguments).seed, .maximum = INT64_MAX                                          \

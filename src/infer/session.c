@@ -1,6 +1,8 @@
 // See session.h.
 #include "infer/session.h"
 
+#include <string.h>
+
 #include "base/memory.h"
 
 #define LOGIT_ROWS 32   // rows of logits computed at a time while evaluating
@@ -30,13 +32,14 @@ int session_create(struct session **out, struct model *model, struct op_context 
     session->options = *options;
     const struct model_config *config = &model->config;
     size_t chunk = (size_t)options->chunk, width = (size_t)config->hidden_size;
+    session->ids = memory_allocate((size_t)options->capacity, sizeof(int32_t), "session ids", error);
     session->positions = memory_allocate(chunk, sizeof(int32_t), "session positions", error);
     session->cache_rows = memory_allocate(chunk, sizeof(int32_t), "session cache rows", error);
     session->hidden = memory_allocate(chunk * width, sizeof(float), "session hidden states", error);
     session->next_hidden = memory_allocate(chunk * width, sizeof(float), "session hidden states", error);
     session->logits = memory_allocate((size_t)config->vocab_size * LOGIT_ROWS, sizeof(float), "session logits", error);
     int code = 0;
-    if (session->positions == NULL || session->cache_rows == NULL || session->hidden == NULL ||
+    if (session->ids == NULL || session->positions == NULL || session->cache_rows == NULL || session->hidden == NULL ||
         session->next_hidden == NULL || session->logits == NULL) {
         code = ERROR_MEMORY;
     } else {
@@ -60,6 +63,7 @@ void session_destroy(struct session *session) {
     }
     kv_cache_destroy(&session->cache);
     sampler_destroy(&session->sampler);
+    memory_free(session->ids);
     memory_free(session->positions);
     memory_free(session->cache_rows);
     memory_free(session->hidden);
@@ -120,7 +124,9 @@ static void run_chunk(struct session *session, const int32_t *ids, int64_t count
     struct token_batch batch = make_batch(session, &span, ids, session->length, count, form_of(session, kind));
     struct tensor hidden = hidden_rows(session->hidden, session, count);
     model_infer(session->op, &hidden, session->model, &batch, session->cache.layers);
+    memcpy(session->ids + session->length, ids, (size_t)count * sizeof *ids);
     session->length += count;
+    session->prompt_length = kind == SESSION_PROMPT ? session->length : session->prompt_length;
 }
 
 // Logits of hidden rows row..row+rows-1 (rows <= LOGIT_ROWS) into session->logits.
@@ -163,14 +169,16 @@ int session_truncate(struct session *session, int64_t length, struct error *erro
     }
     session->has_logits = session->has_logits && length == session->length;
     session->length = length;
+    session->prompt_length = session->prompt_length < length ? session->prompt_length : length;
     return 0;
 }
 
-int32_t session_sample(struct session *session, const struct sampling *sampling) {
+int32_t session_sample(struct session *session, const struct minke_sampling *sampling) {
     if (!session->has_logits) {
         return -1;
     }
-    return sampler_choose(&session->sampler, session->logits, sampling, session->length);
+    struct sampler_text text = {session->ids, session->prompt_length, session->length};
+    return sampler_choose(&session->sampler, session->op, session->logits, sampling, &text, NULL);
 }
 
 // Runs MTP modules 1..depth on the rows of the chunk that begins at `begin`; afterwards session->hidden holds module

@@ -48,9 +48,13 @@ void model_infer(struct op_context *op, struct tensor *hidden, struct model *mod
     struct pass pass = inference_pass(op, model, batch);
     struct tensor h = matrix_allocate(op->scratch, FORMAT_F32, batch->tokens, model->config.hidden_size);
     embedding_forward(op, &h, batch->ids, &model->params.embed_tokens);
+    pass.expert_load = batch->expert_load;
     for (int64_t l = 0; l < model->config.num_hidden_layers; l++) {
         struct block_saved saved = {0};
         block_forward(&pass, &h, &model->params.layers[l], caches ? &caches[l] : NULL, &saved);
+        if (pass.expert_load != NULL && model->params.layers[l].is_moe) {
+            pass.expert_load += model->config.n_routed_experts;
+        }
     }
     struct tensor normed = activation_for(op, model, hidden);
     op_rms_norm(op, &normed, NULL, &h, &model->params.norm, (float)model->config.rms_norm_eps);
@@ -62,6 +66,7 @@ void model_mtp_infer(struct op_context *op, struct tensor *hidden_out, struct mo
                      const struct tensor *hidden_in, const struct token_batch *batch, struct layer_cache *cache) {
     struct arena_mark mark = arena_mark(op->scratch);
     struct pass pass = inference_pass(op, model, batch);
+    pass.expert_load = batch->expert_load;
     struct mtp_saved saved = {0};
     struct tensor in = as_activation(op, model, hidden_in), out = activation_for(op, model, hidden_out);
     mtp_forward(&pass, &out, &in, batch->ids, &model->params.mtp[depth], &model->params.embed_tokens, cache, &saved);

@@ -202,6 +202,13 @@ void op_zero(struct op_context *op, struct tensor *y);
 void op_cross_entropy(struct op_context *op, float *loss, struct tensor *dlogits, const struct tensor *logits,
                       const int32_t *targets, float scale);
 
+// One row x[n] of logits, on the calling thread (for the tasks of a sampler): *maximum = the largest (NaN skipped, -inf
+// if nothing is larger); returns the sum of exp(x - maximum), summed as op_cross_entropy does, so that
+// -(math_log(sum) + (maximum - x[i])) has the bits of its loss with the sign changed. y (NULL, or y = x) keeps
+// exp(x - maximum).
+float op_row_maximum(const struct op_context *op, const float *x, int64_t n);
+float op_softmax_row(const struct op_context *op, float *y, float *maximum, const float *x, int64_t n);
+
 // ---- Optimizer -----------------------------------------------------------------------------------------------------
 struct adamw_step {
     float learning_rate, beta1, beta2, epsilon, weight_decay;   // weight_decay 0 for parameters that do not decay
