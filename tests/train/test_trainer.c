@@ -370,6 +370,37 @@ static void test_validation_batches(void **state) {
     assert_true(results[0].loss > 4 && results[0].loss < 4.4);
 }
 
+// A part of the split is taken evenly from all of it: windows 0, k, 2k, ...
+static void test_part_of_the_split(void **state) {
+    (void)state;
+    const char *keys[] = {"train.micro_batch=1", NULL};
+    struct run_config run = tiny_run(directory, "part", keys);
+    struct error error = {0};
+    struct trainer *trainer;
+    struct validation_result result;
+    assert_int_equal(trainer_create(&trainer, &run, false, &error), 0);
+    struct validation *validation = &trainer->validation;
+    int64_t windows = dataset_tokens(validation->dataset) / validation->length, count;
+    assert_true(windows >= 4);
+    const struct loader_cursor start = {0};
+    const struct loss_weights weights = {0};
+    double sum = 0.0;
+    assert_int_equal(loader_seek(validation->loader, &start, &error), 0);
+    for (int64_t window = 0; window < 2 * (windows / 2); window++) {
+        assert_int_equal(loader_next(validation->ids, &count, validation->loader), 0);
+        if (window % (windows / 2) == 0) {
+            struct micro_batch micro = {.sequences = 1, .length = validation->length, .ids = validation->ids};
+            struct micro_batch_result one;
+            model_forward(&trainer->op, &one, trainer->slot, &trainer->model, NULL, &micro, &weights, NULL);
+            sum += one.main_loss;
+        }
+    }
+    assert_int_equal(trainer_validate(trainer, &result, 2, &error), 0);
+    assert_true(fabs(result.loss - sum / (double)(2 * validation->length)) < 1e-12);
+    trainer_destroy(trainer);
+    remove_run(&run);
+}
+
 // Validating the moving average leaves the training state alone, in both precisions.
 static void test_average_validation(void **state) {
     (void)state;
@@ -463,6 +494,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_no_allocation, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bits_per_byte, setup, teardown),
         cmocka_unit_test_setup_teardown(test_validation_batches, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_part_of_the_split, setup, teardown),
         cmocka_unit_test_setup_teardown(test_average_validation, setup, teardown),
         cmocka_unit_test_setup_teardown(test_learns, setup, teardown),
         cmocka_unit_test_setup_teardown(test_balancing, setup, teardown),
