@@ -16,7 +16,6 @@
 #define INT_SLAB_BYTES 64
 #define INT8_GROUP 128
 #define INT4_GROUP 32
-#define INT_CHUNK 128   // k that int_quantize takes at a time: whole groups of both
 
 static inline bool format_is_int(int format) {
     return format == FORMAT_INT8 || format == FORMAT_INT4;

@@ -8,10 +8,10 @@
 #include "tensor/formats.h"
 
 #define LANES INT_TILE_ROWS
+#define WIDTH 8              // rows quantised at a time
 #define SMALLEST 0x1p-100f   // a group below is zero
 #define ROUNDING 0x1.8p23f   // adding and subtracting it rounds to an integer, ties to even
 #define INT4_ERROR 0.13f     // of amax, the largest error that the search for a scale may leave
-#define INT4_CANDIDATES 7
 
 int64_t int_bytes(const struct tensor *tensor) {
     int64_t scales = int_tiles(tensor) * int_groups(tensor) * LANES * (int64_t)sizeof(uint16_t);
@@ -42,172 +42,172 @@ void int_widen_row(float *out, const struct tensor *source, int64_t row, int64_t
     }
 }
 
-// ---- Quantising: 16 rows at a time, one in each lane
-// -----------------------------------------------------------------
+// ---- Quantising: half a tile at a time, a row in each lane
+// -----------------------------------------------------------
 
-// Groups of 16 rows: weights and, once chosen, codes.
+typedef float floats __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t words __attribute__((vector_size(4 * WIDTH)));
+
+static inline floats set(float value) {
+    return (floats){0} + value;
+}
+
+static inline floats choose(words mask, floats yes, floats no) {
+    return (floats)((mask & (words)yes) | (~mask & (words)no));
+}
+
+static inline floats magnitude(floats value) {
+    return (floats)((words)value & 0x7fffffff);
+}
+
+// Groups of eight rows: weights and, once chosen, codes.
 struct groups {
-    float weight[INT8_GROUP][LANES], code[INT8_GROUP][LANES];
-    float amax[LANES], extreme[LANES];   // largest magnitude; the weight that has it
-    float scale[LANES];                  // exact in BF16
-    int64_t depth;                       // k of the group
-    float least, most;                   // code
+    floats weight[INT8_GROUP], code[INT8_GROUP];
+    floats amax, extreme;   // largest magnitude; the weight that has it
+    floats scale;           // exact in BF16
+    int64_t depth;          // k of the group
+    float least, most;      // code
 };
 
-// code = weight * inverse, rounded to an integer of the range; returns sums of weight * code and code * code.
-static void encode(struct groups *groups, const float inverse[LANES], float product[LANES], float square[LANES]) {
-    const float least = groups->least, most = groups->most;
-    for (int lane = 0; lane < LANES; lane++) {
-        product[lane] = 0.0f;
-        square[lane] = 0.0f;
-    }
+// weight / scale rounded to integers of the range.
+static void encode(struct groups *groups) {
+    const floats least = set(groups->least), most = set(groups->most);
+    const floats inverse = choose(groups->scale != 0.0f, 1.0f / groups->scale, set(0.0f));
     for (int64_t k = 0; k < groups->depth; k++) {
-        for (int lane = 0; lane < LANES; lane++) {
-            float weight = groups->weight[k][lane], code = weight * inverse[lane];
-            code = code > least ? code : least;
-            code = code < most ? code : most;
-            code = (code + ROUNDING) - ROUNDING;
-            groups->code[k][lane] = code;
-            product[lane] += weight * code;
-            square[lane] += code * code;
-        }
+        floats code = (groups->weight[k] * inverse + ROUNDING) - ROUNDING;
+        code = choose(code < most, code, most);
+        groups->code[k] = choose(code > least, code, least);
     }
 }
 
-static void encode_with_scale(struct groups *groups) {
-    float inverse[LANES], product[LANES], square[LANES];
-    for (int lane = 0; lane < LANES; lane++) {
-        float scale = groups->scale[lane];
-        inverse[lane] = scale != 0.0f ? 1.0f / scale : 0.0f;
+static floats round_scale(floats scale) {
+    for (int lane = 0; lane < WIDTH; lane++) {
+        scale[lane] = bf16_widen(bf16_narrow(scale[lane]));
     }
-    encode(groups, inverse, product, square);
-}
-
-static float round_scale(float scale) {
-    return bf16_widen(bf16_narrow(scale));
+    return scale;
 }
 
 // The scale of least squared error: for codes c of weights w it is sum(wc) / sum(cc) and takes sum(wc)^2 / sum(cc) off
 // the error, so that the best of several rounded multiples of w is the one where that is largest.
 static void search_scale(struct groups *groups) {
-    static const float codes_of_extreme[INT4_CANDIDATES] = {-8.0f, -7.3f, -7.7f, -6.9f, -8.4f, 7.0f, 6.6f};
-    float best[LANES] = {0}, inverse[LANES], product[LANES], square[LANES];
-    for (int candidate = 0; candidate < INT4_CANDIDATES; candidate++) {
-        for (int lane = 0; lane < LANES; lane++) {
-            bool empty = groups->extreme[lane] == 0.0f;
-            inverse[lane] = empty ? 0.0f : codes_of_extreme[candidate] / groups->extreme[lane];
+    static const float codes_of_extreme[] = {-8.4f, -7.7f, -7.0f};
+    const floats most = set(groups->most);
+    floats best = set(0.0f);
+    for (size_t i = 0; i < sizeof codes_of_extreme / sizeof codes_of_extreme[0]; i++) {
+        const floats inverse = choose(groups->extreme != 0.0f, codes_of_extreme[i] / groups->extreme, set(0.0f));
+        floats product = set(0.0f), square = set(0.0f);
+        for (int64_t k = 0; k < groups->depth; k++) {
+            floats weight = groups->weight[k], code = (weight * inverse + ROUNDING) - ROUNDING;
+            code = choose(code < most, code, most);   // none is below -8: the extreme rounds to it
+            product += weight * code;
+            square += code * code;
         }
-        encode(groups, inverse, product, square);
-        for (int lane = 0; lane < LANES; lane++) {
-            float gain = square[lane] > 0.0f ? product[lane] * product[lane] / square[lane] : 0.0f;
-            bool better = gain > best[lane];
-            best[lane] = better ? gain : best[lane];
-            groups->scale[lane] = better ? round_scale(product[lane] / square[lane]) : groups->scale[lane];
-        }
+        floats gain = choose(square > 0.0f, product * product / square, set(0.0f));
+        words better = gain > best;
+        best = choose(better, gain, best);
+        groups->scale = choose(better, product / square, groups->scale);
     }
+    groups->scale = round_scale(groups->scale);
 }
 
 // Where a weight ended too far from itself, the plain scale: the extreme on the code -8.
 static void bound_error(struct groups *groups) {
-    float error[LANES] = {0};
+    floats error = set(0.0f);
     for (int64_t k = 0; k < groups->depth; k++) {
-        for (int lane = 0; lane < LANES; lane++) {
-            float difference = fabsf(groups->weight[k][lane] - groups->code[k][lane] * groups->scale[lane]);
-            error[lane] = difference > error[lane] ? difference : error[lane];
-        }
+        floats difference = magnitude(groups->weight[k] - groups->code[k] * groups->scale);
+        error = choose(difference > error, difference, error);
     }
-    for (int lane = 0; lane < LANES; lane++) {
-        bool far = error[lane] > INT4_ERROR * groups->amax[lane];
-        groups->scale[lane] = far ? round_scale(groups->extreme[lane] * -0.125f) : groups->scale[lane];
-    }
-    encode_with_scale(groups);
+    words far = error > INT4_ERROR * groups->amax;
+    groups->scale = choose(far, round_scale(groups->extreme * -0.125f), groups->scale);
 }
 
-static void measure(struct groups *groups, bool finite[LANES]) {
-    for (int lane = 0; lane < LANES; lane++) {
-        groups->amax[lane] = 0.0f;
-        groups->extreme[lane] = 0.0f;
-        groups->scale[lane] = 0.0f;
-        finite[lane] = true;
-    }
+// Returns the lanes whose weights are all finite.
+static words measure(struct groups *groups) {
+    words finite = (words){0} == 0;
+    groups->amax = groups->extreme = groups->scale = set(0.0f);
     for (int64_t k = 0; k < groups->depth; k++) {
-        for (int lane = 0; lane < LANES; lane++) {
-            float weight = groups->weight[k][lane], magnitude = fabsf(weight);
-            finite[lane] = finite[lane] && magnitude < INFINITY;
-            groups->extreme[lane] = magnitude > groups->amax[lane] ? weight : groups->extreme[lane];
-            groups->amax[lane] = magnitude > groups->amax[lane] ? magnitude : groups->amax[lane];
-        }
+        floats size = magnitude(groups->weight[k]);
+        words larger = size > groups->amax;
+        finite &= size < INFINITY;
+        groups->extreme = choose(larger, groups->weight[k], groups->extreme);
+        groups->amax = choose(larger, size, groups->amax);
     }
-    for (int lane = 0; lane < LANES; lane++) {
-        bool usable = finite[lane] && groups->amax[lane] >= SMALLEST;
-        groups->amax[lane] = usable ? groups->amax[lane] : 0.0f;
-        groups->extreme[lane] = usable ? groups->extreme[lane] : 0.0f;
-    }
+    words usable = finite & (groups->amax >= SMALLEST);
+    groups->amax = choose(usable, groups->amax, set(0.0f));
+    groups->extreme = choose(usable, groups->extreme, set(0.0f));
+    return finite;
 }
 
 static void choose_codes(struct groups *groups, int format) {
-    bool finite[LANES];
-    measure(groups, finite);
+    words finite = measure(groups);
     if (format == FORMAT_INT4) {
         search_scale(groups);
-        encode_with_scale(groups);
+        encode(groups);
         bound_error(groups);
     } else {
-        for (int lane = 0; lane < LANES; lane++) {
-            groups->scale[lane] = round_scale(groups->amax[lane] / 127.0f);
-        }
-        encode_with_scale(groups);
+        groups->scale = round_scale(groups->amax / 127.0f);
     }
-    for (int lane = 0; lane < LANES; lane++) {
-        groups->scale[lane] = finite[lane] ? groups->scale[lane] : NAN;
-    }
+    encode(groups);
+    groups->scale = choose(finite, groups->scale, set(NAN));
 }
 
 static void store_codes(uint8_t *to, const struct groups *groups, int format) {
     const int64_t slab_depth = int_slab_depth(format);
-    const uint32_t mask = format == FORMAT_INT4 ? 15u : 255u;
     for (int64_t k = 0; k < groups->depth; k += slab_depth, to += INT_SLAB_BYTES) {
-        uint32_t lanes[LANES] = {0};
+        words lanes = {0};
         int64_t end = k + slab_depth < groups->depth ? k + slab_depth : groups->depth;
         for (int64_t j = k; j < end; j++) {
-            int shift = code_shift(format, j);
-            for (int lane = 0; lane < LANES; lane++) {
-                lanes[lane] |= ((uint32_t)(int32_t)groups->code[j][lane] & mask) << shift;
-            }
+            words code = __builtin_convertvector(groups->code[j], words);
+            lanes |= (code & (format == FORMAT_INT4 ? 15 : 255)) << code_shift(format, j);
         }
-        memcpy(to, lanes, sizeof lanes);
+        memcpy(to, &lanes, sizeof lanes);
+    }
+}
+
+// Weights [row, row + rows) x [k, k + depth) of the source; zeros in the other lanes. Where rows are BF16 with k
+// contiguous, as in most files, without a detour.
+static void load_weights(struct groups *groups, const struct tensor *source, int64_t row, int64_t rows, int64_t k) {
+    float line[INT8_GROUP];
+    memset(groups->weight, 0, (size_t)groups->depth * sizeof groups->weight[0]);
+    for (int64_t lane = 0; lane < rows; lane++) {
+        float *to = (float *)groups->weight + lane;
+        if (source->format == FORMAT_BF16 && source->stride[1] == 1) {
+            const char *from = format_element(source, row + lane, k);
+            for (int64_t i = 0; i < groups->depth; i++) {
+                uint16_t bits;
+                memcpy(&bits, from + 2 * i, sizeof bits);
+                to[i * WIDTH] = bf16_widen(bits);
+            }
+            continue;
+        }
+        format_info(source->format)->widen(line, source, row + lane, k, groups->depth);
+        for (int64_t i = 0; i < groups->depth; i++) {
+            to[i * WIDTH] = line[i];
+        }
+    }
+}
+
+static void quantize_half(struct tensor *out, const struct tensor *source, int64_t tile, int64_t half) {
+    const int64_t row = tile * LANES + half * WIDTH, depth = source->shape[1], group = int_group(out->format);
+    const int64_t left = source->shape[0] - row, rows = left < 0 ? 0 : left < WIDTH ? left : WIDTH;
+    uint8_t *codes = int_codes(out, tile) + half * INT_SLAB_BYTES / 2;
+    uint16_t *scales = int_scales(out, tile) + half * WIDTH;
+    struct groups groups = {.least = out->format == FORMAT_INT4 ? -8.0f : -127.0f,
+                            .most = out->format == FORMAT_INT4 ? 7.0f : 127.0f};
+    for (int64_t k = 0; k < depth; k += group, scales += LANES) {
+        groups.depth = depth - k < group ? depth - k : group;
+        load_weights(&groups, source, row, rows, k);
+        choose_codes(&groups, out->format);
+        store_codes(codes + k / int_slab_depth(out->format) * INT_SLAB_BYTES, &groups, out->format);
+        for (int lane = 0; lane < WIDTH; lane++) {
+            scales[lane] = bf16_narrow(groups.scale[lane]);
+        }
     }
 }
 
 void int_quantize(struct tensor *out, const struct tensor *source, int64_t tile) {
     CHECK(format_is_int(out->format) && out->rank == 2 && tensor_same_shape(out, source), "formats %d from %d",
           out->format, source->format);
-    const struct format_info *info = format_info(source->format);
-    const int64_t first = tile * LANES, group = int_group(out->format), depth = source->shape[1];
-    const int64_t rows = source->shape[0] - first < LANES ? source->shape[0] - first : LANES;
-    uint8_t *codes = int_codes(out, tile);
-    uint16_t *scales = int_scales(out, tile);
-    float line[LANES][INT_CHUNK] = {{0}};
-    struct groups groups = {.least = out->format == FORMAT_INT4 ? -8.0f : -127.0f,
-                            .most = out->format == FORMAT_INT4 ? 7.0f : 127.0f};
-    for (int64_t chunk = 0; chunk < depth; chunk += INT_CHUNK) {
-        int64_t count = depth - chunk < INT_CHUNK ? depth - chunk : INT_CHUNK;
-        for (int64_t row = 0; row < rows; row++) {
-            info->widen(line[row], source, first + row, chunk, count);
-        }
-        for (int64_t begin = 0; begin < count; begin += group) {
-            groups.depth = count - begin < group ? count - begin : group;
-            for (int64_t k = 0; k < groups.depth; k++) {
-                for (int lane = 0; lane < LANES; lane++) {
-                    groups.weight[k][lane] = line[lane][begin + k];
-                }
-            }
-            choose_codes(&groups, out->format);
-            store_codes(codes, &groups, out->format);
-            codes += (groups.depth + int_slab_depth(out->format) - 1) / int_slab_depth(out->format) * INT_SLAB_BYTES;
-            for (int lane = 0; lane < LANES; lane++) {
-                *scales++ = bf16_narrow(groups.scale[lane]);
-            }
-        }
-    }
+    quantize_half(out, source, tile, 0);
+    quantize_half(out, source, tile, 1);
 }
