@@ -112,13 +112,12 @@ static void search_scale(struct groups *groups) {
 
 // Where a weight ended too far from itself, the plain scale: the extreme on the code -8.
 static void bound_error(struct groups *groups) {
-    floats error = set(0.0f);
+    const floats bound = INT4_ERROR * groups->amax;
+    words near = (words){0} == 0;
     for (int64_t k = 0; k < groups->depth; k++) {
-        floats difference = magnitude(groups->weight[k] - groups->code[k] * groups->scale);
-        error = choose(difference > error, difference, error);
+        near &= magnitude(groups->weight[k] - groups->code[k] * groups->scale) <= bound;   // false for NaN
     }
-    words far = error > INT4_ERROR * groups->amax;
-    groups->scale = choose(far, round_scale(groups->extreme * -0.125f), groups->scale);
+    groups->scale = choose(near, groups->scale, round_scale(groups->extreme * -0.125f));
 }
 
 // Returns the lanes whose weights are all finite.
