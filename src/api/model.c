@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "model/quantize.h"
 
 #define POSITIONS_AT_OPEN 4096   // rows of the rope table computed at open; longer sessions extend it
 
@@ -39,6 +40,22 @@ static int parse_compute(enum format *compute, const char *text, struct error *e
         *compute = FORMAT_F32;
     } else {
         return error_set(error, ERROR_ARGUMENT, "compute: expected bf16 or f32, found \"%s\"", text);
+    }
+    return 0;
+}
+
+// FORMAT_NONE = as stored.
+static int parse_weights(enum format *weights, const char *text, struct error *error) {
+    *weights = FORMAT_NONE;
+    if (text == NULL || strcmp(text, "stored") == 0) {
+        return 0;
+    }
+    if (strcmp(text, "int8") == 0) {
+        *weights = FORMAT_INT8;
+    } else if (strcmp(text, "int4") == 0) {
+        *weights = FORMAT_INT4;
+    } else {
+        return error_set(error, ERROR_ARGUMENT, "weights: expected stored, int8 or int4, found \"%s\"", text);
     }
     return 0;
 }
@@ -104,15 +121,21 @@ static int read_generation_config(struct minke_model *model, const char *directo
 static int open_parts(struct minke_model *model, const char *directory, const struct minke_model_options *options,
                       struct error *error) {
     enum isa isa = ISA_BEST;
+    enum format weights = FORMAT_NONE;
     int code;
     if ((code = parse_isa(&isa, options->isa, error)) != 0 ||
         (code = parse_compute(&model->model.compute, options->compute, error)) != 0 ||
+        (code = parse_weights(&weights, options->weights, error)) != 0 ||
         (code = pool_create(&model->pool, options->threads, error)) != 0 ||
         (code = op_context_init(&model->op, isa, model->pool, &model->scratch, error)) != 0 ||
         (code = model_config_read(&model->model.config, directory, error)) != 0 ||
         (code = checkpoint_open(&model->checkpoint, directory, error)) != 0 ||
         (code = model_map(&model->model.params, &model->model.config, model->checkpoint, &model->arena, error)) != 0 ||
         (code = read_generation_config(model, directory, error)) != 0) {
+        return code;
+    }
+    if (weights != FORMAT_NONE && (code = model_quantize(&model->model.params, &model->model.config, weights, true,
+                                                         model->pool, &model->arena, error)) != 0) {
         return code;
     }
     int64_t positions = minke_model_context(model);

@@ -9,11 +9,13 @@
 #include "base/memory.h"
 
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
-                   const char *compute) {
+                   const struct model_arguments *arguments) {
     static const char *const names[] = {
         [ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_BEST] = "auto"};
-    struct minke_model_options options = {
-        .threads = (int)common->threads, .isa = names[common->isa], .compute = compute};
+    struct minke_model_options options = {.threads = (int)common->threads,
+                                          .isa = names[common->isa],
+                                          .compute = arguments->compute,
+                                          .weights = arguments->weights};
     struct minke_error error = {0};
     if (minke_model_open(model, directory, &options, &error) != 0) {
         log_error("%s", error.text);

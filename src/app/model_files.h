@@ -7,9 +7,24 @@
 #include "app/options.h"
 #include "minke.h"
 
-// Opens a model directory with --threads, --isa and --compute. Returns 0, or 1 after reporting the error.
+// The options of the commands that open a model, besides the common ones.
+struct model_arguments {
+    const char *compute, *weights;   // NULL = the library's defaults
+};
+#define MODEL_OPTIONS(arguments)                                                                                     \
+    {.name = "compute",                                                                                              \
+     .argument = "C",                                                                                                \
+     .help = "format of activations (bf16)",                                                                         \
+     .text = &(arguments).compute,                                                                                   \
+     .choices = "bf16|f32"},                                                                                         \
+    {                                                                                                                \
+        .name = "weights", .argument = "W",                                                                          \
+        .help = "weights as the files have them, or quantised while opening (stored)", .text = &(arguments).weights, \
+        .choices = "stored|int8|int4"                                                                                \
+    }
+// Opens a model directory. Returns 0, or 1 after reporting the error.
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
-                   const char *compute);
+                   const struct model_arguments *arguments);
 
 // Ids separated by commas, spaces or line ends; a JSON array works too. *ids is the caller's (memory_free). `name` is
 // for messages.

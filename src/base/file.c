@@ -131,6 +131,23 @@ void file_unmap(struct mapped_file *file) {
     *file = (struct mapped_file){0};
 }
 
+// Whole pages: those that the range touches, or those inside it.
+static void advise(const void *data, size_t size, bool inside, int advice) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data, end = begin + size;
+    uintptr_t first = (inside ? begin + page - 1 : begin) & ~(page - 1), last = inside ? end & ~(page - 1) : end;
+    if (last > first) {
+        madvise((char *)(uintptr_t)data - begin + first, last - first, advice);
+    }
+}
+
+void file_map_expect(const void *data, size_t size) {
+    advise(data, size, false, MADV_WILLNEED);
+}
+
+void file_map_forget(const void *data, size_t size) {
+    advise(data, size, true, MADV_DONTNEED);
+}
+
 int file_read(char **text, int64_t *size, const char *path, int64_t limit, struct error *error) {
     *text = NULL;
     *size = 0;

@@ -16,6 +16,10 @@ struct mapped_file {
 // Maps a regular file read-only. The mapping outlives the descriptor.
 int file_map(struct mapped_file *file, const char *path, struct error *error);
 void file_unmap(struct mapped_file *file);
+// Hints for a part of a mapped file: it is wanted soon, or not any more. Its bytes stay what they are: they are read
+// from the file again when they are touched.
+void file_map_expect(const void *data, size_t size);
+void file_map_forget(const void *data, size_t size);
 
 // Reads a whole file (limit in bytes, ERROR_LIMIT beyond) and adds a terminating zero that is not counted. "-" = stdin.
 int file_read(char **text, int64_t *size, const char *path, int64_t limit, struct error *error);

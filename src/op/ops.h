@@ -9,7 +9,8 @@
 // the FP32 result rounded once to nearest even.
 //
 // Formats: "activation" tensors are F32 or BF16 and may have any strides whose innermost is 1 unless said otherwise;
-// weights may be F32, BF16 or E4M3_BLOCK. Empty row counts are legal and do nothing.
+// weights may be F32, BF16 or E4M3_BLOCK, in op_linear and op_linear_grouped also INT8 or INT4. Empty row counts are
+// legal and do nothing.
 #ifndef MINKE_OP_OPS_H
 #define MINKE_OP_OPS_H
 
@@ -43,7 +44,8 @@ enum op_mode { OP_SET, OP_ADD };   // out = value, or out = out + value
 // are fine). y[m,n] = chain over k ascending of x[m,k] * w[n,k]. OP_ADD (f32 y only) continues the chain from y. E4M3
 // on either side: one chain of codes per 128 of K, then total = fma(chain, scale of x * scale of w, total), K blocks
 // ascending (spec 6.3), total from 0 (or y); the product of the scales is rounded to F32, and the scale of a side that
-// is not E4M3 is 1.
+// is not E4M3 is 1. INT8 and INT4 weights (x f32|bf16): the same with one chain of codes per group (128 or 32 of K) and
+// the group's scale.
 void op_linear(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
                enum op_mode mode);
 // dx[M,K] = dy[M,N] W: chain over n ascending (E4M3 tiles and blocks: per 128 of N as above). OP_ADD continues an f32

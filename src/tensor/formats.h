@@ -11,7 +11,7 @@
 struct format_info {
     const char *name;               // for people: "bf16"
     const char *safetensors_name;   // in files: "BF16"; NULL if it never stands in one by itself
-    int bytes;                      // per element
+    int bytes;                      // per element; 0: the layout is not one of elements (int_groups.h)
     // Widen `count` consecutive elements of row `row` starting at `column` to F32 (exact for f32 and bf16; element *
     // scale rounded once for block formats), and the way back. NULL for integer formats.
     void (*widen)(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count);

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "tensor/formats.h"
+#include "tensor/int_groups.h"
 
 static int64_t blocks(int64_t elements) {
     return (elements + BLOCK_SIZE - 1) / BLOCK_SIZE;
@@ -148,6 +149,9 @@ int64_t tensor_elements(const struct tensor *tensor) {
 }
 
 int64_t tensor_bytes(const struct tensor *tensor) {
+    if (format_is_int(tensor->format)) {
+        return int_bytes(tensor);
+    }
     int64_t bytes = tensor_elements(tensor) * format_info(tensor->format)->bytes;
     if (is_scaled(tensor->format)) {
         bytes += scales(tensor->format, 0, tensor->shape[0]) * scales(tensor->format, 1, tensor->shape[1]) *
