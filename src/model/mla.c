@@ -284,12 +284,13 @@ void mla_forward(struct op_context *op, struct tensor *out, const struct tensor 
         saved = &temporary;
     }
     struct arena *keep = training ? slot : op->scratch;
-    struct arena *norms = training && !recompute->rms_norm ? slot : op->scratch;
+    bool fp8 = training && n.precision != LINEAR_PLAIN;
+    struct arena *norms = training && !fp8 && !recompute->rms_norm ? slot : op->scratch;
     struct arena *ups = training && !recompute->mla_up ? slot : op->scratch;
     *saved = (struct mla_saved){.x = *x};
     project_down(op, saved, x, params, &n, batch->positions, rope_table, keep, norms);
     project_queries(op, saved, params, &n, batch->positions, rope_table, ups);
-    saved->o = matrix_allocate(keep, n.format, n.tokens, n.heads * n.value);
+    saved->o = matrix_allocate(fp8 ? op->scratch : keep, n.format, n.tokens, n.heads * n.value);
     if (cache) {
         attend_cached(op, saved, params, &n, batch, cache);
     } else if (batch->form == ATTENTION_ABSORBED) {
@@ -303,6 +304,11 @@ void mla_forward(struct op_context *op, struct tensor *out, const struct tensor 
     }
     struct tensor o = linear_input(op, &saved->o, output_precision(&n), op->scratch);
     op_linear(op, out, &o, &params->o_proj, OP_SET);
+    if (fp8) {
+        struct tensor tiles = linear_tiles_e5m6(keep, n.tokens, n.heads * n.value);
+        op_quantize_rows(op, &tiles, &saved->o, true);
+        saved->o = tiles;
+    }
     if (norms == op->scratch) {
         saved->q_normed = saved->c = tensor_absent();
     }
@@ -340,7 +346,8 @@ static void attention_backward(struct op_context *op, struct tensor *dq, struct 
     struct tensor dkeys = columns(&dkv_heads, 0, n->nope), dvalues = columns(&dkv_heads, n->nope, n->value);
     struct tensor keys = columns(&kv_heads, 0, n->nope), values = columns(&kv_heads, n->nope, n->value);
     struct tensor drope_heads = tensor_split_columns(drope, 1), rope_heads = tensor_split_columns(&saved->rope_key, 1);
-    struct tensor dout = tensor_split_columns(do_rows, n->heads), out = tensor_split_columns(&saved->o, n->heads);
+    struct tensor o = linear_activation(op, &saved->o, op->scratch);
+    struct tensor dout = tensor_split_columns(do_rows, n->heads), out = tensor_split_columns(&o, n->heads);
     op_attention_backward(op, &dq_heads, &dkeys, &drope_heads, &dvalues, &dout, &out, saved->lse, &q_heads, &keys,
                           &rope_heads, &values, batch->spans, batch->span_count, n->scale);
     struct tensor dq_rotated = columns(&dq_heads, n->nope, n->rope);

@@ -18,21 +18,29 @@ static enum linear_precision expert_precision(const struct pass *pass) {
     return pass->fp8 ? LINEAR_FP8_POWER : LINEAR_PLAIN;
 }
 
+// The experts' input, from tokens in their order.
+static void gather_rows(const struct pass *pass, struct moe_saved *saved, struct arena *arena) {
+    int64_t rows = saved->plan.rows, width = saved->tiles.shape[1];
+    saved->rows = pass->fp8 ? linear_tiles(arena, rows, width)
+                            : matrix_allocate(arena, (enum format)saved->tiles.format, rows, width);
+    pass->dispatch->dispatch(pass->dispatch, pass->op, &saved->rows, &saved->tiles, &saved->plan);
+}
+
 void moe_dispatch_forward(const struct pass *pass, struct moe_saved *saved, const struct tensor *x,
                           const struct moe_params *params) {
     saved->x = *x;
     router_forward(pass, &saved->router, x, params);
     pass->dispatch->plan(pass->dispatch, pass->op, &saved->plan, &saved->router.routing, pass->expert_map, pass->keep);
-    bool kept = pass->training && !pass->recompute->rms_norm;
-    saved->tiles = linear_input(pass->op, x, expert_precision(pass), kept ? pass->keep : pass->op->scratch);
-    saved->rows = pass->fp8 ? linear_tiles(pass->keep, saved->plan.rows, x->shape[1])
-                            : matrix_allocate(pass->keep, x->format, saved->plan.rows, x->shape[1]);
-    pass->dispatch->dispatch(pass->dispatch, pass->op, &saved->rows, &saved->tiles, &saved->plan);
+    saved->tiles = linear_input(pass->op, x, expert_precision(pass), pass->op->scratch);
+    gather_rows(pass, saved, pass->fp8 ? pass->op->scratch : pass->keep);
 }
 
 void moe_restore(const struct pass *pass, struct moe_saved *saved) {
     if (!tensor_present(&saved->tiles)) {
         saved->tiles = linear_input(pass->op, &saved->x, expert_precision(pass), pass->keep);
+    }
+    if (pass->fp8) {
+        gather_rows(pass, saved, pass->keep);
     }
     saved->shared.x = saved->tiles;
 }

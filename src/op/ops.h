@@ -71,13 +71,14 @@ void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw,
 
 // ---- FP8 (spec 6.2): scale = e4m3_scale(amax of the tile), code = e4m3_narrow(x / scale), tensor/formats.h
 // ------------ out E4M3_TILE from x f32|bf16, all [T, d]: tiles of 128 columns of one row, the last may be shorter.
+// out E5M6_TILE (packed): the same with e5m6_scale and e5m6_narrow; power_of_two is true.
 void op_quantize_rows(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
-// y f32|bf16 = code * scale, rounded to F32 and then to the format.
+// y f32|bf16 = code * scale of E4M3_TILE or E5M6_TILE, rounded to F32 and then to the format.
 void op_dequantize_rows(struct op_context *op, struct tensor *y, const struct tensor *x);
-// out E4M3_COLUMN from x f32|bf16|E4M3_TILE (multiplied out to F32 first), all [T, d]: tiles of 128 rows of one column.
-// With `offsets` (rows offsets[g]..offsets[g+1]-1 are group g) tiles begin anew with every group, so that the scales of
-// tile i, counted over the groups in order, stand in row i of out->scale, which has op_column_tiles rows. NULL: one
-// group of all rows.
+// out E4M3_COLUMN from x f32|bf16|E4M3_TILE|E5M6_TILE (multiplied out to F32 first), all [T, d]: tiles of 128 rows of
+// one column. With `offsets` (rows offsets[g]..offsets[g+1]-1 are group g) tiles begin anew with every group, so that
+// the scales of tile i, counted over the groups in order, stand in row i of out->scale, which has op_column_tiles rows.
+// NULL: one group of all rows.
 void op_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
                          int64_t groups, bool power_of_two);
 int64_t op_column_tiles(const int32_t *offsets, int64_t groups);
