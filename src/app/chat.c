@@ -364,11 +364,11 @@ static int converse(struct chat *chat) {
     return status;
 }
 
-static int run(struct chat *chat, const char *directory, const char *compute, const char *system,
+static int run(struct chat *chat, const char *directory, const struct model_arguments *arguments, const char *system,
                const struct common_options *common, const struct sampling_arguments *sampling) {
     struct minke_error error = {0};
     int status = 1;
-    if (app_open_model(&chat->model, directory, common, compute) != 0) {
+    if (app_open_model(&chat->model, directory, common, arguments) != 0) {
         return 1;
     }
     chat->sampling = app_sampling(sampling, chat->model);
@@ -385,6 +385,7 @@ static int run(struct chat *chat, const char *directory, const char *compute, co
         puts("Type a message, /help for commands, ctrl-D to leave.");
     }
     status = converse(chat);
+    app_report_memory(chat->model);
 out:
     drop_messages(chat);
     minke_engine_close(chat->engine);
@@ -394,7 +395,8 @@ out:
 }
 
 int command_chat(int argc, char **argv) {
-    const char *directory = NULL, *compute = "bf16", *system = NULL;
+    const char *directory = NULL, *system = NULL;
+    struct model_arguments arguments = {0};
     struct sampling_arguments sampling = {0};
     int64_t tokens = INT32_MAX, context = 0;
     bool thinking = false;
@@ -415,11 +417,7 @@ int command_chat(int argc, char **argv) {
          .minimum = 16,
          .maximum = INT32_MAX},
         {.name = "thinking", .help = "start in thinking mode (V3.1)", .flag = &thinking},
-        {.name = "compute",
-         .argument = "C",
-         .help = "format of activations (bf16)",
-         .text = &compute,
-         .choices = "bf16|f32"},
+        MODEL_OPTIONS(arguments),
         {0},
     };
     const struct command_positional positionals[] = {
@@ -445,5 +443,5 @@ int command_chat(int argc, char **argv) {
     setlocale(LC_CTYPE, "");
     chat = (struct chat){
         .tokens = tokens, .thinking = thinking, .context = context, .terminal = isatty(0) && isatty(1)};
-    return run(&chat, directory, compute, system, &common, &sampling);
+    return run(&chat, directory, &arguments, system, &common, &sampling);
 }

@@ -19,7 +19,8 @@ static void on_interrupt(int number) {
 }
 
 struct generation {
-    const char *directory, *compute, *attention;
+    const char *directory, *attention;
+    struct model_arguments arguments;
     const char *prompt;   // bytes, prompt_size of them
     int64_t prompt_size;
     int64_t tokens, context;
@@ -146,6 +147,7 @@ static int continue_prompt(struct minke_model *model, const struct minke_tokeniz
     struct writing writing = {.model = model, .tokenizer = tokenizer, .ignore_eos = wanted->ignore_eos};
     int status = write_text(engine, &writing, wanted, ids, count);
     minke_engine_close(engine);
+    app_report_memory(model);
     return status;
 }
 
@@ -158,7 +160,7 @@ static int run(struct generation *wanted, const struct common_options *common,
     int64_t count = 0;
     int status = 1;
     unsigned flags = (wanted->no_bos ? 0 : MINKE_ENCODE_BOS) | (wanted->plain ? MINKE_ENCODE_PLAIN : 0);
-    if (app_open_model(&model, wanted->directory, common, wanted->compute) != 0) {
+    if (app_open_model(&model, wanted->directory, common, &wanted->arguments) != 0) {
         return 1;
     }
     if (minke_tokenizer_open(&tokenizer, wanted->directory, &error) != 0 ||
@@ -177,7 +179,7 @@ static int run(struct generation *wanted, const struct common_options *common,
 }
 
 int command_generate(int argc, char **argv) {
-    struct generation wanted = {.compute = "bf16", .attention = "auto", .tokens = 128};
+    struct generation wanted = {.attention = "auto", .tokens = 128};
     const char *prompt = NULL, *prompt_file = NULL;
     struct sampling_arguments sampling = {0};
     const struct command_option options[] = {
@@ -200,11 +202,7 @@ int command_generate(int argc, char **argv) {
          .integer = &wanted.context,
          .minimum = 1,
          .maximum = INT32_MAX},
-        {.name = "compute",
-         .argument = "C",
-         .help = "format of activations (bf16)",
-         .text = &wanted.compute,
-         .choices = "bf16|f32"},
+        MODEL_OPTIONS(wanted.arguments),
         {.name = "attention",
          .argument = "A",
          .help = "form of latent attention (auto)",

@@ -7,9 +7,29 @@
 #include "app/options.h"
 #include "minke.h"
 
-// Opens a model directory with --threads, --isa and --compute. Returns 0, or 1 after reporting the error.
+// The options of the commands that open a model, all zero without them.
+struct model_arguments {
+    const char *compute, *ram;
+};
+#define MODEL_OPTIONS(arguments)                                                                                    \
+    {.name = "compute",                                                                                             \
+     .argument = "C",                                                                                               \
+     .help = "format of activations (bf16)",                                                                        \
+     .text = &(arguments).compute,                                                                                  \
+     .choices = "bf16|f32"},                                                                                        \
+    {                                                                                                               \
+        .name = "ram", .argument = "SIZE",                                                                          \
+        .help = "memory to use at most, e.g. 16G: experts are read from disk when needed", .text = &(arguments).ram \
+    }
+
+// Opens a model directory with --threads, --isa and the options above. Returns 0, or 1 after reporting the error.
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
-                   const char *compute);
+                   const struct model_arguments *arguments);
+// With --ram: one line about the memory and the reads so far.
+void app_report_memory(const struct minke_model *model);
+
+// "16G", "512M", "1.5GiB" in bytes; K, M, G, T are powers of 1024.
+int app_parse_size(int64_t *bytes, const char *text, const char *name, struct error *error);
 
 // Ids separated by commas, spaces or line ends; a JSON array works too. *ids is the caller's (memory_free). `name` is
 // for messages.

@@ -32,6 +32,9 @@ struct moe_params {
     struct tensor e_score_correction_bias;   // f32[E]; noaux_tc only; moved by the balancing rule, not by a gradient
     struct tensor *gate_proj, *up_proj, *down_proj;   // tables of E tensors: [I, d], [I, d], [d, I]
     struct mlp_params shared_experts;                 // width n_shared_experts * I; absent when n_shared_experts == 0
+    // Not a parameter: where routed experts come from when they are read from disk on demand (experts.h); NULL = they
+    // are in memory.
+    struct expert_layer *streamed;
 };
 
 struct block_params {
