@@ -166,7 +166,7 @@ static void read_finish(struct op_context *op, struct expert_store *store, int32
     const struct error *error = &store->jobs[job].error;
     store->job_slot[job] = -1;
     if (error->code != 0) {
-        if (slot->pinned) {   // a guess that cannot be read is no failure yet
+        if (slot->pinned && !slot->ahead) {   // what was begun before the request is tried again instead
             error_set(&op->error, error->code, "%s", error->text);
         }
         slot_empty(slot);
@@ -180,6 +180,7 @@ static void read_finish(struct op_context *op, struct expert_store *store, int32
     expert_reads(store, slot_expert(slot), &again, slot_memory(store, slot), place);
     set_tables(slot->layer, slot->expert, place);
     slot->state = SLOT_READY;
+    slot->ahead = false;
     if (slot->pinned) {
         slot_expert(slot)->need = NEED_PINNED;
     }
@@ -231,7 +232,6 @@ static void request_one(struct expert_layer *layer, int64_t index, int64_t rows)
         return;
     }
     slot->pinned = true;
-    slot->ahead = false;
     if (slot->state == SLOT_LOADING) {
         store->counts.late++;
         read_queue_hurry(store->queue, &store->jobs[slot->job]);
@@ -302,6 +302,7 @@ static void request_abandon(struct expert_layer *layer) {
         expert->need = NEED_NONE;
         if (expert->slot >= 0) {
             store->slots[expert->slot].pinned = false;
+            store->slots[expert->slot].ahead = true;
         }
     }
     layer->needed = 0;

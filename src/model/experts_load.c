@@ -73,8 +73,10 @@ struct survey {
     int64_t dense_bytes;   // that absorbed attention adds, see model_prepare
 };
 
+// What a resident tensor takes of the arena: large ones stand in it as in the blocks of the file.
 static int64_t resident_room(int64_t bytes) {
-    return bytes + (bytes >= BLOCK_READ_BYTES ? 2 * FILE_BLOCK : MEMORY_ALIGNMENT);
+    int64_t room = bytes + (bytes >= BLOCK_READ_BYTES ? 3 * FILE_BLOCK : 0);
+    return (room + MEMORY_ALIGNMENT) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
 }
 
 static int locate_scale(struct survey *survey, struct checkpoint_range *range, const char *name, struct error *error) {

@@ -37,7 +37,7 @@ struct expert_slot {
     int32_t expert;
     int32_t job;      // while loading
     bool pinned;      // by the request at hand
-    bool ahead;       // read ahead and not requested yet
+    bool ahead;       // its read began before the request at hand
     bool committed;   // its pages hold memory
 };
 
