@@ -55,14 +55,15 @@ void app_report_memory(const struct minke_model *model) {
     if (stats.limit_bytes == 0) {
         return;
     }
-    double gib = (double)((int64_t)1 << 30);
+    const double gib = 0x1p30;
     int64_t asked = stats.hits + stats.late + stats.misses;
-    log_info("memory: %.2f GiB of resident weights, %lld of %lld experts of %.1f MiB; %.1f %% of %lld requests found "
-             "theirs, %.1f %% on its way; read %.2f GiB, waited %.2f s; %.1f %% of %lld guesses were right",
-             (double)stats.resident_bytes / gib, (long long)stats.slots_used, (long long)stats.experts,
-             (double)stats.expert_bytes / 0x1p20, percent(stats.hits, asked), (long long)asked,
-             percent(stats.late, asked), (double)stats.bytes_read / gib, stats.stall_seconds,
-             percent(stats.right_guesses, stats.guesses), (long long)stats.guesses);
+    log_info("memory: limit %.2f GiB, peak %.2f; resident weights %.2f, and %lld of %lld experts of %.1f MiB",
+             (double)stats.limit_bytes / gib, (double)memory_resident_peak() / gib, (double)stats.resident_bytes / gib,
+             (long long)stats.slots_used, (long long)stats.experts, (double)stats.expert_bytes / 0x1p20);
+    log_info("experts: %.1f %% of %lld requests found theirs, %.1f %% on its way; read %.2f GiB, waited %.2f s; "
+             "%.1f %% of %lld guesses were right",
+             percent(stats.hits, asked), (long long)asked, percent(stats.late, asked), (double)stats.bytes_read / gib,
+             stats.stall_seconds, percent(stats.right_guesses, stats.guesses), (long long)stats.guesses);
 }
 
 int app_parse_ids(int32_t **ids, int64_t *count, const char *text, const char *name, struct error *error) {

@@ -25,7 +25,7 @@ struct model_arguments {
 // Opens a model directory with --threads, --isa and the options above. Returns 0, or 1 after reporting the error.
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
                    const struct model_arguments *arguments);
-// With --ram: one line about the memory and the reads so far.
+// With --ram: two lines about the memory and the reads so far.
 void app_report_memory(const struct minke_model *model);
 
 // "16G", "512M", "1.5GiB" in bytes; K, M, G, T are powers of 1024.

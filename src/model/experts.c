@@ -9,7 +9,7 @@
 #include "model/experts_private.h"
 #include "model/router.h"
 
-#define EXPERT_HALF_LIFE 128.0   // tokens after which a use counts half
+#define EXPERT_HALF_LIFE 64.0   // tokens after which a use counts half
 #define LN2 0.69314718055994531
 #define READ_AHEAD_JOBS (EXPERT_JOBS / 2)
 #define PROGRAM_BYTES ((int64_t)16 << 20)   // code, stacks, C library: what our heap does not count
