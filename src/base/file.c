@@ -257,6 +257,7 @@ int random_file_open(struct random_file *file, const char *path, struct error *e
         random_file_close(file);
         return code;
     }
+    posix_fadvise(file->bytes, 0, 0, POSIX_FADV_RANDOM);   // no reading ahead: it would stay in the page cache
     return 0;
 }
 
@@ -269,6 +270,10 @@ void random_file_close(struct random_file *file) {
     }
     memory_free(file->path);
     *file = (struct random_file){.blocks = -1, .bytes = -1};
+}
+
+void random_file_forget(const struct random_file *file) {
+    posix_fadvise(file->bytes, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 // Clean pages of this range leave the page cache; whole ones only, so the range is widened to them.

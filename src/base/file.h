@@ -41,6 +41,8 @@ struct random_file {
 };
 int random_file_open(struct random_file *file, const char *path, struct error *error);
 void random_file_close(struct random_file *file);   // also when open failed
+// Asks the system to drop what it caches of the file, whoever read it.
+void random_file_forget(const struct random_file *file);
 // Reads `size` bytes at `offset`; the file must hold the first `needed` of them, what lies beyond its end stays as it
 // was.
 int file_read_blocks(const struct random_file *file, void *data, int64_t size, int64_t offset, int64_t needed,

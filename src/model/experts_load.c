@@ -305,6 +305,11 @@ static int store_fill(struct expert_store *store, struct model_params *params, c
     if (config->tie_word_embeddings) {
         params->lm_head = params->embed_tokens;
     }
+    for (int64_t f = 0; f < store->file_count; f++) {
+        if (store->files[f].path != NULL) {   // headers and what was read around them
+            random_file_forget(&store->files[f]);
+        }
+    }
     link_layers(store, params, config);
     store->slot_limit = expert_slot_limit(store);
     return 0;
