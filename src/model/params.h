@@ -96,10 +96,15 @@ int params_visit(struct model_params *params, const struct model_config *config,
 // bias stay f32 when keep_small_f32.
 int params_allocate(struct model_params *params, const struct model_config *config, enum format format,
                     bool keep_small_f32, bool only_trained, struct arena *arena, struct error *error);
+// The same without memory: formats and shapes alone.
+void params_shape(struct model_params *params, const struct model_config *config, enum format format);
 // Normal(0, std) by (seed, hash of name, element index); norms 1, router bias 0. Same values for every format up to
 // rounding.
 int params_initialize(struct model_params *params, const struct model_config *config, uint64_t seed, double std,
                       struct op_context *op, struct error *error);
+// One of them, into `tensor` (packed, of any format).
+int param_initialize(struct tensor *tensor, const struct param *param, const struct model_config *config, uint64_t seed,
+                     double std, struct op_context *op, struct error *error);
 
 // The walk as an array (for pairing weights, gradients, masters and moments index by index).
 struct param_list {
