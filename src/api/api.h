@@ -5,6 +5,7 @@
 
 #include "infer/session.h"
 #include "minke.h"
+#include "model/experts.h"
 #include "model/load.h"
 #include "model/model.h"
 
@@ -17,6 +18,7 @@ struct minke_model {
     struct op_context op;
     struct checkpoint *checkpoint;   // the mapped files that params point into
     struct model model;
+    struct expert_store *experts;   // under a memory limit; else NULL
     struct minke_sampling sampling;
     int32_t end_tokens[API_END_TOKENS];
     int64_t end_token_count;

@@ -134,9 +134,22 @@ static int open_parts(struct minke_model *model, const char *directory, const st
         (code = read_generation_config(model, directory, error)) != 0) {
         return code;
     }
+    if (weights != FORMAT_NONE && options->ram_bytes > 0) {
+        return error_set(error, ERROR_ARGUMENT,
+                         "weights %s and a memory limit: experts are read as the files have them; expected one of both",
+                         options->weights);
+    }
     if (weights != FORMAT_NONE && (code = model_quantize(&model->model.params, &model->model.config, weights, true,
                                                          model->pool, &model->arena, error)) != 0) {
         return code;
+    }
+    if (options->ram_bytes > 0) {
+        struct expert_options limit = {.ram_bytes = options->ram_bytes};
+        code = expert_store_create(&model->experts, &model->model.params, &model->model.config, model->checkpoint,
+                                   &limit, error);
+        if (code != 0) {
+            return error_prefix(error, "%s", directory);
+        }
     }
     int64_t positions = minke_model_context(model);
     model_prepare(&model->model, positions < POSITIONS_AT_OPEN ? positions : POSITIONS_AT_OPEN, &model->arena);
@@ -166,6 +179,7 @@ void minke_model_close(struct minke_model *model) {
     if (model == NULL) {
         return;
     }
+    expert_store_destroy(model->experts);
     checkpoint_close(model->checkpoint);
     pool_destroy(model->pool);
     arena_destroy(&model->scratch);
@@ -196,4 +210,27 @@ int minke_model_is_end(const struct minke_model *model, int32_t id) {
 
 struct minke_sampling minke_model_sampling(const struct minke_model *model) {
     return model->sampling;
+}
+
+void minke_model_memory(struct minke_memory_stats *stats, const struct minke_model *model) {
+    *stats = (struct minke_memory_stats){0};
+    if (model->experts != NULL) {
+        struct expert_statistics inner;
+        expert_store_statistics(&inner, model->experts);
+        *stats = (struct minke_memory_stats){
+            .limit_bytes = inner.limit_bytes,
+            .resident_bytes = inner.resident_bytes,
+            .expert_bytes = inner.expert_bytes,
+            .experts = inner.experts,
+            .slots = inner.slots,
+            .slots_used = inner.slots_used,
+            .hits = inner.hits,
+            .late = inner.late,
+            .misses = inner.misses,
+            .bytes_read = inner.bytes_read,
+            .guesses = inner.guesses,
+            .right_guesses = inner.right_guesses,
+            .stall_seconds = inner.stall_seconds,
+        };
+    }
 }

@@ -242,6 +242,7 @@ static int inference_open(struct inference *inference, struct bench *bench, enum
         return code;
     }
     model_prepare(model, capacity, &inference->arena);
+    model_prepare_absorbed(model);
     return session_create(&inference->session, model, op, &options, error);
 }
 

@@ -385,6 +385,7 @@ static int run(struct chat *chat, const char *directory, const struct model_argu
         puts("Type a message, /help for commands, ctrl-D to leave.");
     }
     status = converse(chat);
+    app_report_memory(chat->model);
 out:
     drop_messages(chat);
     minke_engine_close(chat->engine);

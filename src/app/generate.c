@@ -147,6 +147,7 @@ static int continue_prompt(struct minke_model *model, const struct minke_tokeniz
     struct writing writing = {.model = model, .tokenizer = tokenizer, .ignore_eos = wanted->ignore_eos};
     int status = write_text(engine, &writing, wanted, ids, count);
     minke_engine_close(engine);
+    app_report_memory(model);
     return status;
 }
 

@@ -91,6 +91,7 @@ static int run(const char *directory, const char *ids_text, const char *ids_name
         log_error("%s: expected at least %" PRId64 " ids, found %" PRId64, ids_name, depth + 1, count);
     } else if (app_open_model(&model, directory, common, arguments) == 0) {
         status = write_logits(model, ids, count, depth, form, output);
+        app_report_memory(model);
     }
     minke_model_close(model);
     memory_free(ids);

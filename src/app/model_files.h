@@ -7,24 +7,34 @@
 #include "app/options.h"
 #include "minke.h"
 
-// The options of the commands that open a model, besides the common ones.
+// The options of the commands that open a model, besides the common ones; all zero = the library's defaults.
 struct model_arguments {
-    const char *compute, *weights;   // NULL = the library's defaults
+    const char *compute, *weights, *ram;
 };
-#define MODEL_OPTIONS(arguments)                                                                                     \
-    {.name = "compute",                                                                                              \
-     .argument = "C",                                                                                                \
-     .help = "format of activations (bf16)",                                                                         \
-     .text = &(arguments).compute,                                                                                   \
-     .choices = "bf16|f32"},                                                                                         \
-    {                                                                                                                \
-        .name = "weights", .argument = "W",                                                                          \
-        .help = "weights as the files have them, or quantised while opening (stored)", .text = &(arguments).weights, \
-        .choices = "stored|int8|int4"                                                                                \
+#define MODEL_OPTIONS(arguments)                                                                                    \
+    {.name = "compute",                                                                                             \
+     .argument = "C",                                                                                               \
+     .help = "format of activations (bf16)",                                                                        \
+     .text = &(arguments).compute,                                                                                  \
+     .choices = "bf16|f32"},                                                                                        \
+        {.name = "weights",                                                                                         \
+         .argument = "W",                                                                                           \
+         .help = "weights as the files have them, or quantised while opening (stored)",                             \
+         .text = &(arguments).weights,                                                                              \
+         .choices = "stored|int8|int4"},                                                                            \
+    {                                                                                                               \
+        .name = "ram", .argument = "SIZE",                                                                          \
+        .help = "memory to use at most, e.g. 16G: experts are read from disk when needed", .text = &(arguments).ram \
     }
-// Opens a model directory. Returns 0, or 1 after reporting the error.
+
+// Opens a model directory with --threads, --isa and the options above. Returns 0, or 1 after reporting the error.
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
                    const struct model_arguments *arguments);
+// With --ram: two lines about the memory and the reads so far.
+void app_report_memory(const struct minke_model *model);
+
+// "16G", "512M", "1.5GiB" in bytes; K, M, G, T are powers of 1024.
+int app_parse_size(int64_t *bytes, const char *text, const char *name, struct error *error);
 
 // Ids separated by commas, spaces or line ends; a JSON array works too. *ids is the caller's (memory_free). `name` is
 // for messages.

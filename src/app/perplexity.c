@@ -110,6 +110,7 @@ static int run(const char *directory, const char *file, const struct model_argum
     status = score_windows(&result, model, ids, count, context, stride);
     if (status == 0) {
         print_result(&result, json);
+        app_report_memory(model);
     }
 out:
     minke_free(ids);

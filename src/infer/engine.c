@@ -425,11 +425,27 @@ static int64_t accepted_drafts(const struct engine *engine) {
     return accepted;
 }
 
-// The model, the answers, the next drafts.
-static void compute(struct engine *engine) {
+// After a pass: if something in it could not be had (an expert that could not be read), the requests it was for end.
+static bool pass_failed(struct engine *engine) {
+    struct error error = {0};
+    if (op_context_error(engine->op, &error) == 0) {
+        return false;
+    }
+    engine->failure = error;
+    for (int64_t i = 0; i < engine->work_count; i++) {
+        engine_finish(engine->works[i].request, MINKE_FINISH_ERROR, engine->failure.text);
+    }
+    return true;
+}
+
+// The model, the answers, the next drafts. False: a pass failed, and what it left in the cache is void.
+static bool compute(struct engine *engine) {
     int64_t accepted = accepted_drafts(engine);
     double start = clock_seconds();
     forward(engine);
+    if (pass_failed(engine)) {
+        return false;
+    }
     answer_prompts(engine);
     answer_tokens(engine);
     double answered = clock_seconds();
@@ -437,6 +453,7 @@ static void compute(struct engine *engine) {
         speculate(engine);
     }
     speculate_learn(engine, answered - start, clock_seconds() - answered, accepted_drafts(engine) - accepted);
+    return !pass_failed(engine);
 }
 
 int64_t engine_step(struct engine *engine, struct error *error) {
@@ -450,8 +467,8 @@ int64_t engine_step(struct engine *engine, struct error *error) {
     speculate_choose(engine);
     scheduler_plan(engine);
     if (engine->work_count > 0) {
-        compute(engine);
-        for (int64_t i = 0; i < engine->work_count; i++) {
+        bool sound = compute(engine);
+        for (int64_t i = 0; sound && i < engine->work_count; i++) {
             scheduler_register(engine, engine->works[i].request);
         }
         engine->stats.steps++;

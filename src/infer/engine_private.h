@@ -38,7 +38,7 @@ struct engine_request {
 
     bool admitted_before, finished;
     enum minke_finish finish;
-    const char *trouble;   // FINISH_ERROR: a literal
+    const char *trouble;   // FINISH_ERROR: a literal, or engine->failure.text until the end of the step
     int64_t cached_tokens, drafted_tokens, accepted_tokens;
     struct engine_work *work;   // of this step, or NULL
 };
@@ -117,6 +117,7 @@ struct engine {
 
     struct engine_work *works;   // [batch]
     int64_t work_count;
+    struct error failure;   // of the last pass that failed
     int64_t max_rows;
     struct engine_pass pass;
     struct tensor hidden, chosen, draft_hidden;   // [max_rows, d] activations

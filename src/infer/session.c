@@ -118,15 +118,21 @@ static struct tensor hidden_rows(float *hidden, const struct session *session, i
     return tensor_2d(FORMAT_F32, hidden, rows, session->model->config.hidden_size);
 }
 
-// Runs the main model on the next `count` <= chunk tokens; session->hidden holds their final hidden states.
-static void run_chunk(struct session *session, const int32_t *ids, int64_t count, enum session_kind kind) {
+// Runs the main model on the next `count` <= chunk tokens; session->hidden holds their final hidden states. On failure
+// the session is as long as before.
+static int run_chunk(struct session *session, const int32_t *ids, int64_t count, enum session_kind kind,
+                     struct error *error) {
     struct attention_span span;
     struct token_batch batch = make_batch(session, &span, ids, session->length, count, form_of(session, kind));
     struct tensor hidden = hidden_rows(session->hidden, session, count);
     model_infer(session->op, &hidden, session->model, &batch, session->cache.layers);
-    memcpy(session->ids + session->length, ids, (size_t)count * sizeof *ids);
-    session->length += count;
-    session->prompt_length = kind == SESSION_PROMPT ? session->length : session->prompt_length;
+    int code = op_context_error(session->op, error);
+    if (code == 0) {
+        memcpy(session->ids + session->length, ids, (size_t)count * sizeof *ids);
+        session->length += count;
+        session->prompt_length = kind == SESSION_PROMPT ? session->length : session->prompt_length;
+    }
+    return code;
 }
 
 // Logits of hidden rows row..row+rows-1 (rows <= LOGIT_ROWS) into session->logits.
@@ -155,7 +161,11 @@ int session_append(struct session *session, const int32_t *ids, int64_t count, e
     int64_t last = 0;
     for (int64_t done = 0; done < count; done += last) {
         last = chunk_rows(session, count - done);
-        run_chunk(session, ids + done, last, kind);
+        code = run_chunk(session, ids + done, last, kind, error);
+        if (code != 0) {
+            session->has_logits = false;
+            return code;
+        }
     }
     some_logits(session, last - 1, 1, 0);
     session->has_logits = true;
@@ -241,9 +251,13 @@ int session_evaluate(struct session *session, const int32_t *ids, int64_t count,
     int code = check_evaluation(session, ids, count, error);
     for (int64_t begin = 0; begin < count && code == 0;) {
         int64_t rows = chunk_rows(session, count - begin);
-        run_chunk(session, ids + begin, rows, SESSION_PROMPT);
+        if ((code = run_chunk(session, ids + begin, rows, SESSION_PROMPT, error)) != 0) {
+            break;
+        }
         int64_t reported = run_mtp(session, ids, count, begin, rows, mtp_depth);
-        code = report_logits(session, begin, reported, mtp_depth, callback, argument);
+        if ((code = op_context_error(session->op, error)) == 0) {
+            code = report_logits(session, begin, reported, mtp_depth, callback, argument);
+        }
         begin += rows;
     }
     return code;
@@ -254,7 +268,9 @@ int session_score(struct session *session, float *log_probability, const int32_t
     int code = check_evaluation(session, ids, count, error);
     for (int64_t begin = 0; begin < count && code == 0;) {
         int64_t rows = chunk_rows(session, count - begin);
-        run_chunk(session, ids + begin, rows, SESSION_PROMPT);
+        if ((code = run_chunk(session, ids + begin, rows, SESSION_PROMPT, error)) != 0) {
+            break;
+        }
         int64_t scored = begin + rows < count ? rows : rows - 1;   // the last token predicts nothing that is given
         for (int64_t row = 0; row < scored; row += LOGIT_ROWS) {
             int64_t some = scored - row < LOGIT_ROWS ? scored - row : LOGIT_ROWS;

@@ -1,6 +1,8 @@
 // One transformer block; see block.h.
 #include "model/block.h"
 
+#include "model/experts.h"
+
 // RMSNorm as the Linears of a half take it.
 static struct tensor norm_rows(const struct pass *pass, float *rstd, const struct tensor *h,
                                const struct tensor *weight, enum linear_precision precision, struct arena *arena) {
@@ -90,6 +92,9 @@ void block_dispatch_forward(const struct pass *pass, struct block_transit *trans
                                 half_precision(pass, params->is_moe));
     if (params->is_moe) {
         moe_dispatch_forward(pass, &saved->moe, &transit->normed, &params->moe);
+        if (params->moe.streamed != NULL) {
+            expert_read_ahead(pass, params->moe.streamed, h);
+        }
     }
 }
 

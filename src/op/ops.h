@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "base/arena.h"
+#include "base/error.h"
 #include "base/pool.h"
 #include "tensor/tensor.h"
 
@@ -32,9 +33,13 @@ struct op_context {
     struct pool *pool;
     struct arena *scratch;   // packing buffers and partial sums; reaches its size in the first step
     enum isa isa;            // what `kernels` really is (never ISA_BEST)
+    struct error error;      // sticky: what went wrong inside a pass that cannot return it (an expert that could not be
+                             // read); then what the pass computes is void. Whoever ran the pass looks, and clears it.
 };
 // Picks the best kernels the CPU has, at most `isa`. ERROR_ARGUMENT if the CPU lacks what was asked for.
 int op_context_init(struct op_context *op, enum isa isa, struct pool *pool, struct arena *scratch, struct error *error);
+// Hands the sticky error over and clears it: 0, or its code with *error filled.
+int op_context_error(struct op_context *op, struct error *error);
 const char *isa_name(enum isa isa);
 
 enum op_mode { OP_SET, OP_ADD };   // out = value, or out = out + value

@@ -111,3 +111,12 @@ int op_context_init(struct op_context *op, enum isa isa, struct pool *pool, stru
     *op = (struct op_context){.kernels = cpu_kernels_get(isa), .pool = pool, .scratch = scratch, .isa = isa};
     return 0;
 }
+
+int op_context_error(struct op_context *op, struct error *error) {
+    int code = op->error.code;
+    if (code != 0) {
+        error_set(error, code, "%s", op->error.text);
+        error_clear(&op->error);
+    }
+    return code;
+}
