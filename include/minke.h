@@ -112,12 +112,23 @@ struct minke_model_options {
     const char *isa;     /* NULL or "auto" = best, "scalar", "avx2", "avx512"; results are bit-identical */
     const char *compute; /* activations: NULL or "bf16" as the model was trained, "f32" */
     const char *weights; /* NULL or "stored" = as the files have them; "int8", "int4" = quantised while opening */
-    int64_t ram_bytes;   /* > 0: keep at most so much of the weights in memory and read experts from the files when they
-                            are needed; 0 = map the files and let the system decide */
+    int64_t ram_bytes;   /* > 0: use at most so much memory, weights, caches and workspace together, and read experts
+                            from the files when they are needed; 0 = map the files and let the system decide */
 };
 MINKE_API int minke_model_open(struct minke_model **model, const char *directory,
                                const struct minke_model_options *options, struct minke_error *error);
 MINKE_API void minke_model_close(struct minke_model *model);
+
+struct minke_memory_stats {              /* of a model with ram_bytes; all 0 without. Counts are since it was opened */
+    int64_t limit_bytes, resident_bytes; /* ram_bytes; weights that always stay in memory */
+    int64_t expert_bytes, experts;       /* of one routed expert; how many there are */
+    int64_t slots, slots_used;           /* experts that fit into the limit at present; that memory is held for */
+    int64_t hits, late, misses;          /* experts asked for: in memory, being read ahead, read only now */
+    int64_t bytes_read;                  /* of experts */
+    int64_t guesses, right_guesses;      /* experts named by read-ahead; asked for thereafter */
+    double stall_seconds;                /* spent waiting for reads */
+};
+MINKE_API void minke_model_memory(struct minke_memory_stats *stats, const struct minke_model *model);
 MINKE_API int64_t minke_model_vocab_size(const struct minke_model *model);
 MINKE_API int64_t minke_model_context(const struct minke_model *model);   /* max_position_embeddings */
 MINKE_API int64_t minke_model_mtp_depth(const struct minke_model *model); /* MTP modules present in the files */

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "model/quantize.h"
 
 #define POSITIONS_AT_OPEN 4096   // rows of the rope table computed at open; longer sessions extend it
 
@@ -39,6 +40,22 @@ static int parse_compute(enum format *compute, const char *text, struct error *e
         *compute = FORMAT_F32;
     } else {
         return error_set(error, ERROR_ARGUMENT, "compute: expected bf16 or f32, found \"%s\"", text);
+    }
+    return 0;
+}
+
+// FORMAT_NONE = as stored.
+static int parse_weights(enum format *weights, const char *text, struct error *error) {
+    *weights = FORMAT_NONE;
+    if (text == NULL || strcmp(text, "stored") == 0) {
+        return 0;
+    }
+    if (strcmp(text, "int8") == 0) {
+        *weights = FORMAT_INT8;
+    } else if (strcmp(text, "int4") == 0) {
+        *weights = FORMAT_INT4;
+    } else {
+        return error_set(error, ERROR_ARGUMENT, "weights: expected stored, int8 or int4, found \"%s\"", text);
     }
     return 0;
 }
@@ -104,9 +121,11 @@ static int read_generation_config(struct minke_model *model, const char *directo
 static int open_parts(struct minke_model *model, const char *directory, const struct minke_model_options *options,
                       struct error *error) {
     enum isa isa = ISA_BEST;
+    enum format weights = FORMAT_NONE;
     int code;
     if ((code = parse_isa(&isa, options->isa, error)) != 0 ||
         (code = parse_compute(&model->model.compute, options->compute, error)) != 0 ||
+        (code = parse_weights(&weights, options->weights, error)) != 0 ||
         (code = pool_create(&model->pool, options->threads, error)) != 0 ||
         (code = op_context_init(&model->op, isa, model->pool, &model->scratch, error)) != 0 ||
         (code = model_config_read(&model->model.config, directory, error)) != 0 ||
@@ -114,6 +133,23 @@ static int open_parts(struct minke_model *model, const char *directory, const st
         (code = model_map(&model->model.params, &model->model.config, model->checkpoint, &model->arena, error)) != 0 ||
         (code = read_generation_config(model, directory, error)) != 0) {
         return code;
+    }
+    if (weights != FORMAT_NONE && options->ram_bytes > 0) {
+        return error_set(error, ERROR_ARGUMENT,
+                         "weights %s and a memory limit: experts are read as the files have them; expected one of both",
+                         options->weights);
+    }
+    if (weights != FORMAT_NONE && (code = model_quantize(&model->model.params, &model->model.config, weights, true,
+                                                         model->pool, &model->arena, error)) != 0) {
+        return code;
+    }
+    if (options->ram_bytes > 0) {
+        struct expert_options limit = {.ram_bytes = options->ram_bytes};
+        code = expert_store_create(&model->experts, &model->model.params, &model->model.config, model->checkpoint,
+                                   &limit, error);
+        if (code != 0) {
+            return error_prefix(error, "%s", directory);
+        }
     }
     int64_t positions = minke_model_context(model);
     model_prepare(&model->model, positions < POSITIONS_AT_OPEN ? positions : POSITIONS_AT_OPEN, &model->arena);
@@ -143,6 +179,7 @@ void minke_model_close(struct minke_model *model) {
     if (model == NULL) {
         return;
     }
+    expert_store_destroy(model->experts);
     checkpoint_close(model->checkpoint);
     pool_destroy(model->pool);
     arena_destroy(&model->scratch);
@@ -173,4 +210,27 @@ int minke_model_is_end(const struct minke_model *model, int32_t id) {
 
 struct minke_sampling minke_model_sampling(const struct minke_model *model) {
     return model->sampling;
+}
+
+void minke_model_memory(struct minke_memory_stats *stats, const struct minke_model *model) {
+    *stats = (struct minke_memory_stats){0};
+    if (model->experts != NULL) {
+        struct expert_statistics inner;
+        expert_store_statistics(&inner, model->experts);
+        *stats = (struct minke_memory_stats){
+            .limit_bytes = inner.limit_bytes,
+            .resident_bytes = inner.resident_bytes,
+            .expert_bytes = inner.expert_bytes,
+            .experts = inner.experts,
+            .slots = inner.slots,
+            .slots_used = inner.slots_used,
+            .hits = inner.hits,
+            .late = inner.late,
+            .misses = inner.misses,
+            .bytes_read = inner.bytes_read,
+            .guesses = inner.guesses,
+            .right_guesses = inner.right_guesses,
+            .stall_seconds = inner.stall_seconds,
+        };
+    }
 }

@@ -5,9 +5,7 @@
 #define DEFAULT_CONTEXT 4096
 #define DEFAULT_CHUNK 256
 
-// The rope table covers the longest session made so far; the model's arena keeps the outgrown ones (sessions may still
-// read them).
-static void cover_positions(struct minke_model *model, int64_t positions) {
+void api_cover_positions(struct minke_model *model, int64_t positions) {
     struct tensor *table = &model->model.rope_table;
     if (positions > table->shape[0]) {
         int64_t pairs = model->model.config.qk_rope_head_dim / 2;
@@ -35,7 +33,7 @@ int minke_session_create(struct minke_session **out, struct minke_model *model,
     if (session == NULL) {
         return api_error(error, &inner);
     }
-    cover_positions(model, context);
+    api_cover_positions(model, context);
     struct session_options wanted = {
         .capacity = context,
         .chunk = options->chunk != 0 ? options->chunk : DEFAULT_CHUNK,
@@ -93,6 +91,5 @@ int minke_session_score(struct minke_session *session, float *log_probability, c
 }
 
 int32_t minke_session_sample(struct minke_session *session, const struct minke_sampling *sampling) {
-    struct sampling inner = {.temperature = sampling->temperature, .top_p = sampling->top_p, .seed = sampling->seed};
-    return session_sample(session->session, &inner);
+    return session_sample(session->session, sampling);
 }

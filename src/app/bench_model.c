@@ -12,7 +12,9 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "infer/session.h"
+#include "model/quantize.h"
 #include "tensor/formats.h"
+#include "tensor/int_groups.h"
 #include "train/optimizer.h"
 
 #define CHUNK 512          // prompt tokens per forward pass
@@ -209,7 +211,7 @@ int bench_train(struct bench *bench, struct error *error) {
 // ---- Inference ------------------------------------------------------------------------------------------------------
 
 struct inference {
-    struct arena arena;
+    struct arena arena, source;   // source: what integer weights were made from, and what stays of it
     struct model model;
     struct session *session;
     int32_t *ids;
@@ -230,16 +232,23 @@ static int inference_open(struct inference *inference, struct bench *bench, enum
     inference->ids = arena_allocate(&inference->arena, (size_t)capacity, sizeof *inference->ids);
     random_ids(inference->ids, capacity, config);
     params_create(&model->params, config, &inference->arena);
-    if ((code = params_allocate(&model->params, config, format, false, false, &inference->arena, error)) != 0 ||
-        (code = params_initialize(&model->params, config, 1, config->initializer_range, op, error)) != 0) {
+    bool integers = format_is_int(format);
+    struct arena *first = integers ? &inference->source : &inference->arena;
+    if ((code = params_allocate(&model->params, config, integers ? FORMAT_BF16 : format, false, false, first, error)) !=
+            0 ||
+        (code = params_initialize(&model->params, config, 1, config->initializer_range, op, error)) != 0 ||
+        (integers &&
+         (code = model_quantize(&model->params, config, format, false, op->pool, &inference->arena, error)) != 0)) {
         return code;
     }
     model_prepare(model, capacity, &inference->arena);
+    model_prepare_absorbed(model);
     return session_create(&inference->session, model, op, &options, error);
 }
 
 static void inference_close(struct inference *inference) {
     session_destroy(inference->session);
+    arena_destroy(&inference->source);
     arena_destroy(&inference->arena);
 }
 
@@ -274,7 +283,7 @@ static void run_decode(void *argument, struct op_context *op, int64_t round) {
 static const struct {
     enum format format;
     const char *suffix;
-} stored[] = {{FORMAT_BF16, ""}, {FORMAT_E4M3_BLOCK, ".fp8"}};
+} stored[] = {{FORMAT_BF16, ""}, {FORMAT_E4M3_BLOCK, ".fp8"}, {FORMAT_INT8, ".int8"}, {FORMAT_INT4, ".int4"}};
 
 int bench_prefill(struct bench *bench, struct error *error) {
     const struct model_config *config = &bench->config;
@@ -284,6 +293,7 @@ int bench_prefill(struct bench *bench, struct error *error) {
     for (size_t f = 0; f < sizeof stored / sizeof stored[0] && code == 0; f++) {
         struct inference inference = {.count = length};
         arena_init(&inference.arena, "inference");
+        arena_init(&inference.source, "weights");
         if ((code = inference_open(&inference, bench, stored[f].format, length, error)) == 0) {
             struct active active = count_active(&inference.model.params, config, false);
             double work = 2.0 * (active.parameters * (double)length + active.head) +
@@ -325,6 +335,7 @@ int bench_decode(struct bench *bench, struct error *error) {
     for (size_t f = 0; f < sizeof stored / sizeof stored[0] && code == 0; f++) {
         struct inference inference = {.count = depth};
         arena_init(&inference.arena, "inference");
+        arena_init(&inference.source, "weights");
         if ((code = inference_open(&inference, bench, stored[f].format, depth + DECODE_TOKENS, error)) == 0) {
             append(&inference, depth, SESSION_PROMPT);
             struct active active = count_active(&inference.model.params, config, false);

@@ -1,9 +1,9 @@
 // `minke chat`: a conversation with a model in the terminal. Lines in (with editing on a terminal), streamed answers
 // out.
 //
-// Each turn renders the whole conversation with the model's template and reuses the attention cache up to the first id
-// that differs, so that a follow-up costs only its own tokens. Ctrl-C stops an answer (what was written stays in the
-// conversation); at the prompt it leaves.
+// Each turn renders the whole conversation with the model's template; the engine's prefix cache holds what was computed
+// before, so that a follow-up costs little more than its own tokens. Ctrl-C stops an answer (what was written stays in
+// the conversation); at the prompt it leaves.
 #include <editline/readline.h>
 #include <inttypes.h>
 #include <locale.h>
@@ -31,14 +31,13 @@ static void on_interrupt(int number) {
 struct chat {
     struct minke_model *model;
     struct minke_tokenizer *tokenizer;
-    struct minke_session *session;
+    struct minke_engine *engine;
     struct minke_sampling sampling;
     int64_t tokens;   // of one answer at most
     bool thinking, terminal;
     struct minke_message messages[MAX_MESSAGES];   // contents owned; roles are literals
     int64_t message_count;
-    int32_t *cached;   // ids in the session's cache, context of them fit
-    int64_t cached_count, context;
+    int64_t context, used;   // tokens: that a conversation can have, and that it has
 };
 
 // ---- Conversation ---------------------------------------------------------------------------------------------------
@@ -68,35 +67,14 @@ static void drop_messages(struct chat *chat) {
     }
 }
 
-// Brings the cache to exactly `ids`; returns 0, or 1 after reporting.
-static int feed_prompt(struct chat *chat, const int32_t *ids, int64_t count) {
-    struct minke_error error = {0};
-    int64_t same = 0;
-    while (same < chat->cached_count && same < count - 1 && chat->cached[same] == ids[same]) {
-        same++;
-    }
-    if (count >= chat->context) {
-        log_error("chat: the conversation has %" PRId64 " tokens and the context holds %" PRId64
-                  "; /reset or a larger --context",
-                  count, chat->context);
-        return 1;
-    }
-    chat->cached_count = same;
-    if (minke_session_truncate(chat->session, same, &error) != 0 ||
-        minke_session_append(chat->session, ids + same, count - same, MINKE_PROMPT, &error) != 0) {
-        log_error("%s", error.text);
-        return 1;
-    }
-    memcpy(chat->cached + same, ids + same, (size_t)(count - same) * sizeof *ids);
-    chat->cached_count = count;
-    return 0;
-}
-
 // An answer being written: the text so far.
 struct answer {
+    const struct chat *chat;
     char *text;
     size_t size;
     struct minke_decoder decoder;
+    struct minke_event last;   // FINISHED
+    bool failed;
 };
 
 // Appends the text of one token (-1: the end) and shows it.
@@ -125,30 +103,64 @@ static int show_token(struct answer *answer, const struct minke_tokenizer *token
     return 0;
 }
 
-static int write_answer(struct chat *chat, struct answer *answer) {
-    struct minke_error error = {0};
-    double start = clock_seconds();
-    int64_t written = 0;
-    for (; written < chat->tokens && !interrupted && chat->cached_count < chat->context; written++) {
-        int32_t id = minke_session_sample(chat->session, &chat->sampling);
-        if (minke_model_is_end(chat->model, id)) {
-            break;
-        }
-        if (show_token(answer, chat->tokenizer, id) != 0) {
-            return 1;
-        }
-        if (minke_session_append(chat->session, &id, 1, MINKE_SAMPLED, &error) != 0) {
-            log_error("%s", error.text);
-            return 1;
-        }
-        chat->cached[chat->cached_count++] = id;
+static int on_event(void *argument, const struct minke_event *event) {
+    struct answer *answer = argument;
+    if (event->kind == MINKE_EVENT_FINISHED) {
+        answer->last = *event;
+    } else if (!minke_model_is_end(answer->chat->model, event->id)) {
+        answer->failed = show_token(answer, answer->chat->tokenizer, event->id) != 0;
     }
-    int status = show_token(answer, chat->tokenizer, -1);
+    return answer->failed || interrupted;
+}
+
+// Runs the engine until the answer is finished or interrupted.
+static int run_engine(struct chat *chat, const struct minke_request *request) {
+    struct minke_error error = {0};
+    int64_t number, left = 1;
+    if (minke_engine_submit(&number, chat->engine, request, &error) != 0) {
+        log_error("%s", error.text);
+        return 1;
+    }
+    while (left > 0) {
+        left = minke_engine_step(chat->engine, &error);
+        if (interrupted) {
+            minke_engine_cancel(chat->engine, number);
+        }
+    }
+    if (left < 0) {
+        log_error("%s", error.text);
+    }
+    return left < 0;
+}
+
+static int write_answer(struct chat *chat, struct answer *answer, const int32_t *ids, int64_t count) {
+    if (count >= chat->context) {
+        log_error("chat: the conversation has %" PRId64 " tokens and the context holds %" PRId64
+                  "; /reset or a larger --context",
+                  count, chat->context);
+        return 1;
+    }
+    struct minke_request request = {.ids = ids,
+                                    .count = count,
+                                    .max_tokens = chat->tokens,
+                                    .sampling = chat->sampling,
+                                    .callback = on_event,
+                                    .argument = answer};
+    double start = clock_seconds();
+    int status = run_engine(chat, &request);
+    if (status == 0 && answer->last.finish == MINKE_FINISH_ERROR) {
+        log_error("%s", answer->last.error);
+        status = 1;
+    }
+    status = status != 0 || answer->failed || show_token(answer, chat->tokenizer, -1) != 0;
     putchar('\n');
-    if (chat->cached_count == chat->context) {
+    chat->used = count + answer->last.answer_tokens;
+    if (chat->used >= chat->context) {
         log_warning("the context of %" PRId64 " tokens is full; /reset starts anew", chat->context);
     }
-    log_debug("%" PRId64 " tokens, %.1f tokens/s", written, (double)written / (clock_seconds() - start));
+    log_debug("%" PRId64 " tokens, %.1f tokens/s, %" PRId64 " of %" PRId64 " prompt tokens cached",
+              answer->last.answer_tokens, (double)answer->last.answer_tokens / (clock_seconds() - start),
+              answer->last.cached_tokens, count);
     return status;
 }
 
@@ -165,11 +177,8 @@ static int answer_turn(struct chat *chat) {
     }
     interrupted = 0;
     void (*before)(int) = signal(SIGINT, on_interrupt);
-    struct answer answer = {0};
-    int status = feed_prompt(chat, ids, count);
-    if (status == 0) {
-        status = write_answer(chat, &answer);
-    }
+    struct answer answer = {.chat = chat};
+    int status = write_answer(chat, &answer, ids, count);
     signal(SIGINT, before);
     if (status == 0) {
         status = add_message(chat, "assistant", answer.text);
@@ -274,7 +283,7 @@ static bool run_command(struct chat *chat, const char *line) {
     } else if ((argument = command_argument(line, "/seed")) != NULL) {
         chat->sampling.seed = strtoull(argument, NULL, 10);
     } else if (command_argument(line, "/stats") != NULL) {
-        printf("%" PRId64 " of %" PRId64 " tokens, %" PRId64 " messages\n", chat->cached_count, chat->context,
+        printf("%" PRId64 " of %" PRId64 " tokens, %" PRId64 " messages\n", chat->used, chat->context,
                chat->message_count);
     } else {
         print_commands();
@@ -355,26 +364,20 @@ static int converse(struct chat *chat) {
     return status;
 }
 
-static int run(struct chat *chat, const char *directory, const char *compute, const char *system,
+static int run(struct chat *chat, const char *directory, const struct model_arguments *arguments, const char *system,
                const struct common_options *common, const struct sampling_arguments *sampling) {
     struct minke_error error = {0};
     int status = 1;
-    if (app_open_model(&chat->model, directory, common, compute) != 0) {
+    if (app_open_model(&chat->model, directory, common, arguments) != 0) {
         return 1;
     }
     chat->sampling = app_sampling(sampling, chat->model);
     int64_t limit = minke_model_context(chat->model);
     chat->context = chat->context != 0 ? chat->context : limit < 8192 ? limit : 8192;
-    struct minke_session_options options = {.context = chat->context};
-    struct error inner = {0};
+    struct minke_engine_options options = {.context = chat->context, .cache_tokens = chat->context, .batch = 1};
     if (minke_tokenizer_open(&chat->tokenizer, directory, &error) != 0 ||
-        minke_session_create(&chat->session, chat->model, &options, &error) != 0) {
+        minke_engine_create(&chat->engine, chat->model, &options, &error) != 0) {
         log_error("%s", error.text);
-        goto out;
-    }
-    chat->cached = memory_allocate((size_t)chat->context, sizeof *chat->cached, "conversation", &inner);
-    if (chat->cached == NULL) {
-        log_error("%s", inner.text);
         goto out;
     }
     reset(chat, system);
@@ -382,17 +385,18 @@ static int run(struct chat *chat, const char *directory, const char *compute, co
         puts("Type a message, /help for commands, ctrl-D to leave.");
     }
     status = converse(chat);
+    app_report_memory(chat->model);
 out:
     drop_messages(chat);
-    memory_free(chat->cached);
-    minke_session_close(chat->session);
+    minke_engine_close(chat->engine);
     minke_tokenizer_close(chat->tokenizer);
     minke_model_close(chat->model);
     return status;
 }
 
 int command_chat(int argc, char **argv) {
-    const char *directory = NULL, *compute = "bf16", *system = NULL;
+    const char *directory = NULL, *system = NULL;
+    struct model_arguments arguments = {0};
     struct sampling_arguments sampling = {0};
     int64_t tokens = INT32_MAX, context = 0;
     bool thinking = false;
@@ -413,11 +417,7 @@ int command_chat(int argc, char **argv) {
          .minimum = 16,
          .maximum = INT32_MAX},
         {.name = "thinking", .help = "start in thinking mode (V3.1)", .flag = &thinking},
-        {.name = "compute",
-         .argument = "C",
-         .help = "format of activations (bf16)",
-         .text = &compute,
-         .choices = "bf16|f32"},
+        MODEL_OPTIONS(arguments),
         {0},
     };
     const struct command_positional positionals[] = {
@@ -443,5 +443,5 @@ int command_chat(int argc, char **argv) {
     setlocale(LC_CTYPE, "");
     chat = (struct chat){
         .tokens = tokens, .thinking = thinking, .context = context, .terminal = isatty(0) && isatty(1)};
-    return run(&chat, directory, compute, system, &common, &sampling);
+    return run(&chat, directory, &arguments, system, &common, &sampling);
 }

@@ -19,12 +19,23 @@ static void on_interrupt(int number) {
 }
 
 struct generation {
-    const char *directory, *compute, *attention;
+    const char *directory, *attention;
+    struct model_arguments arguments;
     const char *prompt;   // bytes, prompt_size of them
     int64_t prompt_size;
     int64_t tokens, context;
     struct minke_sampling sampling;
-    bool ignore_eos, no_bos, plain, echo;
+    bool ignore_eos, no_bos, plain, echo, no_mtp;
+};
+
+// The text while it is written.
+struct writing {
+    const struct minke_model *model;
+    const struct minke_tokenizer *tokenizer;
+    struct minke_decoder decoder;
+    double first_seconds;      // when the first token came
+    struct minke_event last;   // FINISHED
+    bool ignore_eos, failed;
 };
 
 // Prints one more piece of text; returns 0 or 1 after reporting.
@@ -42,35 +53,67 @@ static int print_token(struct minke_decoder *decoder, const struct minke_tokeniz
     return 0;
 }
 
-static void report_speed(int64_t prompt, double prompt_seconds, int64_t written, double write_seconds) {
-    log_info("prompt: %" PRId64 " tokens, %.1f tokens/s; written: %" PRId64 " tokens, %.1f tokens/s", prompt,
-             (double)prompt / prompt_seconds, written, write_seconds > 0 ? (double)written / write_seconds : 0.0);
+static void report_speed(const struct writing *writing, double start) {
+    double end = clock_seconds(), first = writing->first_seconds > 0 ? writing->first_seconds : end;
+    const struct minke_event *last = &writing->last;
+    log_info("prompt: %" PRId64 " tokens, %.1f tokens/s; written: %" PRId64 " tokens, %.1f tokens/s",
+             last->prompt_tokens, (double)last->prompt_tokens / (first - start), last->answer_tokens,
+             last->answer_tokens > 1 ? (double)(last->answer_tokens - 1) / (end - first) : 0.0);
+    if (last->drafted_tokens > 0) {
+        log_info("drafts of the MTP head: %" PRId64 " of %" PRId64 " accepted (%.1f %%)", last->accepted_tokens,
+                 last->drafted_tokens, 100.0 * (double)last->accepted_tokens / (double)last->drafted_tokens);
+    }
 }
 
-static int write_tokens(struct minke_session *session, const struct minke_model *model,
-                        const struct minke_tokenizer *tokenizer, const struct generation *wanted, int64_t *written) {
-    struct minke_decoder decoder = {0};
+static int on_event(void *argument, const struct minke_event *event) {
+    struct writing *writing = argument;
+    if (event->kind == MINKE_EVENT_FINISHED) {
+        writing->last = *event;
+        return 0;
+    }
+    if (event->index == 0) {
+        writing->first_seconds = clock_seconds();
+    }
+    if (!writing->ignore_eos && minke_model_is_end(writing->model, event->id)) {
+        return 0;
+    }
+    writing->failed = print_token(&writing->decoder, writing->tokenizer, event->id) != 0;
+    return writing->failed || interrupted;
+}
+
+// Runs the one request to its end.
+static int write_text(struct minke_engine *engine, struct writing *writing, const struct generation *wanted,
+                      const int32_t *ids, int64_t count) {
     struct minke_error error = {0};
-    for (*written = 0; *written < wanted->tokens && !interrupted; (*written)++) {
-        int32_t id = minke_session_sample(session, &wanted->sampling);
-        if (!wanted->ignore_eos && minke_model_is_end(model, id)) {
-            break;
-        }
-        if (print_token(&decoder, tokenizer, id) != 0) {
-            return 1;
-        }
-        if (minke_session_length(session) == wanted->context) {
-            log_warning("the context of %" PRId64 " tokens is full", wanted->context);
-            ++*written;
-            break;
-        }
-        if (*written + 1 < wanted->tokens && minke_session_append(session, &id, 1, MINKE_SAMPLED, &error) != 0) {
-            log_error("%s", error.text);
-            return 1;
+    struct minke_request request = {.ids = ids,
+                                    .count = count,
+                                    .max_tokens = wanted->tokens,
+                                    .sampling = wanted->sampling,
+                                    .ignore_end = wanted->ignore_eos,
+                                    .callback = on_event,
+                                    .argument = writing};
+    int64_t number, left = 1;
+    double start = clock_seconds();
+    if (minke_engine_submit(&number, engine, &request, &error) != 0) {
+        log_error("%s", error.text);
+        return 1;
+    }
+    while (left > 0) {
+        left = minke_engine_step(engine, &error);
+        if (interrupted) {
+            minke_engine_cancel(engine, number);
         }
     }
-    int status = print_token(&decoder, tokenizer, -1);
+    int status = print_token(&writing->decoder, writing->tokenizer, -1) != 0 || writing->failed;
     putchar('\n');
+    if (left < 0 || writing->last.finish == MINKE_FINISH_ERROR) {
+        log_error("%s", left < 0 ? error.text : writing->last.error);
+        return 1;
+    }
+    if (writing->last.finish == MINKE_FINISH_LENGTH && writing->last.answer_tokens < wanted->tokens) {
+        log_warning("the context of %" PRId64 " tokens is full", wanted->context);
+    }
+    report_speed(writing, start);
     return status;
 }
 
@@ -83,28 +126,28 @@ static enum minke_attention attention_by_name(const char *name) {
 static int continue_prompt(struct minke_model *model, const struct minke_tokenizer *tokenizer,
                            struct generation *wanted, const int32_t *ids, int64_t count) {
     struct minke_error error = {0};
-    struct minke_session *session = NULL;
+    struct minke_engine *engine = NULL;
     int64_t limit = minke_model_context(model);
     if (wanted->context == 0) {
         wanted->context = count + wanted->tokens < limit ? count + wanted->tokens : limit;
     }
-    struct minke_session_options options = {.context = wanted->context,
-                                            .attention = attention_by_name(wanted->attention)};
-    double start = clock_seconds();
-    if (minke_session_create(&session, model, &options, &error) != 0 ||
-        minke_session_append(session, ids, count, MINKE_PROMPT, &error) != 0) {
+    struct minke_engine_options options = {.context = wanted->context,
+                                           .cache_tokens = wanted->context,
+                                           .batch = 1,
+                                           .attention = attention_by_name(wanted->attention),
+                                           .no_prefix_cache = 1,
+                                           .no_drafts = wanted->no_mtp};
+    if (minke_engine_create(&engine, model, &options, &error) != 0) {
         log_error("%s", error.text);
-        minke_session_close(session);
         return 1;
     }
-    double prompted = clock_seconds();
     if (wanted->echo) {
         fwrite(wanted->prompt, 1, (size_t)wanted->prompt_size, stdout);
     }
-    int64_t written = 0;
-    int status = write_tokens(session, model, tokenizer, wanted, &written);
-    report_speed(count, prompted - start, written, clock_seconds() - prompted);
-    minke_session_close(session);
+    struct writing writing = {.model = model, .tokenizer = tokenizer, .ignore_eos = wanted->ignore_eos};
+    int status = write_text(engine, &writing, wanted, ids, count);
+    minke_engine_close(engine);
+    app_report_memory(model);
     return status;
 }
 
@@ -117,7 +160,7 @@ static int run(struct generation *wanted, const struct common_options *common,
     int64_t count = 0;
     int status = 1;
     unsigned flags = (wanted->no_bos ? 0 : MINKE_ENCODE_BOS) | (wanted->plain ? MINKE_ENCODE_PLAIN : 0);
-    if (app_open_model(&model, wanted->directory, common, wanted->compute) != 0) {
+    if (app_open_model(&model, wanted->directory, common, &wanted->arguments) != 0) {
         return 1;
     }
     if (minke_tokenizer_open(&tokenizer, wanted->directory, &error) != 0 ||
@@ -136,10 +179,9 @@ static int run(struct generation *wanted, const struct common_options *common,
 }
 
 int command_generate(int argc, char **argv) {
-    struct generation wanted = {.compute = "bf16", .attention = "auto", .tokens = 128};
+    struct generation wanted = {.attention = "auto", .tokens = 128};
     const char *prompt = NULL, *prompt_file = NULL;
     struct sampling_arguments sampling = {0};
-    bool no_mtp = false;
     const struct command_option options[] = {
         {.name = "prompt", .letter = 'p', .argument = "TEXT", .help = "text to continue", .text = &prompt},
         {.name = "prompt-file",
@@ -160,11 +202,7 @@ int command_generate(int argc, char **argv) {
          .integer = &wanted.context,
          .minimum = 1,
          .maximum = INT32_MAX},
-        {.name = "compute",
-         .argument = "C",
-         .help = "format of activations (bf16)",
-         .text = &wanted.compute,
-         .choices = "bf16|f32"},
+        MODEL_OPTIONS(wanted.arguments),
         {.name = "attention",
          .argument = "A",
          .help = "form of latent attention (auto)",
@@ -175,8 +213,8 @@ int command_generate(int argc, char **argv) {
         {.name = "plain", .help = "markup such as <|EOT|> in the prompt is text, not a token", .flag = &wanted.plain},
         {.name = "echo", .help = "print the prompt first", .flag = &wanted.echo},
         {.name = "no-mtp",
-         .help = "no drafting with the MTP head (there is none yet: this is how it always runs)",
-         .flag = &no_mtp},
+         .help = "no drafting with the MTP head (drafts change speed, never the text)",
+         .flag = &wanted.no_mtp},
         {0},
     };
     const struct command_positional positionals[] = {

@@ -10,7 +10,9 @@
 #include "app/options.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "model/load.h"
+#include "tensor/formats.h"
 
 struct init_request {
     const char *config_path, *directory;
@@ -37,6 +39,49 @@ static int check_target(const char *directory, struct error *error) {
     return code;
 }
 
+// Values are made one tensor at a time, while the files are written: a model may be larger than memory.
+struct filling {
+    const struct init_request *request;
+    const struct model_config *config;
+    struct op_context *op;
+    struct param_list list;
+    int64_t next;   // in the list: tensors are asked for in its order, but for copies of some
+    char *buffer;
+    size_t capacity;
+};
+
+static const struct param *filling_find(struct filling *filling, const struct tensor *tensor) {
+    for (int64_t i = 0; i < filling->list.count; i++) {
+        const struct param *param = &filling->list.items[(filling->next + i) % filling->list.count];
+        if (param->tensor == tensor) {
+            filling->next = (filling->next + i + 1) % filling->list.count;
+            return param;
+        }
+    }
+    CHECK(false, "a tensor that is none of the model's");
+    return NULL;
+}
+
+static int fill(void *argument, struct tensor *filled, const struct tensor *tensor, struct error *error) {
+    struct filling *filling = argument;
+    size_t data = (size_t)(tensor_elements(tensor) * format_info(tensor->format)->bytes) + MEMORY_ALIGNMENT;
+    data -= data % MEMORY_ALIGNMENT;   // scales stand behind it, aligned
+    size_t bytes = data + (size_t)tensor_bytes(tensor);
+    if (bytes > filling->capacity) {
+        memory_free(filling->buffer);
+        filling->buffer = memory_allocate(bytes, 1, "initial values", error);
+        filling->capacity = filling->buffer != NULL ? bytes : 0;
+        if (filling->buffer == NULL) {
+            return ERROR_MEMORY;
+        }
+    }
+    *filled = *tensor;
+    filled->data = filling->buffer;
+    filled->scale = (float *)(void *)(filling->buffer + data);
+    return param_initialize(filled, filling_find(filling, tensor), filling->config, (uint64_t)filling->request->seed,
+                            filling->config->initializer_range, filling->op, error);
+}
+
 static int write_model(const struct init_request *request, struct model_config *config, struct op_context *op,
                        struct arena *arena, struct error *error) {
     struct model_params params;
@@ -49,13 +94,15 @@ static int write_model(const struct init_request *request, struct model_config *
         return code;
     }
     params_create(&params, config, arena);
-    if ((code = params_allocate(&params, config, request->format, false, false, arena, error)) != 0 ||
-        (code = file_make_directory(request->directory, error)) != 0 ||
-        (code = params_initialize(&params, config, (uint64_t)request->seed, std, op, error)) != 0) {
-        goto out;
+    params_shape(&params, config, request->format);
+    struct filling filling = {.request = request, .config = config, .op = op};
+    options.fill = fill;
+    options.argument = &filling;
+    if ((code = params_list(&filling.list, &params, config, arena, error)) == 0 &&
+        (code = file_make_directory(request->directory, error)) == 0) {
+        code = model_save(request->directory, &params, config, &options, op, error);
     }
-    code = model_save(request->directory, &params, config, &options, op, error);
-out:
+    memory_free(filling.buffer);
     if (code != 0 && !existed) {
         rmdir(request->directory);
     }

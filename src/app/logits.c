@@ -77,7 +77,7 @@ out:
 }
 
 static int run(const char *directory, const char *ids_text, const char *ids_name, const char *output, bool mtp,
-               const char *form, const char *compute, const struct common_options *common) {
+               const char *form, const struct model_arguments *arguments, const struct common_options *common) {
     struct error error = {0};
     int32_t *ids = NULL;
     int64_t count = 0, depth = mtp ? 1 : 0;
@@ -89,8 +89,9 @@ static int run(const char *directory, const char *ids_text, const char *ids_name
     struct minke_model *model = NULL;
     if (count <= depth) {
         log_error("%s: expected at least %" PRId64 " ids, found %" PRId64, ids_name, depth + 1, count);
-    } else if (app_open_model(&model, directory, common, compute) == 0) {
+    } else if (app_open_model(&model, directory, common, arguments) == 0) {
         status = write_logits(model, ids, count, depth, form, output);
+        app_report_memory(model);
     }
     minke_model_close(model);
     memory_free(ids);
@@ -98,7 +99,8 @@ static int run(const char *directory, const char *ids_text, const char *ids_name
 }
 
 int command_logits(int argc, char **argv) {
-    const char *directory = NULL, *ids = NULL, *ids_file = NULL, *output = NULL, *compute = "bf16", *form = "expanded";
+    const char *directory = NULL, *ids = NULL, *ids_file = NULL, *output = NULL, *form = "expanded";
+    struct model_arguments arguments = {0};
     bool mtp = false;
     const struct command_option options[] = {
         {.name = "ids", .argument = "LIST", .help = "token ids, separated by commas", .text = &ids},
@@ -114,11 +116,7 @@ int command_logits(int argc, char **argv) {
         {.name = "mtp",
          .help = "the MTP head instead: row i from hidden state i and token i+1, [tokens-1, vocabulary]",
          .flag = &mtp},
-        {.name = "compute",
-         .argument = "C",
-         .help = "format of activations (bf16)",
-         .text = &compute,
-         .choices = "bf16|f32"},
+        MODEL_OPTIONS(arguments),
         {.name = "attention",
          .argument = "A",
          .help = "form of latent attention (expanded)",
@@ -150,7 +148,7 @@ int command_logits(int argc, char **argv) {
         return 2;
     }
     if (ids != NULL) {
-        return run(directory, ids, "--ids", output, mtp, form, compute, &common);
+        return run(directory, ids, "--ids", output, mtp, form, &arguments, &common);
     }
     struct error error = {0};
     char *text = NULL;
@@ -159,7 +157,7 @@ int command_logits(int argc, char **argv) {
         log_error("%s", error.text);
         return 1;
     }
-    status = run(directory, text, ids_file, output, mtp, form, compute, &common);
+    status = run(directory, text, ids_file, output, mtp, form, &arguments, &common);
     memory_free(text);
     return status;
 }

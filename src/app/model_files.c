@@ -8,18 +8,64 @@
 #include "base/log.h"
 #include "base/memory.h"
 
+int app_parse_size(int64_t *bytes, const char *text, const char *name, struct error *error) {
+    static const char units[] = "KMGT";
+    char *end;
+    double value = strtod(text, &end), scale = 1;
+    const char *unit = *end != '\0' ? strchr(units, *end) : NULL;
+    if (unit != NULL) {
+        scale = (double)((int64_t)1 << (10 * (unit - units + 1)));
+        end++;
+        end += strcmp(end, "B") == 0 ? 1 : strcmp(end, "iB") == 0 ? 2 : 0;
+    }
+    if (end == text || *end != '\0' || !(value * scale >= 1 && value * scale < 9e18) || text[0] < '0' ||
+        text[0] > '9') {
+        return error_set(error, ERROR_ARGUMENT, "%s: expected a size such as 16G or 512M, found \"%.40s\"", name, text);
+    }
+    *bytes = (int64_t)(value * scale);
+    return 0;
+}
+
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
-                   const char *compute) {
+                   const struct model_arguments *arguments) {
     static const char *const names[] = {
         [ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_BEST] = "auto"};
-    struct minke_model_options options = {
-        .threads = (int)common->threads, .isa = names[common->isa], .compute = compute};
+    struct minke_model_options options = {.threads = (int)common->threads,
+                                          .isa = names[common->isa],
+                                          .compute = arguments->compute,
+                                          .weights = arguments->weights};
     struct minke_error error = {0};
+    struct error bad_size = {0};
+    if (arguments->ram != NULL && app_parse_size(&options.ram_bytes, arguments->ram, "--ram", &bad_size) != 0) {
+        log_error("%s", bad_size.text);
+        return 1;
+    }
     if (minke_model_open(model, directory, &options, &error) != 0) {
         log_error("%s", error.text);
         return 1;
     }
     return 0;
+}
+
+static double percent(int64_t part, int64_t whole) {
+    return whole > 0 ? 100.0 * (double)part / (double)whole : 0.0;
+}
+
+void app_report_memory(const struct minke_model *model) {
+    struct minke_memory_stats stats;
+    minke_model_memory(&stats, model);
+    if (stats.limit_bytes == 0) {
+        return;
+    }
+    const double gib = 0x1p30;
+    int64_t asked = stats.hits + stats.late + stats.misses;
+    log_info("memory: limit %.2f GiB, peak %.2f; resident weights %.2f, and %lld of %lld experts of %.1f MiB",
+             (double)stats.limit_bytes / gib, (double)memory_resident_peak() / gib, (double)stats.resident_bytes / gib,
+             (long long)stats.slots_used, (long long)stats.experts, (double)stats.expert_bytes / 0x1p20);
+    log_info("experts: %.1f %% of %lld requests found theirs, %.1f %% on its way; read %.2f GiB, waited %.2f s; "
+             "%.1f %% of %lld guesses were right",
+             percent(stats.hits, asked), (long long)asked, percent(stats.late, asked), (double)stats.bytes_read / gib,
+             stats.stall_seconds, percent(stats.right_guesses, stats.guesses), (long long)stats.guesses);
 }
 
 int app_parse_ids(int32_t **ids, int64_t *count, const char *text, const char *name, struct error *error) {
@@ -62,5 +108,10 @@ struct minke_sampling app_sampling(const struct sampling_arguments *arguments, c
         sampling.top_p = (float)arguments->top_p;
     }
     sampling.seed = (uint64_t)arguments->seed;
+    sampling.top_k = arguments->top_k;
+    sampling.min_p = (float)arguments->min_p;
+    sampling.frequency_penalty = (float)arguments->frequency_penalty;
+    sampling.presence_penalty = (float)arguments->presence_penalty;
+    sampling.repetition_penalty = (float)arguments->repetition_penalty;
     return sampling;
 }

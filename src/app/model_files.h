@@ -7,9 +7,34 @@
 #include "app/options.h"
 #include "minke.h"
 
-// Opens a model directory with --threads, --isa and --compute. Returns 0, or 1 after reporting the error.
+// The options of the commands that open a model, besides the common ones; all zero = the library's defaults.
+struct model_arguments {
+    const char *compute, *weights, *ram;
+};
+#define MODEL_OPTIONS(arguments)                                                                                    \
+    {.name = "compute",                                                                                             \
+     .argument = "C",                                                                                               \
+     .help = "format of activations (bf16)",                                                                        \
+     .text = &(arguments).compute,                                                                                  \
+     .choices = "bf16|f32"},                                                                                        \
+        {.name = "weights",                                                                                         \
+         .argument = "W",                                                                                           \
+         .help = "weights as the files have them, or quantised while opening (stored)",                             \
+         .text = &(arguments).weights,                                                                              \
+         .choices = "stored|int8|int4"},                                                                            \
+    {                                                                                                               \
+        .name = "ram", .argument = "SIZE",                                                                          \
+        .help = "memory to use at most, e.g. 16G: experts are read from disk when needed", .text = &(arguments).ram \
+    }
+
+// Opens a model directory with --threads, --isa and the options above. Returns 0, or 1 after reporting the error.
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
-                   const char *compute);
+                   const struct model_arguments *arguments);
+// With --ram: two lines about the memory and the reads so far.
+void app_report_memory(const struct minke_model *model);
+
+// "16G", "512M", "1.5GiB" in bytes; K, M, G, T are powers of 1024.
+int app_parse_size(int64_t *bytes, const char *text, const char *name, struct error *error);
 
 // Ids separated by commas, spaces or line ends; a JSON array works too. *ids is the caller's (memory_free). `name` is
 // for messages.
@@ -17,8 +42,8 @@ int app_parse_ids(int32_t **ids, int64_t *count, const char *text, const char *n
 
 // The sampling options of the commands that write text; defaults come from the model's generation_config.json.
 struct sampling_arguments {
-    double temperature, top_p;
-    int64_t seed;
+    double temperature, top_p, min_p, frequency_penalty, presence_penalty, repetition_penalty;
+    int64_t seed, top_k;
     bool temperature_given, top_p_given;
 };
 #define SAMPLING_OPTIONS(arguments)                                                                 \
@@ -34,6 +59,33 @@ struct sampling_arguments {
          .number = &(arguments).top_p,                                                              \
          .most = 1,                                                                                 \
          .given = &(arguments).top_p_given},                                                        \
+        {.name = "top-k",                                                                           \
+         .argument = "K",                                                                           \
+         .help = "keep the K likeliest tokens (0 = all)",                                           \
+         .integer = &(arguments).top_k,                                                             \
+         .maximum = INT32_MAX},                                                                     \
+        {.name = "min-p",                                                                           \
+         .argument = "P",                                                                           \
+         .help = "drop tokens less likely than P times the likeliest (0)",                          \
+         .number = &(arguments).min_p,                                                              \
+         .most = 1},                                                                                \
+        {.name = "frequency-penalty",                                                               \
+         .argument = "F",                                                                           \
+         .help = "taken from a logit for each time the token was written (0)",                      \
+         .number = &(arguments).frequency_penalty,                                                  \
+         .least = -100,                                                                             \
+         .most = 100},                                                                              \
+        {.name = "presence-penalty",                                                                \
+         .argument = "F",                                                                           \
+         .help = "taken from the logits of tokens that were written (0)",                           \
+         .number = &(arguments).presence_penalty,                                                   \
+         .least = -100,                                                                             \
+         .most = 100},                                                                              \
+        {.name = "repetition-penalty",                                                              \
+         .argument = "F",                                                                           \
+         .help = "divides the logits of tokens in prompt and text (1)",                             \
+         .number = &(arguments).repetition_penalty,                                                 \
+         .most = 100},                                                                              \
     {                                                                                               \
         .name = "seed", .argument = "S", .help = "of the sampling noise (0); same seed, same text", \
         .integer = &(arguments).seed, .maximum = INT64_MAX                                          \

@@ -70,8 +70,8 @@ static void print_result(const struct perplexity *result, bool json) {
     }
 }
 
-static int run(const char *directory, const char *file, const char *compute, int64_t context, int64_t stride, bool json,
-               const struct common_options *common) {
+static int run(const char *directory, const char *file, const struct model_arguments *arguments, int64_t context,
+               int64_t stride, bool json, const struct common_options *common) {
     struct error error = {0};
     struct minke_error api_failure = {0};
     struct minke_model *model = NULL;
@@ -84,7 +84,7 @@ static int run(const char *directory, const char *file, const char *compute, int
         log_error("%s", error.text);
         goto out;
     }
-    if (app_open_model(&model, directory, common, compute) != 0) {
+    if (app_open_model(&model, directory, common, arguments) != 0) {
         goto out;
     }
     if (minke_tokenizer_open(&tokenizer, directory, &api_failure) != 0 ||
@@ -110,6 +110,7 @@ static int run(const char *directory, const char *file, const char *compute, int
     status = score_windows(&result, model, ids, count, context, stride);
     if (status == 0) {
         print_result(&result, json);
+        app_report_memory(model);
     }
 out:
     minke_free(ids);
@@ -120,7 +121,8 @@ out:
 }
 
 int command_perplexity(int argc, char **argv) {
-    const char *directory = NULL, *file = NULL, *compute = "bf16";
+    const char *directory = NULL, *file = NULL;
+    struct model_arguments arguments = {0};
     int64_t context = 0, stride = 0;
     bool json = false;
     const struct command_option options[] = {
@@ -136,11 +138,7 @@ int command_perplexity(int argc, char **argv) {
          .integer = &stride,
          .minimum = 1,
          .maximum = INT32_MAX},
-        {.name = "compute",
-         .argument = "C",
-         .help = "format of activations (bf16)",
-         .text = &compute,
-         .choices = "bf16|f32"},
+        MODEL_OPTIONS(arguments),
         {.name = "json", .help = "one JSON object instead of a table", .flag = &json},
         {0},
     };
@@ -163,5 +161,5 @@ int command_perplexity(int argc, char **argv) {
     if (!options_parse(&syntax, argc, argv, &status)) {
         return status;
     }
-    return run(directory, file, compute, context, stride, json, &common);
+    return run(directory, file, &arguments, context, stride, json, &common);
 }

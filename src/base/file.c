@@ -58,6 +58,14 @@ static ssize_t call_read(int descriptor, void *data, size_t size) {
     return count;
 }
 
+static ssize_t call_read_at(int descriptor, void *data, size_t size, int64_t offset) {
+    ssize_t count;
+    do {
+        count = call_must_fail() ? -1 : pread(descriptor, data, size < CALL_BYTES ? size : CALL_BYTES, offset);
+    } while (count < 0 && errno == EINTR && atomic_load(&fail_countdown) != 1);
+    return count;
+}
+
 static ssize_t call_write(int descriptor, const void *data, size_t size) {
     ssize_t count;
     do {
@@ -129,6 +137,23 @@ void file_unmap(struct mapped_file *file) {
     }
     memory_free(file->path);
     *file = (struct mapped_file){0};
+}
+
+// Whole pages: those that the range touches, or those inside it.
+static void advise(const void *data, size_t size, bool inside, int advice) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data, end = begin + size;
+    uintptr_t first = (inside ? begin + page - 1 : begin) & ~(page - 1), last = inside ? end & ~(page - 1) : end;
+    if (last > first) {
+        madvise((char *)(uintptr_t)data - begin + first, last - first, advice);
+    }
+}
+
+void file_map_expect(const void *data, size_t size) {
+    advise(data, size, false, MADV_WILLNEED);
+}
+
+void file_map_forget(const void *data, size_t size) {
+    advise(data, size, true, MADV_DONTNEED);
 }
 
 int file_read(char **text, int64_t *size, const char *path, int64_t limit, struct error *error) {
@@ -231,6 +256,84 @@ void file_reader_close(struct file_reader *reader) {
     }
     memory_free(reader->path);
     *reader = (struct file_reader){.descriptor = -1};
+}
+
+int random_file_open(struct random_file *file, const char *path, struct error *error) {
+    *file = (struct random_file){.blocks = -1, .bytes = -1};
+    file->path = memory_copy_string(path, error);
+    if (file->path == NULL) {
+        return ERROR_MEMORY;
+    }
+    file->bytes = call_open(path, O_RDONLY);
+    file->blocks = file->bytes < 0 ? -1 : call_open(path, O_RDONLY | O_DIRECT);
+    if (file->blocks < 0 && file->bytes >= 0 && errno == EINVAL) {   // a file system without O_DIRECT
+        file->blocks = call_open(path, O_RDONLY);
+    }
+    if (file->blocks < 0) {
+        int code = error_set_errno(error, "%s: cannot open", path);
+        random_file_close(file);
+        return code;
+    }
+    posix_fadvise(file->bytes, 0, 0, POSIX_FADV_RANDOM);   // no reading ahead: it would stay in the page cache
+    return 0;
+}
+
+void random_file_close(struct random_file *file) {
+    if (file->blocks >= 0) {
+        close(file->blocks);
+    }
+    if (file->bytes >= 0) {
+        close(file->bytes);
+    }
+    memory_free(file->path);
+    *file = (struct random_file){.blocks = -1, .bytes = -1};
+}
+
+void random_file_forget(const struct random_file *file) {
+    posix_fadvise(file->bytes, 0, 0, POSIX_FADV_DONTNEED);
+}
+
+// Clean pages of this range leave the page cache; whole ones only, so the range is widened to them.
+static void forget_pages(int descriptor, int64_t offset, int64_t size) {
+    int64_t begin = offset / FILE_BLOCK * FILE_BLOCK;
+    int64_t end = (offset + size + FILE_BLOCK - 1) / FILE_BLOCK * FILE_BLOCK;
+    posix_fadvise(descriptor, begin, end - begin, POSIX_FADV_DONTNEED);
+}
+
+static int read_at(const struct random_file *file, int descriptor, void *data, int64_t size, int64_t offset,
+                   int64_t needed, struct error *error) {
+    int64_t done = 0;
+    while (done < needed) {
+        ssize_t count = call_read_at(descriptor, (char *)data + done, (size_t)(size - done), offset + done);
+        if (count < 0 && errno == EINVAL && (fcntl(descriptor, F_GETFL) & O_DIRECT) != 0) {
+            // Some file systems refuse only now, or have blocks larger than ours: go on through the page cache.
+            fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_DIRECT);
+        } else if (count < 0) {
+            return error_set_errno(error, "%s: cannot read %lld bytes at %lld", file->path, (long long)size,
+                                   (long long)offset);
+        } else if (count == 0) {
+            return error_set(error, ERROR_IO,
+                             "%s: expected %lld bytes at %lld, found %lld: the file was truncated while in use",
+                             file->path, (long long)needed, (long long)offset, (long long)done);
+        } else {
+            done += count;
+        }
+    }
+    if ((fcntl(descriptor, F_GETFL) & O_DIRECT) == 0) {
+        forget_pages(descriptor, offset, size);
+    }
+    return 0;
+}
+
+int file_read_blocks(const struct random_file *file, void *data, int64_t size, int64_t offset, int64_t needed,
+                     struct error *error) {
+    CHECK(((uintptr_t)data | (uint64_t)size | (uint64_t)offset) % FILE_BLOCK == 0 && needed <= size,
+          "%lld bytes at %lld to %p", (long long)size, (long long)offset, data);
+    return read_at(file, file->blocks, data, size, offset, needed, error);
+}
+
+int file_read_bytes(const struct random_file *file, void *data, int64_t size, int64_t offset, struct error *error) {
+    return read_at(file, file->bytes, data, size, offset, size, error);
 }
 
 int file_writer_open(struct file_writer *writer, const char *path, struct error *error) {

@@ -16,6 +16,10 @@ struct mapped_file {
 // Maps a regular file read-only. The mapping outlives the descriptor.
 int file_map(struct mapped_file *file, const char *path, struct error *error);
 void file_unmap(struct mapped_file *file);
+// Hints for a part of a mapped file: it is wanted soon, or not any more. Its bytes stay what they are: they are read
+// from the file again when they are touched.
+void file_map_expect(const void *data, size_t size);
+void file_map_forget(const void *data, size_t size);
 
 // Reads a whole file (limit in bytes, ERROR_LIMIT beyond) and adds a terminating zero that is not counted. "-" = stdin.
 int file_read(char **text, int64_t *size, const char *path, int64_t limit, struct error *error);
@@ -31,6 +35,24 @@ int64_t file_reader_read(struct file_reader *reader, void *data, int64_t size, s
 // What is there now, at least one byte: waits on a pipe or terminal that has none. 0 at the end.
 int64_t file_reader_read_some(struct file_reader *reader, void *data, int64_t size, struct error *error);
 void file_reader_close(struct file_reader *reader);   // also when open failed
+
+// A file read at chosen places, from any thread. file_read_blocks goes past the page cache where the file system can
+// (O_DIRECT), else it drops what it read from there, so that data is held once, by the caller.
+#define FILE_BLOCK 4096   // addresses, offsets and sizes of file_read_blocks are multiples of it
+struct random_file {
+    int blocks, bytes;   // descriptors; the first with O_DIRECT while the file system allows it
+    char *path;          // owned, for messages
+};
+int random_file_open(struct random_file *file, const char *path, struct error *error);
+void random_file_close(struct random_file *file);   // also when open failed
+// Asks the system to drop what it caches of the file, whoever read it.
+void random_file_forget(const struct random_file *file);
+// Reads `size` bytes at `offset`; the file must hold the first `needed` of them, what lies beyond its end stays as it
+// was.
+int file_read_blocks(const struct random_file *file, void *data, int64_t size, int64_t offset, int64_t needed,
+                     struct error *error);
+// Reads exactly `size` bytes at any offset to any address, for small pieces.
+int file_read_bytes(const struct random_file *file, void *data, int64_t size, int64_t offset, struct error *error);
 
 // Buffered writer to "<path>.tmp-<pid>"; file_writer_commit flushes, fsyncs, renames over <path> and fsyncs the folder.
 // Until then nothing is visible under <path>; file_writer_abort (also on every error) removes the temporary file.

@@ -202,6 +202,30 @@ char *memory_format(struct error *error, const char *format, ...) {
     return text;
 }
 
+void *memory_reserve(size_t bytes, const char *what, struct error *error) {
+    void *pages = MAP_FAILED;
+    if (!call_must_fail(what)) {
+        pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    }
+    if (pages == MAP_FAILED) {
+        report_failure(what, 1, bytes, error);
+        return NULL;
+    }
+    advise_huge_pages(pages, bytes);
+    return pages;
+}
+
+void memory_discard(void *pages, size_t bytes) {
+    CHECK(((uintptr_t)pages | bytes) % MEMORY_PAGE == 0, "%zu bytes at %p", bytes, pages);
+    madvise(pages, bytes, MADV_DONTNEED);
+}
+
+void memory_unreserve(void *pages, size_t bytes) {
+    if (pages != NULL) {
+        munmap(pages, bytes);
+    }
+}
+
 struct memory_statistics memory_statistics_get(void) {
     return (struct memory_statistics){
         .live_bytes = atomic_load(&live_bytes),

@@ -23,6 +23,13 @@ void memory_free_foreign(void *pointer);   // what a C library function allocate
 char *memory_copy_string(const char *text, struct error *error);
 char *memory_format(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+// Address space without memory: a page takes memory when it is first written, until it is discarded (it is zero again
+// then). Page-aligned; not in the statistics, since only the owner knows what is written. NULL as memory_allocate.
+#define MEMORY_PAGE 4096
+void *memory_reserve(size_t bytes, const char *what, struct error *error);
+void memory_discard(void *pages, size_t bytes);     // both multiples of MEMORY_PAGE
+void memory_unreserve(void *pages, size_t bytes);   // NULL is fine
+
 // Statistics since the start of the process.
 struct memory_statistics {
     int64_t live_bytes, peak_bytes;   // as asked for, without the allocator's own overhead

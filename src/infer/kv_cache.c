@@ -8,7 +8,7 @@ static int64_t round_up(int64_t value, int64_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
-static int64_t latent_width(const struct model_config *config, enum attention_form stored) {
+int64_t kv_cache_width(const struct model_config *config, enum attention_form stored) {
     if (stored == ATTENTION_ABSORBED) {
         return config->kv_lora_rank;
     }
@@ -20,7 +20,7 @@ static int64_t layer_total(const struct model_config *config) {
 }
 
 int64_t kv_cache_token_bytes(const struct model_config *config, enum format format, enum attention_form stored) {
-    int64_t values = latent_width(config, stored) + config->qk_rope_head_dim;
+    int64_t values = kv_cache_width(config, stored) + config->qk_rope_head_dim;
     return values * format_info(format)->bytes * layer_total(config);
 }
 
@@ -28,7 +28,7 @@ int kv_cache_create(struct kv_cache *cache, const struct model_config *config, e
                     enum attention_form stored, int64_t capacity, struct error *error) {
     *cache = (struct kv_cache){.layer_count = layer_total(config), .capacity = round_up(capacity, ATTENTION_BLOCK)};
     int64_t element = format_info(format)->bytes;
-    int64_t width = latent_width(config, stored);
+    int64_t width = kv_cache_width(config, stored);
     int64_t main_bytes = round_up(cache->capacity * width * element, MEMORY_ALIGNMENT);
     int64_t rope_bytes = round_up(cache->capacity * config->qk_rope_head_dim * element, MEMORY_ALIGNMENT);
     cache->bytes = (main_bytes + rope_bytes) * cache->layer_count;

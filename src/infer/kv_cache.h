@@ -14,6 +14,8 @@ struct kv_cache {
     int64_t bytes;
 };
 
+// Values a token and layer takes besides the rope key.
+int64_t kv_cache_width(const struct model_config *config, enum attention_form stored);
 // Bytes one token takes over all layers.
 int64_t kv_cache_token_bytes(const struct model_config *config, enum format format, enum attention_form stored);
 int kv_cache_create(struct kv_cache *cache, const struct model_config *config, enum format format,

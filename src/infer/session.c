@@ -1,6 +1,8 @@
 // See session.h.
 #include "infer/session.h"
 
+#include <string.h>
+
 #include "base/memory.h"
 
 #define LOGIT_ROWS 32   // rows of logits computed at a time while evaluating
@@ -30,13 +32,14 @@ int session_create(struct session **out, struct model *model, struct op_context 
     session->options = *options;
     const struct model_config *config = &model->config;
     size_t chunk = (size_t)options->chunk, width = (size_t)config->hidden_size;
+    session->ids = memory_allocate((size_t)options->capacity, sizeof(int32_t), "session ids", error);
     session->positions = memory_allocate(chunk, sizeof(int32_t), "session positions", error);
     session->cache_rows = memory_allocate(chunk, sizeof(int32_t), "session cache rows", error);
     session->hidden = memory_allocate(chunk * width, sizeof(float), "session hidden states", error);
     session->next_hidden = memory_allocate(chunk * width, sizeof(float), "session hidden states", error);
     session->logits = memory_allocate((size_t)config->vocab_size * LOGIT_ROWS, sizeof(float), "session logits", error);
     int code = 0;
-    if (session->positions == NULL || session->cache_rows == NULL || session->hidden == NULL ||
+    if (session->ids == NULL || session->positions == NULL || session->cache_rows == NULL || session->hidden == NULL ||
         session->next_hidden == NULL || session->logits == NULL) {
         code = ERROR_MEMORY;
     } else {
@@ -60,6 +63,7 @@ void session_destroy(struct session *session) {
     }
     kv_cache_destroy(&session->cache);
     sampler_destroy(&session->sampler);
+    memory_free(session->ids);
     memory_free(session->positions);
     memory_free(session->cache_rows);
     memory_free(session->hidden);
@@ -114,13 +118,21 @@ static struct tensor hidden_rows(float *hidden, const struct session *session, i
     return tensor_2d(FORMAT_F32, hidden, rows, session->model->config.hidden_size);
 }
 
-// Runs the main model on the next `count` <= chunk tokens; session->hidden holds their final hidden states.
-static void run_chunk(struct session *session, const int32_t *ids, int64_t count, enum session_kind kind) {
+// Runs the main model on the next `count` <= chunk tokens; session->hidden holds their final hidden states. On failure
+// the session is as long as before.
+static int run_chunk(struct session *session, const int32_t *ids, int64_t count, enum session_kind kind,
+                     struct error *error) {
     struct attention_span span;
     struct token_batch batch = make_batch(session, &span, ids, session->length, count, form_of(session, kind));
     struct tensor hidden = hidden_rows(session->hidden, session, count);
     model_infer(session->op, &hidden, session->model, &batch, session->cache.layers);
-    session->length += count;
+    int code = op_context_error(session->op, error);
+    if (code == 0) {
+        memcpy(session->ids + session->length, ids, (size_t)count * sizeof *ids);
+        session->length += count;
+        session->prompt_length = kind == SESSION_PROMPT ? session->length : session->prompt_length;
+    }
+    return code;
 }
 
 // Logits of hidden rows row..row+rows-1 (rows <= LOGIT_ROWS) into session->logits.
@@ -149,7 +161,11 @@ int session_append(struct session *session, const int32_t *ids, int64_t count, e
     int64_t last = 0;
     for (int64_t done = 0; done < count; done += last) {
         last = chunk_rows(session, count - done);
-        run_chunk(session, ids + done, last, kind);
+        code = run_chunk(session, ids + done, last, kind, error);
+        if (code != 0) {
+            session->has_logits = false;
+            return code;
+        }
     }
     some_logits(session, last - 1, 1, 0);
     session->has_logits = true;
@@ -163,14 +179,16 @@ int session_truncate(struct session *session, int64_t length, struct error *erro
     }
     session->has_logits = session->has_logits && length == session->length;
     session->length = length;
+    session->prompt_length = session->prompt_length < length ? session->prompt_length : length;
     return 0;
 }
 
-int32_t session_sample(struct session *session, const struct sampling *sampling) {
+int32_t session_sample(struct session *session, const struct minke_sampling *sampling) {
     if (!session->has_logits) {
         return -1;
     }
-    return sampler_choose(&session->sampler, session->logits, sampling, session->length);
+    struct sampler_text text = {session->ids, session->prompt_length, session->length};
+    return sampler_choose(&session->sampler, session->op, session->logits, sampling, &text, NULL);
 }
 
 // Runs MTP modules 1..depth on the rows of the chunk that begins at `begin`; afterwards session->hidden holds module
@@ -233,9 +251,13 @@ int session_evaluate(struct session *session, const int32_t *ids, int64_t count,
     int code = check_evaluation(session, ids, count, error);
     for (int64_t begin = 0; begin < count && code == 0;) {
         int64_t rows = chunk_rows(session, count - begin);
-        run_chunk(session, ids + begin, rows, SESSION_PROMPT);
+        if ((code = run_chunk(session, ids + begin, rows, SESSION_PROMPT, error)) != 0) {
+            break;
+        }
         int64_t reported = run_mtp(session, ids, count, begin, rows, mtp_depth);
-        code = report_logits(session, begin, reported, mtp_depth, callback, argument);
+        if ((code = op_context_error(session->op, error)) == 0) {
+            code = report_logits(session, begin, reported, mtp_depth, callback, argument);
+        }
         begin += rows;
     }
     return code;
@@ -246,7 +268,9 @@ int session_score(struct session *session, float *log_probability, const int32_t
     int code = check_evaluation(session, ids, count, error);
     for (int64_t begin = 0; begin < count && code == 0;) {
         int64_t rows = chunk_rows(session, count - begin);
-        run_chunk(session, ids + begin, rows, SESSION_PROMPT);
+        if ((code = run_chunk(session, ids + begin, rows, SESSION_PROMPT, error)) != 0) {
+            break;
+        }
         int64_t scored = begin + rows < count ? rows : rows - 1;   // the last token predicts nothing that is given
         for (int64_t row = 0; row < scored; row += LOGIT_ROWS) {
             int64_t some = scored - row < LOGIT_ROWS ? scored - row : LOGIT_ROWS;

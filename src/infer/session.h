@@ -26,6 +26,8 @@ struct session {
     struct kv_cache cache;
     struct sampler sampler;
     int64_t length;                    // tokens in the cache
+    int64_t prompt_length;             // up to the last that was not sampled
+    int32_t *ids;                      // [capacity] the tokens, for penalties
     int32_t *positions, *cache_rows;   // [chunk]
     float *hidden, *next_hidden;       // [chunk, d]: final-norm output; an MTP module's input and output
     float *logits;                     // [V] of the last appended token; [LOGIT_ROWS, V] while evaluating
@@ -38,7 +40,7 @@ void session_destroy(struct session *session);   // NULL is fine
 int session_append(struct session *session, const int32_t *ids, int64_t count, enum session_kind kind,
                    struct error *error);
 int session_truncate(struct session *session, int64_t length, struct error *error);
-int32_t session_sample(struct session *session, const struct sampling *sampling);
+int32_t session_sample(struct session *session, const struct minke_sampling *sampling);
 
 // See minke_session_evaluate in minke.h.
 typedef int (*session_logits_callback)(void *argument, int64_t row, const float *logits);

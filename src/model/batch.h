@@ -19,6 +19,10 @@ struct token_batch {
     // Inference: where row t's keys go (row of the cache tensors), or NULL in training.
     const int32_t *cache_row;
     enum attention_form form;
+    // With form EXPANDED over a latent cache: the first spans are absorbed all the same (an AUTO session decodes some
+    // sequences while it reads the prompts of others).
+    int64_t absorbed_spans;
+    int64_t *expert_load;   // inference: [MoE layers, E] tokens routed, added to; NULL = not wanted
 };
 
 // Cache of one layer; rows are addressed by cache_row when written and by spans (pages or key_row) when read. Owned by

@@ -1,6 +1,8 @@
 // One transformer block; see block.h.
 #include "model/block.h"
 
+#include "model/experts.h"
+
 // RMSNorm as the Linears of a half take it.
 static struct tensor norm_rows(const struct pass *pass, float *rstd, const struct tensor *h,
                                const struct tensor *weight, enum linear_precision precision, struct arena *arena) {
@@ -25,27 +27,23 @@ static enum linear_precision half_precision(const struct pass *pass, bool is_moe
     return pass->fp8 && !is_moe ? LINEAR_FP8 : LINEAR_PLAIN;
 }
 
-// The normalised input of one half: kept for W, or computed again in backward (then the slot holds only h and rstd).
-static struct tensor half_norm(const struct pass *pass, struct tensor *h_kept, float **rstd, const struct tensor *h,
+// FP8 always computes norms again (report 3.2.3); BF16 and F32 do when told to.
+static bool recomputes_norm(const struct pass *pass) {
+    return pass->training && (pass->recompute->rms_norm || pass->fp8);
+}
+
+// The normalised input of one half: kept for W, or computed again in backward (then the slot holds only rstd).
+static struct tensor half_norm(const struct pass *pass, float **rstd, const struct tensor *h,
                                const struct tensor *weight, enum linear_precision precision) {
-    struct op_context *op = pass->op;
-    int64_t tokens = h->shape[0], hidden = h->shape[1];
-    *rstd = NULL;
-    *h_kept = tensor_absent();
-    if (pass->training) {
-        *h_kept = matrix_allocate(pass->keep, FORMAT_F32, tokens, hidden);
-        op_copy(op, h_kept, h);
-        *rstd = floats_allocate(pass->keep, tokens);
-    }
-    struct arena *arena = pass->training && pass->recompute->rms_norm ? op->scratch : pass->keep;
-    return norm_rows(pass, *rstd, h, weight, precision, arena);
+    *rstd = pass->training ? floats_allocate(pass->keep, h->shape[0]) : NULL;
+    return norm_rows(pass, *rstd, h, weight, precision, recomputes_norm(pass) ? pass->op->scratch : pass->keep);
 }
 
 // In backward: the same bits again, now in the slot.
-static void half_norm_restore(const struct pass *pass, struct tensor *normed, const struct tensor *h_kept,
+static void half_norm_restore(const struct pass *pass, struct tensor *normed, const struct tensor *h,
                               const struct tensor *weight, enum linear_precision precision) {
     if (!tensor_present(normed)) {
-        *normed = norm_rows(pass, NULL, h_kept, weight, precision, pass->keep);
+        *normed = norm_rows(pass, NULL, h, weight, precision, pass->keep);
     }
 }
 
@@ -56,8 +54,12 @@ static struct tensor half_dout(const struct pass *pass, const struct tensor *dh)
     return dout;
 }
 
-static bool recomputes_norm(const struct pass *pass) {
-    return pass->training && pass->recompute->rms_norm;
+// The residual stream between the halves, added up as forward did.
+static struct tensor stream_restore(const struct pass *pass, const struct block_saved *saved) {
+    struct tensor h = matrix_allocate(pass->op->scratch, FORMAT_F32, saved->h.shape[0], saved->h.shape[1]);
+    op_copy(pass->op, &h, &saved->h);
+    op_add(pass->op, &h, &saved->attention_out);
+    return h;
 }
 
 // ---- Forward ------------------------------------------------------------------------------------
@@ -66,12 +68,18 @@ void block_attention_forward(const struct pass *pass, struct tensor *h, const st
                              struct layer_cache *cache, struct block_saved *saved) {
     struct op_context *op = pass->op;
     struct arena_mark mark = arena_mark(op->scratch);
-    struct tensor normed = half_norm(pass, &saved->h_attention, &saved->attention_rstd, h, &params->input_layernorm,
+    saved->h = tensor_absent();
+    if (pass->training) {
+        saved->h = matrix_allocate(pass->keep, FORMAT_F32, h->shape[0], h->shape[1]);
+        op_copy(op, &saved->h, h);
+    }
+    struct tensor normed = half_norm(pass, &saved->attention_rstd, h, &params->input_layernorm,
                                      half_precision(pass, false));
-    struct tensor out = matrix_allocate(op->scratch, pass->compute, h->shape[0], h->shape[1]);
-    mla_forward(op, &out, &normed, &params->self_attn, pass->config, pass->batch, pass->rope_table, cache,
-                pass->training ? &saved->attention : NULL, pass->recompute, pass->keep);
-    op_add(op, h, &out);
+    saved->attention_out = matrix_allocate(pass->training ? pass->keep : op->scratch, pass->compute, h->shape[0],
+                                           h->shape[1]);
+    mla_forward(op, &saved->attention_out, &normed, &params->self_attn, pass->config, pass->batch, pass->rope_table,
+                cache, pass->training ? &saved->attention : NULL, pass->recompute, pass->keep);
+    op_add(op, h, &saved->attention_out);
     if (recomputes_norm(pass)) {
         saved->attention.x = tensor_absent();
     }
@@ -80,10 +88,13 @@ void block_attention_forward(const struct pass *pass, struct tensor *h, const st
 
 void block_dispatch_forward(const struct pass *pass, struct block_transit *transit, const struct tensor *h,
                             const struct block_params *params, struct block_saved *saved) {
-    transit->normed = half_norm(pass, &saved->h_ffn, &saved->ffn_rstd, h, &params->post_attention_layernorm,
+    transit->normed = half_norm(pass, &saved->ffn_rstd, h, &params->post_attention_layernorm,
                                 half_precision(pass, params->is_moe));
     if (params->is_moe) {
         moe_dispatch_forward(pass, &saved->moe, &transit->normed, &params->moe);
+        if (params->moe.streamed != NULL) {
+            expert_read_ahead(pass, params->moe.streamed, h);
+        }
     }
 }
 
@@ -127,7 +138,8 @@ void block_forward(const struct pass *pass, struct tensor *h, const struct block
 void block_combine_backward(const struct pass *pass, struct block_transit *transit, struct block_kept *kept,
                             const struct tensor *dh, const struct block_params *params, struct block_saved *saved) {
     struct tensor *normed = params->is_moe ? &saved->moe.x : &saved->mlp.x;
-    half_norm_restore(pass, normed, &saved->h_ffn, &params->post_attention_layernorm,
+    transit->h = stream_restore(pass, saved);
+    half_norm_restore(pass, normed, &transit->h, &params->post_attention_layernorm,
                       half_precision(pass, params->is_moe));
     if (params->is_moe) {
         moe_restore(pass, &saved->moe);
@@ -155,7 +167,7 @@ void block_dispatch_backward(const struct pass *pass, struct tensor *dh, struct 
     if (params->is_moe) {
         moe_dispatch_backward(pass, &transit->dx, &transit->moe, &kept->moe, &params->moe, &saved->moe);
     }
-    op_rms_norm_backward(pass->op, dh, OP_ADD, &dparams->post_attention_layernorm, &transit->dx, &saved->h_ffn,
+    op_rms_norm_backward(pass->op, dh, OP_ADD, &dparams->post_attention_layernorm, &transit->dx, &transit->h,
                          &params->post_attention_layernorm, saved->ffn_rstd);
 }
 
@@ -163,14 +175,13 @@ void block_attention_backward(const struct pass *pass, struct tensor *dh, struct
                               struct block_params *dparams, const struct block_params *params,
                               struct block_saved *saved) {
     struct op_context *op = pass->op;
-    half_norm_restore(pass, &saved->attention.x, &saved->h_attention, &params->input_layernorm,
-                      half_precision(pass, false));
+    half_norm_restore(pass, &saved->attention.x, &saved->h, &params->input_layernorm, half_precision(pass, false));
     struct tensor dout = half_dout(pass, dh);
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor dx = matrix_allocate(op->scratch, FORMAT_F32, dh->shape[0], dh->shape[1]);
     mla_backward_input(op, &dx, &kept->attention, &dparams->self_attn, &dout, &params->self_attn, pass->config,
                        pass->batch, pass->rope_table, &saved->attention, pass->keep);
-    op_rms_norm_backward(op, dh, OP_ADD, &dparams->input_layernorm, &dx, &saved->h_attention, &params->input_layernorm,
+    op_rms_norm_backward(op, dh, OP_ADD, &dparams->input_layernorm, &dx, &saved->h, &params->input_layernorm,
                          saved->attention_rstd);
     arena_release(op->scratch, mark);
 }

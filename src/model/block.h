@@ -11,8 +11,10 @@
 
 #include "model/moe.h"
 
-struct block_saved {                    // slot lifetime; without training only until the block's end
-    struct tensor h_attention, h_ffn;   // f32 [T, d] residual stream at each norm; kept in training only
+struct block_saved {   // slot lifetime; without training only until the block's end
+    struct tensor h;   // f32 [T, d] residual stream before the block; kept in training only
+    struct tensor
+        attention_out;   // [T, d] what attention adds to it: h + attention_out is the stream between the halves
     float *attention_rstd, *ffn_rstd;   // [T]
     struct mla_saved attention;
     struct ffn_saved mlp;   // dense layers
@@ -28,6 +30,7 @@ struct block_kept {
 struct block_transit {
     struct moe_transit moe;
     struct tensor normed;   // forward: input of the FFN [T, d]
+    struct tensor h;        // backward: residual stream between the halves, f32 [T, d]
     struct tensor out;      // forward: output of a dense FFN [T, d]
     struct tensor dout;     // backward: gradient of the FFN's output [T, d]
     struct tensor dx;       // backward: gradient of the FFN's input, f32 [T, d]

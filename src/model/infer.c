@@ -3,6 +3,13 @@
 #include "model/model.h"
 #include "model/mtp.h"
 
+// Weights that only absorbed attention needs are made before it first runs.
+static void prepare(struct model *model, const struct token_batch *batch) {
+    if (batch->form == ATTENTION_ABSORBED || batch->absorbed_spans > 0) {
+        model_prepare_absorbed(model);
+    }
+}
+
 static const struct recompute recompute_nothing;
 
 static struct pass inference_pass(struct op_context *op, const struct model *model, const struct token_batch *batch) {
@@ -44,13 +51,18 @@ static void hand_over(struct op_context *op, struct tensor *hidden, const struct
 
 void model_infer(struct op_context *op, struct tensor *hidden, struct model *model, const struct token_batch *batch,
                  struct layer_cache *caches) {
+    prepare(model, batch);
     struct arena_mark mark = arena_mark(op->scratch);
     struct pass pass = inference_pass(op, model, batch);
     struct tensor h = matrix_allocate(op->scratch, FORMAT_F32, batch->tokens, model->config.hidden_size);
     embedding_forward(op, &h, batch->ids, &model->params.embed_tokens);
+    pass.expert_load = batch->expert_load;
     for (int64_t l = 0; l < model->config.num_hidden_layers; l++) {
         struct block_saved saved = {0};
         block_forward(&pass, &h, &model->params.layers[l], caches ? &caches[l] : NULL, &saved);
+        if (pass.expert_load != NULL && model->params.layers[l].is_moe) {
+            pass.expert_load += model->config.n_routed_experts;
+        }
     }
     struct tensor normed = activation_for(op, model, hidden);
     op_rms_norm(op, &normed, NULL, &h, &model->params.norm, (float)model->config.rms_norm_eps);
@@ -60,8 +72,10 @@ void model_infer(struct op_context *op, struct tensor *hidden, struct model *mod
 
 void model_mtp_infer(struct op_context *op, struct tensor *hidden_out, struct model *model, int64_t depth,
                      const struct tensor *hidden_in, const struct token_batch *batch, struct layer_cache *cache) {
+    prepare(model, batch);
     struct arena_mark mark = arena_mark(op->scratch);
     struct pass pass = inference_pass(op, model, batch);
+    pass.expert_load = batch->expert_load;
     struct mtp_saved saved = {0};
     struct tensor in = as_activation(op, model, hidden_in), out = activation_for(op, model, hidden_out);
     mtp_forward(&pass, &out, &in, batch->ids, &model->params.mtp[depth], &model->params.embed_tokens, cache, &saved);

@@ -8,6 +8,13 @@ struct tensor linear_tiles(struct arena *arena, int64_t rows, int64_t columns) {
     return tiles;
 }
 
+struct tensor linear_tiles_e5m6(struct arena *arena, int64_t rows, int64_t columns) {
+    struct tensor tiles = tensor_2d(FORMAT_E5M6_TILE, NULL, rows, columns);
+    tiles.data = arena_allocate(arena, (size_t)(rows * (columns + (columns + 1) / 2)), 1);
+    tiles.scale = arena_allocate(arena, (size_t)(rows * tiles.scale_stride), sizeof(float));
+    return tiles;
+}
+
 struct tensor linear_input(struct op_context *op, const struct tensor *x, enum linear_precision precision,
                            struct arena *arena) {
     if (precision == LINEAR_PLAIN || x->format == FORMAT_E4M3_TILE) {
@@ -19,7 +26,7 @@ struct tensor linear_input(struct op_context *op, const struct tensor *x, enum l
 }
 
 struct tensor linear_activation(struct op_context *op, const struct tensor *kept, struct arena *arena) {
-    if (kept->format != FORMAT_E4M3_TILE) {
+    if (kept->format != FORMAT_E4M3_TILE && kept->format != FORMAT_E5M6_TILE) {
         return *kept;
     }
     int64_t rows = kept->shape[0], columns = kept->shape[1];

@@ -17,12 +17,13 @@
 enum linear_precision { LINEAR_PLAIN, LINEAR_FP8, LINEAR_FP8_POWER };
 
 struct linear_kept {       // what W needs after B: input and output gradient of one Linear (views or slot memory)
-    struct tensor x, dy;   // FP8: x is E4M3_TILE or not yet quantised, dy is not
+    struct tensor x, dy;   // FP8: x is E4M3_TILE, E5M6_TILE or not yet quantised, dy is not
     enum linear_precision precision;
 };
 
 // E4M3_TILE [rows, columns] and its scales in `arena`, not filled.
 struct tensor linear_tiles(struct arena *arena, int64_t rows, int64_t columns);
+struct tensor linear_tiles_e5m6(struct arena *arena, int64_t rows, int64_t columns);
 // x as a Linear of this precision takes it: x itself, or its tiles in `arena` (which may be op->scratch).
 struct tensor linear_input(struct op_context *op, const struct tensor *x, enum linear_precision precision,
                            struct arena *arena);

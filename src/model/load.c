@@ -140,7 +140,16 @@ static int save_fetch(void *argument, struct tensor *tensor, int64_t index, stru
     struct saving *saving = argument;
     const struct checkpoint_plan_entry *entry = &saving->entries[index];
     const struct tensor *source = saving->sources[index];
-    CHECK(tensor_present(source), "%s has no memory", entry->name);
+    struct tensor filled;
+    CHECK(tensor_present(source) && (source->data != NULL || saving->options->fill != NULL), "%s has no memory",
+          entry->name);
+    if (source->data == NULL) {
+        int code = saving->options->fill(saving->options->argument, &filled, source, error);
+        if (code != 0) {
+            return code;
+        }
+        source = &filled;
+    }
     return tensor_cast_buffered(tensor, &saving->buffer, entry->format, source, saving->options->power_of_two,
                                 saving->pool, error);
 }

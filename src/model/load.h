@@ -17,6 +17,10 @@ struct model_save_options {
         format;   // F32, BF16 or E4M3_BLOCK (then only PARAM_LINEAR is FP8, the rest BF16; router bias always F32)
     bool power_of_two;     // FP8 scales
     int64_t shard_bytes;   // 0 = 5 GB
+    // For models larger than memory: gives a tensor of params that has shape and format but no memory its values, valid
+    // until the next call. NULL when all have memory.
+    int (*fill)(void *argument, struct tensor *filled, const struct tensor *tensor, struct error *error);
+    void *argument;
 };
 // Writes config.json, generation_config.json, weights (with the MTP layer's copies of embedding and head, as DeepSeek
 // does) into an existing directory. Values are narrowed from params (F32 masters or any format).

@@ -124,30 +124,87 @@ static void attend_expanded(struct op_context *op, struct tensor *o, float *lse,
     op_attention(op, &out, lse, &queries, &keys, &rope_heads, &values, spans, span_count, n->scale);
 }
 
-// Expanded attention over a latent cache: the latents of each span's positions are gathered and expanded into scratch.
-// A row of kv_b c has the same bits wherever it is computed, so this equals a cache of expanded keys.
+// Expanded attention over a latent cache. The latents of the spans' positions are gathered and expanded into scratch:
+// short spans together, so that kv_b is read once for many prompts; a long one head by head, so that scratch stays
+// small however long the context. A row of kv_b c has the same bits wherever it is computed, so this equals a cache of
+// expanded keys.
+#define EXPANDED_ROWS 2048                   // of spans that are expanded together
+#define EXPANDED_BYTES ((int64_t)48 << 20)   // of keys and values in scratch at a time
+
+static int64_t span_length(const struct attention_span *span) {
+    return span->position + span->count;
+}
+
+// How many heads to expand at a time. A slice of a block format must start where a block does.
+static int64_t heads_at_a_time(const struct mla_sizes *n, const struct tensor *kv_b, int64_t rows) {
+    int64_t width = n->nope + n->value, step = 1;
+    int64_t edge = kv_b->format == FORMAT_E4M3_BLOCK ? tensor_scale_edge(FORMAT_E4M3_BLOCK, 0) : 1;
+    while (step * width % edge != 0) {
+        step++;
+    }
+    int64_t fit = EXPANDED_BYTES / (rows * width * format_info(n->format)->bytes) / step * step;
+    fit = fit > step ? fit : step;
+    return fit < n->heads ? fit : n->heads;
+}
+
+// Rows of the cache that hold the spans' positions, one span after the other; the copies of the spans point to their
+// place among them.
+static void gather_spans(int32_t *rows, struct attention_span *gathered, const struct attention_span *spans,
+                         int64_t span_count) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < span_count; i++) {
+        const struct attention_span *span = &spans[i];
+        for (int64_t p = 0; p < span_length(span); p++) {
+            int64_t page = span->pages ? span->pages[p / ATTENTION_BLOCK] : 0;
+            rows[total + p] = (int32_t)(span->pages ? page * ATTENTION_BLOCK + p % ATTENTION_BLOCK : span->key_row + p);
+        }
+        gathered[i] = *span;
+        gathered[i].pages = NULL;
+        gathered[i].key_row = total;
+        total += span_length(span);
+    }
+}
+
+static void attend_gathered(struct op_context *op, struct tensor *o, const struct tensor *q,
+                            const struct layer_cache *cache, const struct mla_params *params, const struct mla_sizes *n,
+                            const struct attention_span *spans, int64_t span_count, int64_t total) {
+    struct arena_mark mark = arena_mark(op->scratch);
+    int32_t *rows = arena_allocate(op->scratch, (size_t)total, sizeof *rows);
+    struct attention_span *gathered = arena_allocate(op->scratch, (size_t)span_count, sizeof *gathered);
+    gather_spans(rows, gathered, spans, span_count);
+    struct tensor c = matrix_allocate(op->scratch, (enum format)cache->latent.format, total, n->latent);
+    struct tensor rope_key = matrix_allocate(op->scratch, (enum format)cache->rope_key.format, total, n->rope);
+    op_gather_rows(op, &c, &cache->latent, rows);
+    op_gather_rows(op, &rope_key, &cache->rope_key, rows);
+    struct tensor out = tensor_split_columns(o, n->heads), queries = tensor_split_columns(q, n->heads);
+    struct tensor rope_heads = tensor_split_columns(&rope_key, 1);
+    int64_t width = n->nope + n->value, step = heads_at_a_time(n, &params->kv_b_proj, total);
+    for (int64_t head = 0; head < n->heads; head += step) {
+        int64_t some = n->heads - head < step ? n->heads - head : step;
+        struct arena_mark inner = arena_mark(op->scratch);
+        struct tensor up = tensor_slice(&params->kv_b_proj, 0, head * width, some * width);
+        struct tensor kv = matrix_allocate(op->scratch, n->format, total, some * width);
+        op_linear(op, &kv, &c, &up, OP_SET);
+        struct tensor kv_heads = tensor_split_columns(&kv, some);
+        struct tensor keys = columns(&kv_heads, 0, n->nope), values = columns(&kv_heads, n->nope, n->value);
+        struct tensor some_queries = tensor_slice(&queries, 1, head, some),
+                      some_out = tensor_slice(&out, 1, head, some);
+        op_attention(op, &some_out, NULL, &some_queries, &keys, &rope_heads, &values, gathered, span_count, n->scale);
+        arena_release(op->scratch, inner);
+    }
+    arena_release(op->scratch, mark);
+}
+
 static void attend_latent_expanded(struct op_context *op, struct tensor *o, const struct tensor *q,
                                    const struct layer_cache *cache, const struct mla_params *params,
-                                   const struct mla_sizes *n, const struct token_batch *batch) {
-    for (int64_t i = 0; i < batch->span_count; i++) {
-        struct attention_span span = batch->spans[i];
-        struct arena_mark mark = arena_mark(op->scratch);
-        int64_t length = span.position + span.count;
-        int32_t *rows = arena_allocate(op->scratch, (size_t)length, sizeof(int32_t));
-        for (int64_t p = 0; p < length; p++) {
-            rows[p] = (int32_t)(span.pages
-                                    ? span.pages[p / ATTENTION_BLOCK] * (int64_t)ATTENTION_BLOCK + p % ATTENTION_BLOCK
-                                    : span.key_row + p);
+                                   const struct mla_sizes *n, const struct attention_span *spans, int64_t span_count) {
+    for (int64_t begin = 0; begin < span_count;) {
+        int64_t end = begin + 1, total = span_length(&spans[begin]);
+        while (end < span_count && total + span_length(&spans[end]) <= EXPANDED_ROWS) {
+            total += span_length(&spans[end++]);
         }
-        struct tensor c = matrix_allocate(op->scratch, cache->latent.format, length, n->latent);
-        struct tensor rope_key = matrix_allocate(op->scratch, cache->rope_key.format, length, n->rope);
-        op_gather_rows(op, &c, &cache->latent, rows);
-        op_gather_rows(op, &rope_key, &cache->rope_key, rows);
-        struct tensor kv = expand_latent(op, &c, params, n, op->scratch);
-        span.pages = NULL;
-        span.key_row = 0;
-        attend_expanded(op, o, NULL, q, &kv, &rope_key, n, &span, 1);
-        arena_release(op->scratch, mark);
+        attend_gathered(op, o, q, cache, params, n, spans + begin, end - begin, total);
+        begin = end;
     }
 }
 
@@ -162,8 +219,9 @@ static struct tensor shared_by_heads(const struct tensor *rows, int64_t heads) {
 // Queries meet the latent itself (spec 2.4): qa = W_UK^T q, context in latent space, o = W_UV context.
 static void attend_absorbed(struct op_context *op, struct tensor *o, const struct tensor *q, const struct tensor *c,
                             const struct tensor *rope_key, const struct mla_params *params, const struct mla_sizes *n,
-                            const struct token_batch *batch) {
+                            const struct attention_span *spans, int64_t span_count) {
     struct arena_mark mark = arena_mark(op->scratch);
+    int64_t tokens = q->shape[0];
     const struct tensor *kv_b = tensor_present(&params->kv_b_dense) ? &params->kv_b_dense : &params->kv_b_proj;
     CHECK(kv_b->format != FORMAT_E4M3_BLOCK, "absorbed attention before model_prepare");
     struct tensor per_head = tensor_reshape(kv_b, 3, (int64_t[]){n->heads, n->nope + n->value, n->latent});
@@ -171,7 +229,8 @@ static void attend_absorbed(struct op_context *op, struct tensor *o, const struc
                   up_value = tensor_slice(&per_head, 1, n->nope, n->value);
     struct tensor up_key_transposed = tensor_transpose(&up_key, 1, 2);
 
-    struct tensor query_rows = matrix_allocate(op->scratch, q->format, n->tokens, n->heads * (n->latent + n->rope));
+    struct tensor query_rows = matrix_allocate(op->scratch, (enum format)q->format, tokens,
+                                               n->heads * (n->latent + n->rope));
     struct tensor absorbed = tensor_split_columns(&query_rows, n->heads), queries = tensor_split_columns(q, n->heads);
     struct tensor absorbed_nope = columns(&absorbed, 0, n->latent),
                   absorbed_rope = columns(&absorbed, n->latent, n->rope);
@@ -179,11 +238,10 @@ static void attend_absorbed(struct op_context *op, struct tensor *o, const struc
     op_linear_heads(op, &absorbed_nope, &nope, &up_key_transposed);
     op_copy(op, &absorbed_rope, &rope);
 
-    struct tensor context_rows = matrix_allocate(op->scratch, q->format, n->tokens, n->heads * n->latent);
+    struct tensor context_rows = matrix_allocate(op->scratch, (enum format)q->format, tokens, n->heads * n->latent);
     struct tensor context = tensor_split_columns(&context_rows, n->heads), out = tensor_split_columns(o, n->heads);
     struct tensor latent = shared_by_heads(c, n->heads), rope_heads = tensor_split_columns(rope_key, 1);
-    op_attention(op, &context, NULL, &absorbed, &latent, &rope_heads, &latent, batch->spans, batch->span_count,
-                 n->scale);
+    op_attention(op, &context, NULL, &absorbed, &latent, &rope_heads, &latent, spans, span_count, n->scale);
     op_linear_heads(op, &out, &context, &up_value);
     arena_release(op->scratch, mark);
 }
@@ -201,11 +259,15 @@ static void attend_cached(struct op_context *op, struct mla_saved *saved, const 
         return;
     }
     op_scatter_rows(op, &cache->latent, &saved->c, batch->cache_row);
-    if (batch->form == ATTENTION_ABSORBED) {
-        attend_absorbed(op, &saved->o, &saved->q, &cache->latent, &cache->rope_key, params, n, batch);
-    } else {
-        attend_latent_expanded(op, &saved->o, &saved->q, cache, params, n, batch);
+    int64_t absorbed = batch->form == ATTENTION_ABSORBED ? batch->span_count : batch->absorbed_spans;
+    if (absorbed > 0) {
+        const struct attention_span *last = &batch->spans[absorbed - 1];
+        struct tensor o = tensor_slice(&saved->o, 0, 0, last->query_row + last->count);
+        struct tensor q = tensor_slice(&saved->q, 0, 0, last->query_row + last->count);
+        attend_absorbed(op, &o, &q, &cache->latent, &cache->rope_key, params, n, batch->spans, absorbed);
     }
+    attend_latent_expanded(op, &saved->o, &saved->q, cache, params, n, batch->spans + absorbed,
+                           batch->span_count - absorbed);
 }
 
 // ---- Forward ------------------------------------------------------------------------------------
@@ -222,16 +284,18 @@ void mla_forward(struct op_context *op, struct tensor *out, const struct tensor 
         saved = &temporary;
     }
     struct arena *keep = training ? slot : op->scratch;
-    struct arena *norms = training && !recompute->rms_norm ? slot : op->scratch;
+    bool fp8 = training && n.precision != LINEAR_PLAIN;
+    struct arena *norms = training && !fp8 && !recompute->rms_norm ? slot : op->scratch;
     struct arena *ups = training && !recompute->mla_up ? slot : op->scratch;
     *saved = (struct mla_saved){.x = *x};
     project_down(op, saved, x, params, &n, batch->positions, rope_table, keep, norms);
     project_queries(op, saved, params, &n, batch->positions, rope_table, ups);
-    saved->o = matrix_allocate(keep, n.format, n.tokens, n.heads * n.value);
+    saved->o = matrix_allocate(fp8 ? op->scratch : keep, n.format, n.tokens, n.heads * n.value);
     if (cache) {
         attend_cached(op, saved, params, &n, batch, cache);
     } else if (batch->form == ATTENTION_ABSORBED) {
-        attend_absorbed(op, &saved->o, &saved->q, &saved->c, &saved->rope_key, params, &n, batch);
+        attend_absorbed(op, &saved->o, &saved->q, &saved->c, &saved->rope_key, params, &n, batch->spans,
+                        batch->span_count);
     } else {
         saved->kv = expand_latent(op, &saved->c, params, &n, ups);
         saved->lse = training ? floats_allocate(keep, n.tokens * n.heads) : NULL;
@@ -240,6 +304,11 @@ void mla_forward(struct op_context *op, struct tensor *out, const struct tensor 
     }
     struct tensor o = linear_input(op, &saved->o, output_precision(&n), op->scratch);
     op_linear(op, out, &o, &params->o_proj, OP_SET);
+    if (fp8) {
+        struct tensor tiles = linear_tiles_e5m6(keep, n.tokens, n.heads * n.value);
+        op_quantize_rows(op, &tiles, &saved->o, true);
+        saved->o = tiles;
+    }
     if (norms == op->scratch) {
         saved->q_normed = saved->c = tensor_absent();
     }
@@ -277,7 +346,8 @@ static void attention_backward(struct op_context *op, struct tensor *dq, struct 
     struct tensor dkeys = columns(&dkv_heads, 0, n->nope), dvalues = columns(&dkv_heads, n->nope, n->value);
     struct tensor keys = columns(&kv_heads, 0, n->nope), values = columns(&kv_heads, n->nope, n->value);
     struct tensor drope_heads = tensor_split_columns(drope, 1), rope_heads = tensor_split_columns(&saved->rope_key, 1);
-    struct tensor dout = tensor_split_columns(do_rows, n->heads), out = tensor_split_columns(&saved->o, n->heads);
+    struct tensor o = linear_activation(op, &saved->o, op->scratch);
+    struct tensor dout = tensor_split_columns(do_rows, n->heads), out = tensor_split_columns(&o, n->heads);
     op_attention_backward(op, &dq_heads, &dkeys, &drope_heads, &dvalues, &dout, &out, saved->lse, &q_heads, &keys,
                           &rope_heads, &values, batch->spans, batch->span_count, n->scale);
     struct tensor dq_rotated = columns(&dq_heads, n->nope, n->rope);

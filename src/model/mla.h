@@ -26,10 +26,10 @@ struct mla_saved {               // what backward needs from forward; slot lifet
     struct tensor x;             // [T, d] (absent when the block recomputes its norm and sets it again before backward)
     struct tensor q_latent;      // q_a output before its norm [T, q_lora]
     struct tensor kv_latent;     // kv_a output, before norm and rotation [T, kv_lora + dr]
-    struct tensor q_normed, c;   // [T, q_lora], [T, kv_lora]; absent when recompute.rms_norm; FP8: tiles
+    struct tensor q_normed, c;   // [T, q_lora], [T, kv_lora]; absent when recompute.rms_norm or FP8
     struct tensor q, kv,
         rope_key;      // [T, H*(dn+dr)] rotated, [T, H*(dn+dv)], [T, dr] rotated; q and kv absent when recompute.mla_up
-    struct tensor o;   // attention output [T, H*dv]
+    struct tensor o;   // attention output [T, H*dv]; FP8: E5M6_TILE (spec 6.4)
     float *q_rstd, *kv_rstd, *lse;   // [T], [T], [T, H]
 };
 

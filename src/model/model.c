@@ -59,10 +59,19 @@ void model_prepare(struct model *model, int64_t positions, struct arena *arena) 
         model->dispatch = &dispatch_local;
         model->expert_map = (struct expert_map){.slots = config->n_routed_experts};
     }
-    if (model->fp8) {
-        CHECK(model->compute == FORMAT_BF16, "FP8 training with activations of format %d", (int)model->compute);
-        return;   // training attends in expanded form
+    model->arena = arena;
+    CHECK(!model->fp8 || model->compute == FORMAT_BF16, "FP8 training with activations of format %d",
+          (int)model->compute);
+}
+
+void model_prepare_absorbed(struct model *model) {
+    const struct model_config *config = &model->config;
+    if (model->prepared_absorbed) {
+        return;
     }
+    CHECK(!model->fp8, "absorbed attention with weights that change");
+    model->prepared_absorbed = true;
+    struct arena *arena = model->arena;
     for (int64_t l = 0; l < config->num_hidden_layers; l++) {
         attention_prepare(&model->params.layers[l].self_attn, model->compute, arena);
     }

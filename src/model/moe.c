@@ -1,21 +1,18 @@
 // Mixture of experts; see moe.h.
 #include "model/moe.h"
 
-// A layer's routed experts are used between these two. Today every expert is mapped or in memory and there is nothing
-// to do; experts read from disk under a memory limit will be fetched by the first and may be dropped after the second,
-// and nothing else in the model needs to know.
-static inline void expert_acquire(const struct moe_params *params, const struct dispatch_plan *plan) {
-    (void)params;
-    (void)plan;
-}
-
-static inline void expert_release(const struct moe_params *params, const struct dispatch_plan *plan) {
-    (void)params;
-    (void)plan;
-}
+#include "model/experts.h"
 
 static enum linear_precision expert_precision(const struct pass *pass) {
     return pass->fp8 ? LINEAR_FP8_POWER : LINEAR_PLAIN;
+}
+
+// The experts' input, from tokens in their order.
+static void gather_rows(const struct pass *pass, struct moe_saved *saved, struct arena *arena) {
+    int64_t rows = saved->plan.rows, width = saved->tiles.shape[1];
+    saved->rows = pass->fp8 ? linear_tiles(arena, rows, width)
+                            : matrix_allocate(arena, (enum format)saved->tiles.format, rows, width);
+    pass->dispatch->dispatch(pass->dispatch, pass->op, &saved->rows, &saved->tiles, &saved->plan);
 }
 
 void moe_dispatch_forward(const struct pass *pass, struct moe_saved *saved, const struct tensor *x,
@@ -23,18 +20,42 @@ void moe_dispatch_forward(const struct pass *pass, struct moe_saved *saved, cons
     saved->x = *x;
     router_forward(pass, &saved->router, x, params);
     pass->dispatch->plan(pass->dispatch, pass->op, &saved->plan, &saved->router.routing, pass->expert_map, pass->keep);
-    bool kept = pass->training && !pass->recompute->rms_norm;
-    saved->tiles = linear_input(pass->op, x, expert_precision(pass), kept ? pass->keep : pass->op->scratch);
-    saved->rows = pass->fp8 ? linear_tiles(pass->keep, saved->plan.rows, x->shape[1])
-                            : matrix_allocate(pass->keep, x->format, saved->plan.rows, x->shape[1]);
-    pass->dispatch->dispatch(pass->dispatch, pass->op, &saved->rows, &saved->tiles, &saved->plan);
+    saved->tiles = linear_input(pass->op, x, expert_precision(pass), pass->op->scratch);
+    gather_rows(pass, saved, pass->fp8 ? pass->op->scratch : pass->keep);
+    if (params->streamed != NULL) {
+        expert_request(pass->op, params->streamed, &saved->plan);
+    }
 }
 
 void moe_restore(const struct pass *pass, struct moe_saved *saved) {
     if (!tensor_present(&saved->tiles)) {
         saved->tiles = linear_input(pass->op, &saved->x, expert_precision(pass), pass->keep);
     }
+    if (pass->fp8) {
+        gather_rows(pass, saved, pass->keep);
+    }
     saved->shared.x = saved->tiles;
+}
+
+// The products of a run of experts: its rows of gate_up (and, in FP8, saved->gate_up), hidden and results.
+static void run_forward(const struct pass *pass, struct tensor *results, struct tensor *gate_up, struct tensor *hidden,
+                        const struct moe_params *params, struct moe_saved *saved, const struct expert_run *run) {
+    struct op_context *op = pass->op;
+    const int32_t *offsets = saved->plan.offsets + run->begin;
+    int64_t count = run->end - run->begin, row = offsets[0], rows = offsets[count] - row, width = hidden->shape[1];
+    struct tensor gate = columns(gate_up, 0, width), up = columns(gate_up, width, width);
+    op_linear_grouped(op, &gate, &saved->rows, params->gate_proj + run->begin, offsets, count);
+    op_linear_grouped(op, &up, &saved->rows, params->up_proj + run->begin, offsets, count);
+    if (pass->fp8) {   // in one run
+        op_quantize_rows(op, &saved->gate_up, gate_up, true);
+    }
+    struct tensor gate_rows = tensor_slice(&gate, 0, row, rows), up_rows = tensor_slice(&up, 0, row, rows),
+                  hidden_rows = tensor_slice(hidden, 0, row, rows);
+    op_swiglu(op, &hidden_rows, &gate_rows, &up_rows, NULL);
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor input = linear_input(op, hidden, expert_precision(pass), op->scratch);
+    op_linear_grouped(op, results, &input, params->down_proj + run->begin, offsets, count);
+    arena_release(op->scratch, mark);
 }
 
 void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, const struct moe_params *params,
@@ -49,18 +70,19 @@ void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, c
 
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor gate_up = pass->fp8 ? matrix_allocate(op->scratch, format, plan->rows, 2 * width) : saved->gate_up;
-    struct tensor gate = columns(&gate_up, 0, width), up = columns(&gate_up, width, width);
     struct tensor hidden = matrix_allocate(op->scratch, format, plan->rows, width);
-    expert_acquire(params, plan);
-    op_linear_grouped(op, &gate, &saved->rows, params->gate_proj, plan->offsets, plan->slots);
-    op_linear_grouped(op, &up, &saved->rows, params->up_proj, plan->offsets, plan->slots);
-    if (pass->fp8) {
-        op_quantize_rows(op, &saved->gate_up, &gate_up, true);
+    struct expert_run run = {0, plan->slots};
+    if (params->streamed == NULL) {
+        run_forward(pass, &transit->results, &gate_up, &hidden, params, saved, &run);
+    } else {
+        while (expert_acquire(op, &run, params->streamed, plan)) {
+            run_forward(pass, &transit->results, &gate_up, &hidden, params, saved, &run);
+            expert_release(params->streamed, &run, plan);
+        }
+        if (op->error.code != 0) {
+            op_zero(op, &transit->results);
+        }
     }
-    op_swiglu(op, &hidden, &gate, &up, NULL);
-    struct tensor input = linear_input(op, &hidden, expert_precision(pass), op->scratch);
-    op_linear_grouped(op, &transit->results, &input, params->down_proj, plan->offsets, plan->slots);
-    expert_release(params, plan);
     arena_release(op->scratch, mark);
 
     transit->shared = tensor_absent();
@@ -119,7 +141,7 @@ void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe
     kept->down.x = matrix_allocate(pass->keep, dout->format, plan->rows, width);
     kept->down.precision = expert_precision(pass);
     op_swiglu(op, &kept->down.x, &gate, &up, plan->row_weight);
-    expert_acquire(params, plan);
+    CHECK(params->streamed == NULL, "training with experts on disk");
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor dhidden = matrix_allocate(op->scratch, dout->format, plan->rows, width);
     linear_grouped_backward_input(op, &dhidden, &kept->down, params->down_proj, plan->offsets, plan->slots);
@@ -128,7 +150,6 @@ void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe
     kept->gate = (struct linear_kept){saved->rows, gate, expert_precision(pass)};
     kept->up = (struct linear_kept){saved->rows, up, expert_precision(pass)};
     rows_backward(pass, &transit->drows, kept, params, plan);
-    expert_release(params, plan);
 
     if (tensor_present(&params->shared_experts.gate_proj)) {
         ffn_backward_input(op, dx, OP_SET, &kept->shared, dout, &params->shared_experts, &saved->shared, pass->keep);

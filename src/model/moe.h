@@ -24,10 +24,10 @@
 
 struct moe_saved {         // slot lifetime
     struct tensor x;       // [T, d] (set again before backward when the block recomputes its norm)
-    struct tensor tiles;   // FP8: x as dispatch and experts take it; goes where x goes
+    struct tensor tiles;   // FP8: x as dispatch and experts take it; absent until backward, as x
     struct router_saved router;
     struct dispatch_plan plan;
-    struct tensor rows;      // [R, d]
+    struct tensor rows;      // [R, d]; FP8: tiles, gathered again in backward
     struct tensor gate_up;   // [R, 2I]; becomes [dgate, dup] in backward (FP8: tiles, multiplied out before)
     struct ffn_saved shared;
 };

@@ -254,6 +254,20 @@ int params_allocate(struct model_params *params, const struct model_config *conf
     return 0;
 }
 
+static int shape_param(void *argument, const struct param *param, struct error *error) {
+    (void)error;
+    *param->tensor = tensor_make(allocation_format(argument, param), NULL, param->rank, param->shape);
+    return 0;
+}
+
+void params_shape(struct model_params *params, const struct model_config *config, enum format format) {
+    struct allocation allocation = {.format = format};
+    params_visit(params, config, shape_param, &allocation, NULL);
+    if (config->tie_word_embeddings) {
+        params->lm_head = params->embed_tokens;
+    }
+}
+
 // ---- Initial values ------------------------------------------------------------------------------------------------
 
 struct initialization {
@@ -328,4 +342,13 @@ int params_initialize(struct model_params *params, const struct model_config *co
         .seed = seed, .std = (float)std, .power_of_two = config->fp8_power_of_two, .pool = op->pool};
     CHECK(std >= 0.0, "std %g", std);
     return params_visit(params, config, initialize_param, &init, error);
+}
+
+int param_initialize(struct tensor *tensor, const struct param *param, const struct model_config *config, uint64_t seed,
+                     double std, struct op_context *op, struct error *error) {
+    struct initialization init = {
+        .seed = seed, .std = (float)std, .power_of_two = config->fp8_power_of_two, .pool = op->pool};
+    struct param own = *param;
+    own.tensor = tensor;
+    return initialize_param(&init, &own, error);
 }

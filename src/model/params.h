@@ -32,6 +32,9 @@ struct moe_params {
     struct tensor e_score_correction_bias;   // f32[E]; noaux_tc only; moved by the balancing rule, not by a gradient
     struct tensor *gate_proj, *up_proj, *down_proj;   // tables of E tensors: [I, d], [I, d], [d, I]
     struct mlp_params shared_experts;                 // width n_shared_experts * I; absent when n_shared_experts == 0
+    // Not a parameter: where routed experts come from when they are read from disk on demand (experts.h); NULL = they
+    // are in memory.
+    struct expert_layer *streamed;
 };
 
 struct block_params {
@@ -93,10 +96,15 @@ int params_visit(struct model_params *params, const struct model_config *config,
 // bias stay f32 when keep_small_f32.
 int params_allocate(struct model_params *params, const struct model_config *config, enum format format,
                     bool keep_small_f32, bool only_trained, struct arena *arena, struct error *error);
+// The same without memory: formats and shapes alone.
+void params_shape(struct model_params *params, const struct model_config *config, enum format format);
 // Normal(0, std) by (seed, hash of name, element index); norms 1, router bias 0. Same values for every format up to
 // rounding.
 int params_initialize(struct model_params *params, const struct model_config *config, uint64_t seed, double std,
                       struct op_context *op, struct error *error);
+// One of them, into `tensor` (packed, of any format).
+int param_initialize(struct tensor *tensor, const struct param *param, const struct model_config *config, uint64_t seed,
+                     double std, struct op_context *op, struct error *error);
 
 // The walk as an array (for pairing weights, gradients, masters and moments index by index).
 struct param_list {

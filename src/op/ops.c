@@ -307,6 +307,15 @@ void op_cross_entropy(struct op_context *op, float *loss, struct tensor *dlogits
     cpu_cross_entropy(op, loss, dlogits, logits, targets, scale);
 }
 
+float op_row_maximum(const struct op_context *op, const float *x, int64_t n) {
+    return cpu_row_maximum(op, x, n);
+}
+
+float op_softmax_row(const struct op_context *op, float *y, float *maximum, const float *x, int64_t n) {
+    CHECK(n > 0, "softmax of %lld elements", (long long)n);
+    return cpu_softmax_row(op, y, maximum, x, n);
+}
+
 void op_adamw(struct op_context *op, struct tensor *master, struct tensor *m, struct tensor *v, struct tensor *weight,
               const struct tensor *gradient, const struct adamw_step *step) {
     check_packed_float(master, "master");

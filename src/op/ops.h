@@ -9,7 +9,8 @@
 // the FP32 result rounded once to nearest even.
 //
 // Formats: "activation" tensors are F32 or BF16 and may have any strides whose innermost is 1 unless said otherwise;
-// weights may be F32, BF16 or E4M3_BLOCK. Empty row counts are legal and do nothing.
+// weights may be F32, BF16 or E4M3_BLOCK, in op_linear and op_linear_grouped also INT8 or INT4. Empty row counts are
+// legal and do nothing.
 #ifndef MINKE_OP_OPS_H
 #define MINKE_OP_OPS_H
 
@@ -17,6 +18,7 @@
 #include <stdint.h>
 
 #include "base/arena.h"
+#include "base/error.h"
 #include "base/pool.h"
 #include "tensor/tensor.h"
 
@@ -31,9 +33,13 @@ struct op_context {
     struct pool *pool;
     struct arena *scratch;   // packing buffers and partial sums; reaches its size in the first step
     enum isa isa;            // what `kernels` really is (never ISA_BEST)
+    struct error error;      // sticky: what went wrong inside a pass that cannot return it (an expert that could not be
+                             // read); then what the pass computes is void. Whoever ran the pass looks, and clears it.
 };
 // Picks the best kernels the CPU has, at most `isa`. ERROR_ARGUMENT if the CPU lacks what was asked for.
 int op_context_init(struct op_context *op, enum isa isa, struct pool *pool, struct arena *scratch, struct error *error);
+// Hands the sticky error over and clears it: 0, or its code with *error filled.
+int op_context_error(struct op_context *op, struct error *error);
 const char *isa_name(enum isa isa);
 
 enum op_mode { OP_SET, OP_ADD };   // out = value, or out = out + value
@@ -43,7 +49,8 @@ enum op_mode { OP_SET, OP_ADD };   // out = value, or out = out + value
 // are fine). y[m,n] = chain over k ascending of x[m,k] * w[n,k]. OP_ADD (f32 y only) continues the chain from y. E4M3
 // on either side: one chain of codes per 128 of K, then total = fma(chain, scale of x * scale of w, total), K blocks
 // ascending (spec 6.3), total from 0 (or y); the product of the scales is rounded to F32, and the scale of a side that
-// is not E4M3 is 1.
+// is not E4M3 is 1. INT8 and INT4 weights (x f32|bf16): the same with one chain of codes per group (128 or 32 of K) and
+// the group's scale.
 void op_linear(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
                enum op_mode mode);
 // dx[M,K] = dy[M,N] W: chain over n ascending (E4M3 tiles and blocks: per 128 of N as above). OP_ADD continues an f32
@@ -69,13 +76,14 @@ void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw,
 
 // ---- FP8 (spec 6.2): scale = e4m3_scale(amax of the tile), code = e4m3_narrow(x / scale), tensor/formats.h
 // ------------ out E4M3_TILE from x f32|bf16, all [T, d]: tiles of 128 columns of one row, the last may be shorter.
+// out E5M6_TILE (packed): the same with e5m6_scale and e5m6_narrow; power_of_two is true.
 void op_quantize_rows(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
-// y f32|bf16 = code * scale, rounded to F32 and then to the format.
+// y f32|bf16 = code * scale of E4M3_TILE or E5M6_TILE, rounded to F32 and then to the format.
 void op_dequantize_rows(struct op_context *op, struct tensor *y, const struct tensor *x);
-// out E4M3_COLUMN from x f32|bf16|E4M3_TILE (multiplied out to F32 first), all [T, d]: tiles of 128 rows of one column.
-// With `offsets` (rows offsets[g]..offsets[g+1]-1 are group g) tiles begin anew with every group, so that the scales of
-// tile i, counted over the groups in order, stand in row i of out->scale, which has op_column_tiles rows. NULL: one
-// group of all rows.
+// out E4M3_COLUMN from x f32|bf16|E4M3_TILE|E5M6_TILE (multiplied out to F32 first), all [T, d]: tiles of 128 rows of
+// one column. With `offsets` (rows offsets[g]..offsets[g+1]-1 are group g) tiles begin anew with every group, so that
+// the scales of tile i, counted over the groups in order, stand in row i of out->scale, which has op_column_tiles rows.
+// NULL: one group of all rows.
 void op_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
                          int64_t groups, bool power_of_two);
 int64_t op_column_tiles(const int32_t *offsets, int64_t groups);
@@ -201,6 +209,13 @@ void op_zero(struct op_context *op, struct tensor *y);
 // = loss only) = scale * (softmax - onehot).
 void op_cross_entropy(struct op_context *op, float *loss, struct tensor *dlogits, const struct tensor *logits,
                       const int32_t *targets, float scale);
+
+// One row x[n] of logits, on the calling thread (for the tasks of a sampler): *maximum = the largest (NaN skipped, -inf
+// if nothing is larger); returns the sum of exp(x - maximum), summed as op_cross_entropy does, so that
+// -(math_log(sum) + (maximum - x[i])) has the bits of its loss with the sign changed. y (NULL, or y = x) keeps
+// exp(x - maximum).
+float op_row_maximum(const struct op_context *op, const float *x, int64_t n);
+float op_softmax_row(const struct op_context *op, float *y, float *maximum, const float *x, int64_t n);
 
 // ---- Optimizer -----------------------------------------------------------------------------------------------------
 struct adamw_step {

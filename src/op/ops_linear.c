@@ -3,6 +3,7 @@
 #include "op/cpu/linear.h"
 #include "op/ops.h"
 #include "tensor/formats.h"
+#include "tensor/int_groups.h"
 
 static bool is_activation(const struct tensor *tensor) {
     return tensor->format == FORMAT_F32 || tensor->format == FORMAT_BF16;
@@ -10,6 +11,9 @@ static bool is_activation(const struct tensor *tensor) {
 
 // A matrix as one side of a product: its axes `row_axis` and `k_axis` become row and k.
 static struct linear_operand operand(const struct tensor *tensor, int row_axis, int k_axis) {
+    if (format_is_int(tensor->format)) {
+        return (struct linear_operand){.k_stride = 1, .integers = tensor, .format = (enum format)tensor->format};
+    }
     struct linear_operand result = {.data = tensor->data,
                                     .row_stride = tensor->stride[row_axis],
                                     .k_stride = tensor->stride[k_axis],
@@ -59,7 +63,9 @@ static void check_rows(const struct tensor *out, const struct tensor *left, cons
               right->shape[right_depth_axis] == left->shape[1] && right->shape[1 - right_depth_axis] == out->shape[1],
           "%s from %s and weight %s", tensor_shape_text(a, out), tensor_shape_text(b, left),
           tensor_shape_text(c, right));
-    CHECK(is_activation(out) && is_operand(left, FORMAT_E4M3_TILE) && is_operand(right, FORMAT_E4M3_BLOCK),
+    bool integers = format_is_int(right->format) && is_activation(left) && right_depth_axis == 1;
+    CHECK(is_activation(out) && is_operand(left, FORMAT_E4M3_TILE) &&
+              (is_operand(right, FORMAT_E4M3_BLOCK) || integers),
           "formats %d, %d, %d", out->format, left->format, right->format);
     CHECK(mode == OP_SET || out->format == FORMAT_F32, "only an F32 output can be added to");
 }

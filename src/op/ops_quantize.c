@@ -5,7 +5,8 @@
 
 static void check_source(const struct tensor *x, bool tiles_too) {
     CHECK(x->rank == 2 && x->device == DEVICE_CPU, "quantize: rank %d", x->rank);
-    CHECK(x->format == FORMAT_F32 || x->format == FORMAT_BF16 || (tiles_too && x->format == FORMAT_E4M3_TILE),
+    CHECK(x->format == FORMAT_F32 || x->format == FORMAT_BF16 ||
+              (tiles_too && (x->format == FORMAT_E4M3_TILE || x->format == FORMAT_E5M6_TILE)),
           "quantize: format %d", x->format);
     CHECK(x->stride[1] == 1 || x->shape[1] <= 1, "quantize: innermost stride");
 }
@@ -20,14 +21,16 @@ static void check_codes(const struct tensor *out, enum format format, const stru
 }
 
 void op_quantize_rows(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two) {
+    enum format format = out->format == FORMAT_E5M6_TILE ? FORMAT_E5M6_TILE : FORMAT_E4M3_TILE;
     check_source(x, false);
-    check_codes(out, FORMAT_E4M3_TILE, x);
+    check_codes(out, format, x);
+    CHECK(format == FORMAT_E4M3_TILE || (power_of_two && tensor_packed(out)), "quantize: E5M6 with other scales");
     cpu_quantize_rows(op, out, x, power_of_two);
 }
 
 void op_dequantize_rows(struct op_context *op, struct tensor *y, const struct tensor *x) {
     check_source(y, false);
-    check_codes(x, FORMAT_E4M3_TILE, y);
+    check_codes(x, x->format == FORMAT_E5M6_TILE ? FORMAT_E5M6_TILE : FORMAT_E4M3_TILE, y);
     cpu_dequantize_rows(op, y, x);
 }
 

@@ -11,7 +11,9 @@
 struct format_info {
     const char *name;               // for people: "bf16"
     const char *safetensors_name;   // in files: "BF16"; NULL if it never stands in one by itself
-    int bytes;                      // per element
+    // Per element; 0: the layout is not one of elements (int_groups.h); E5M6_TILE: of the plane of low bits alone
+    // (tensor_bytes has the whole).
+    int bytes;
     // Widen `count` consecutive elements of row `row` starting at `column` to F32 (exact for f32 and bf16; element *
     // scale rounded once for block formats), and the way back. NULL for integer formats.
     void (*widen)(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count);
@@ -47,6 +49,13 @@ uint8_t e4m3_narrow(float value);
 // an infinite amax gives an infinite scale, or 2^127 with the infinity as 448, so that what is multiplied out is not
 // finite in either mode.
 float e4m3_scale(float amax, int power_of_two);
+
+// E5M6 (format/e5m6.c): twelve bits as IEEE would make them, with infinities; narrowing rounds to nearest even, finite
+// values saturate to +-65024. The scale of a tile: max(amax, 1e-4) / 65024 with its exponent rounded up.
+float e5m6_widen(uint16_t bits);
+uint16_t e5m6_narrow(float value);
+float e5m6_scale(float amax);
+uint8_t *e5m6_high(const struct tensor *tensor, int64_t row);   // high halves of a row: two elements a byte
 
 // Quantises a packed F32 or BF16 matrix to 128 x 128 blocks (spec 6.2, official cast): ragged edges count as zeros;
 // scale = amax / 448, or the next power of two when `power_of_two`; out->data [rows, columns] u8 and out->scale are

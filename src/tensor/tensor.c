@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "tensor/formats.h"
+#include "tensor/int_groups.h"
 
 static int64_t blocks(int64_t elements) {
     return (elements + BLOCK_SIZE - 1) / BLOCK_SIZE;
@@ -16,12 +17,14 @@ static float *scale_advance(float *scale, int64_t count) {
 }
 
 static bool is_scaled(enum format format) {
-    return format == FORMAT_E4M3_BLOCK || format == FORMAT_E4M3_TILE || format == FORMAT_E4M3_COLUMN;
+    return format == FORMAT_E4M3_BLOCK || format == FORMAT_E4M3_TILE || format == FORMAT_E4M3_COLUMN ||
+           format == FORMAT_E5M6_TILE;
 }
 
 int64_t tensor_scale_edge(enum format format, int axis) {
     CHECK(is_scaled(format), "format %d has no scales", (int)format);
-    bool alone = (axis == 0 && format == FORMAT_E4M3_TILE) || (axis == 1 && format == FORMAT_E4M3_COLUMN);
+    bool tile = format == FORMAT_E4M3_TILE || format == FORMAT_E5M6_TILE;
+    bool alone = (axis == 0 && tile) || (axis == 1 && format == FORMAT_E4M3_COLUMN);
     return alone ? 1 : BLOCK_SIZE;
 }
 
@@ -66,6 +69,7 @@ struct tensor tensor_slice(const struct tensor *tensor, int axis, int64_t begin,
     CHECK(axis >= 0 && axis < tensor->rank, "axis %d of rank %d", axis, tensor->rank);
     CHECK(begin >= 0 && count >= 0 && count <= tensor->shape[axis] && begin <= tensor->shape[axis] - count,
           "[%lld, +%lld) of %lld", (long long)begin, (long long)count, (long long)tensor->shape[axis]);
+    CHECK(tensor->format != FORMAT_E5M6_TILE || count == tensor->shape[axis], "a slice of two planes");
     struct tensor slice = *tensor;
     slice.shape[axis] = count;
     if (slice.data != NULL) {
@@ -148,7 +152,13 @@ int64_t tensor_elements(const struct tensor *tensor) {
 }
 
 int64_t tensor_bytes(const struct tensor *tensor) {
+    if (format_is_int(tensor->format)) {
+        return int_bytes(tensor);
+    }
     int64_t bytes = tensor_elements(tensor) * format_info(tensor->format)->bytes;
+    if (tensor->format == FORMAT_E5M6_TILE) {
+        bytes += tensor->shape[0] * ((tensor->shape[1] + 1) / 2);
+    }
     if (is_scaled(tensor->format)) {
         bytes += scales(tensor->format, 0, tensor->shape[0]) * scales(tensor->format, 1, tensor->shape[1]) *
                  (int64_t)sizeof(float);

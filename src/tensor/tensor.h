@@ -18,6 +18,9 @@ enum format {
     FORMAT_E4M3_TILE,    // one byte an element and one F32 scale per 1 x 128 tile of a row (activations, gradients)
     FORMAT_E4M3_COLUMN,   // the same per 128 x 1 tile of a column: what a weight gradient, which sums over rows,
                           // multiplies
+    FORMAT_INT8,   // weights made at load: integers and one BF16 scale per group of 128 along a row, in a layout of our
+    FORMAT_INT4,   // own (tensor/int_groups.h); groups of 32. Matrices that are used as a whole: no views
+    FORMAT_E5M6_TILE,   // twelve bits an element in two planes (format/e5m6.c), scales as E4M3_TILE; never sliced
     FORMAT_I32,
     FORMAT_I64,
     FORMAT_U16,

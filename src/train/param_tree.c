@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/rng.h"
 #include "tensor/formats.h"
 #include "weights/cast.h"
 #include "weights/safetensors.h"
@@ -50,6 +51,20 @@ void param_tree_copy(struct op_context *op, struct param_tree *to, const struct 
         const struct tensor *source = from->list.items[i].tensor;
         if (tensor_present(target) && tensor_present(source) && target->data != source->data) {
             tensor_cast(target, source, false, op->pool);
+        }
+    }
+}
+
+void param_tree_perturb(struct param_tree *tree, uint64_t seed, int64_t ulps) {
+    for (int64_t i = 0; i < tree->list.count; i++) {
+        const struct param *param = &tree->list.items[i];
+        uint32_t *bits = param->tensor->data;
+        for (int64_t e = 0; param->trained && e < tensor_elements(param->tensor); e++) {
+            bool up = (rng_u64(seed, (uint64_t)i, (uint64_t)e) & 1) != 0;
+            int64_t magnitude = (int64_t)(bits[e] & 0x7fffffffu), moved = magnitude + (up ? ulps : -ulps);
+            if (magnitude != 0 && moved >= 0x00800000 && moved < 0x7f800000) {   // normal numbers before and after
+                bits[e] = (bits[e] & 0x80000000u) | (uint32_t)moved;
+            }
         }
     }
 }

@@ -23,6 +23,8 @@ int param_tree_create_empty(struct param_tree *tree, const struct model_config *
 void param_tree_zero(struct op_context *op, struct param_tree *tree);
 // Every tensor present in both: value by value, rounded to the format of `to`; E4M3 blocks are multiplied out.
 void param_tree_copy(struct op_context *op, struct param_tree *to, const struct param_tree *from);
+// Moves every trained element of an F32 tree up or down by `ulps` units in the last place; zeros stay.
+void param_tree_perturb(struct param_tree *tree, uint64_t seed, int64_t ulps);
 // to (f32) += from, the same tensors present in both.
 void param_tree_add(struct op_context *op, struct param_tree *to, const struct param_tree *from);
 

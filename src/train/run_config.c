@@ -453,9 +453,15 @@ static void value_text(char text[VALUE_TEXT], const struct run_config *config, c
     }
 }
 
+// In FP8, tiles of tokens end with a micro-batch: its size decides about bits.
+static bool is_fixed(const struct run_config_key *key, const struct run_config *config) {
+    bool micro_batch = key->offset == offsetof(struct run_config, train.micro_batch);
+    return key->fixed || (micro_batch && config->train.precision == PRECISION_FP8);
+}
+
 bool run_config_fixed(const struct run_config *config, int index, const char **name, char value[RUN_CONFIG_VALUE]) {
     for (int i = 0; i < run_config_key_count; i++) {
-        if (run_config_keys[i].fixed && index-- == 0) {
+        if (is_fixed(&run_config_keys[i], config) && index-- == 0) {
             char text[VALUE_TEXT];
             value_text(text, config, &run_config_keys[i]);
             CHECK(strlen(text) < RUN_CONFIG_VALUE, "%s is a path", run_config_keys[i].name);

@@ -32,6 +32,7 @@ struct model_section {
     char init_from[RUN_CONFIG_PATH];   // directory whose weights the run starts from
     char tokenizer[RUN_CONFIG_PATH];   // directory with tokenizer.json; empty = data.path
     double init_std;
+    int64_t init_ulps;   // how far each initial weight is moved, in units in the last place of FP32
 };
 struct data_section {
     char path[RUN_CONFIG_PATH];   // folder written by `minke prepare`

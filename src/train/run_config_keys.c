@@ -24,6 +24,9 @@ const struct run_config_key run_config_keys[] = {
          "of ours); moments, schedule and data start anew. Empty: random weights"),
     PATH(model, tokenizer, "directory with tokenizer.json, copied into every checkpoint. Empty: data.path"),
     NUMBER(model, init_std, "0.006", 0, 1, "standard deviation of random weights (norms are 1)"),
+    COUNT(model, init_ulps, "0", 0, 1e6, false,
+          "units in the last place (FP32) by which each initial weight is moved, up or down at random: how far two\n"
+          "runs drift apart by rounding alone"),
 
     PATH(data, path, "folder written by `minke prepare`"),
     COUNT(data, seed, "1", 0, 9e15, true, "order of documents, FIM and token splitting"),
@@ -37,14 +40,15 @@ const struct run_config_key run_config_keys[] = {
     COUNT(train, sequence_length, "4096", 1, 1048576, true, "tokens of a training sequence"),
     COUNT(train, batch, "8", 1, 1048576, true, "sequences of a step (after the ramp), a multiple of reduction_shards"),
     COUNT(train, micro_batch, "1", 1, 1048576, false,
-          "sequences computed together: memory and speed only, the results are the same bits"),
+          "sequences computed together: memory and speed only, the results are the same bits; with precision = fp8\n"
+          "it decides about the last bits and is fixed for the run"),
     COUNT(train, reduction_shards, "1", 1, 4096, true,
           "parts of the batch whose gradients are summed one after the other inside and by a binary tree\n"
           "across; a power of two, at least the number of data-parallel ranks to come. Costs log2 + 1\n"
           "gradient buffers"),
     CHOICE(train, precision, "bf16", "fp32|bf16|fp8", true,
            "format of activations and compute weights; masters and gradients are always FP32; with fp8 all Linears\n"
-           "but the embedding, the head and eh_proj multiply E4M3, and train.micro_batch decides about the last bits"),
+           "but the embedding, the head and eh_proj multiply E4M3"),
     COUNT(train, seed, "1", 0, 9e15, true, "random weights"),
     COUNT(train, threads, "0", 0, 1024, false, "threads, 0 = one per CPU"),
     CHOICE(train, isa, "best", "scalar|avx2|avx512|best", false, "instruction set: speed only"),

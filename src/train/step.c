@@ -40,8 +40,7 @@ static void shard_compute(struct batch_gradient *batch, struct micro_batch_resul
         struct micro_batch_result result;
         read_sequences(batch, now);
         model_forward(op, &result, batch->slot, batch->model, &buffer->params, &micro, weights, batch->expert_load);
-        model_backward_input(op, batch->slot, batch->model, &buffer->params);
-        model_backward_weight(op, batch->slot, batch->model, &buffer->params);
+        model_backward(op, batch->slot, batch->model, &buffer->params);
         sums_add(sums, &result);
         done += now;
     }

@@ -215,6 +215,9 @@ static int start_weights(struct trainer *trainer, struct error *error) {
                    ? start_from_model(trainer, error)
                    : params_initialize(&trainer->optimizer.masters.params, &trainer->config, (uint64_t)run->train.seed,
                                        run->model.init_std, &trainer->op, error);
+    if (code == 0 && run->model.init_ulps > 0) {
+        param_tree_perturb(&trainer->optimizer.masters, (uint64_t)run->train.seed, run->model.init_ulps);
+    }
     if (code == 0) {
         optimizer_start(&trainer->optimizer, &trainer->op);
     }

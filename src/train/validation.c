@@ -63,9 +63,12 @@ int validation_run(struct validation *validation, struct validation_result *resu
     if (code != 0) {
         return code;
     }
-    for (int64_t window = 0; !over && (sequences == 0 || window < sequences); window++) {
+    // A part is taken evenly from the whole split: its beginning would be one author, one language, one corpus.
+    int64_t windows = dataset_tokens(validation->dataset) / validation->length;
+    int64_t every = sequences > 0 && windows > sequences ? windows / sequences : 1;
+    for (int64_t window = 0; !over && (sequences == 0 || window < sequences * every); window++) {
         over = loader_next(validation->ids + waiting * stride, &count, validation->loader) != 0;
-        waiting += !over;
+        waiting += !over && window % every == 0;
         if (waiting == validation->micro_batch) {
             evaluate(validation, &totals, op, model, slot, waiting, validation->length, true);
             waiting = 0;

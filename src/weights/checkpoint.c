@@ -387,6 +387,22 @@ static int entry_find(struct checkpoint *checkpoint, const struct safetensors_en
     return code;
 }
 
+int checkpoint_locate(struct checkpoint *checkpoint, struct checkpoint_range *range, const char *name,
+                      struct error *error) {
+    const struct safetensors_entry *entry;
+    const char *path;
+    int code = entry_find(checkpoint, &entry, &path, name, error);
+    if (code == 0) {
+        const struct item *item = item_find(checkpoint, name);
+        const struct mapped_file *file = &checkpoint->shards[item->shard].file.file;
+        *range = (struct checkpoint_range){.path = path,
+                                           .shard = item->shard,
+                                           .offset = (const uint8_t *)entry->tensor.data - file->data,
+                                           .bytes = entry->end - entry->begin};
+    }
+    return code;
+}
+
 static int scale_join(struct checkpoint *checkpoint, struct tensor *tensor, const char *path, const char *name,
                       struct error *error) {
     const struct safetensors_entry *entry;

@@ -33,6 +33,14 @@ int checkpoint_find(struct checkpoint *checkpoint, struct tensor *tensor, const 
 int checkpoint_expect(struct checkpoint *checkpoint, struct tensor *tensor, const char *name, int rank,
                       const int64_t *shape, struct error *error);
 
+// Where a tensor's bytes stand (without its scales), for reading them past the mapping.
+struct checkpoint_range {
+    const char *path;   // of the shard; lives as long as the checkpoint
+    int64_t shard, offset, bytes;
+};
+int checkpoint_locate(struct checkpoint *checkpoint, struct checkpoint_range *range, const char *name,
+                      struct error *error);
+
 // Whether `name` is the scale tensor of an FP8 tensor ("<tensor>_scale_inv").
 bool checkpoint_name_is_scale(const char *name);
 

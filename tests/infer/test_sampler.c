@@ -11,6 +11,7 @@
 
 #include "base/rng.h"
 #include "infer/sampler.h"
+#include "support/op_fixture.h"
 
 #define VOCAB 300
 #define DRAWS 60000
@@ -21,19 +22,27 @@ static void fill_logits(float *logits, uint64_t seed, float spread) {
     }
 }
 
+static struct op_fixture fixture;
+
+static int32_t choose(struct sampler *sampler, const float *logits, const struct minke_sampling *sampling,
+                      int64_t position) {
+    struct sampler_text text = {.count = position};
+    return sampler_choose(sampler, &fixture.op, logits, sampling, &text, NULL);
+}
+
 static void test_greedy(void **state) {
     (void)state;
     float logits[5] = {1, 3, NAN, 3, -INFINITY};
     struct sampler sampler;
     assert_int_equal(sampler_create(&sampler, 5, NULL), 0);
-    struct sampling greedy = {.temperature = 0, .top_p = 1, .seed = 7};
-    assert_int_equal(sampler_choose(&sampler, logits, &greedy, 0), 1);
+    struct minke_sampling greedy = {.temperature = 0, .top_p = 1, .seed = 7};
+    assert_int_equal(choose(&sampler, logits, &greedy, 0), 1);
     float all_nan[5] = {NAN, NAN, NAN, NAN, NAN};
-    assert_int_equal(sampler_choose(&sampler, all_nan, &greedy, 0), 0);
-    struct sampling warm = {.temperature = 1, .top_p = 0.9f, .seed = 7};
-    assert_int_equal(sampler_choose(&sampler, all_nan, &warm, 0), 0);
+    assert_int_equal(choose(&sampler, all_nan, &greedy, 0), 0);
+    struct minke_sampling warm = {.temperature = 1, .top_p = 0.9f, .seed = 7};
+    assert_int_equal(choose(&sampler, all_nan, &warm, 0), 0);
     for (int64_t position = 0; position < 1000; position++) {
-        int32_t id = sampler_choose(&sampler, logits, &warm, position);
+        int32_t id = choose(&sampler, logits, &warm, position);
         assert_true(id == 1 || id == 3 || id == 0);   // never the NaN, never probability zero
     }
     sampler_destroy(&sampler);
@@ -73,9 +82,9 @@ static void check_distribution(float temperature, float top_p, uint64_t seed) {
     reference(wanted, logits, (double)temperature, (double)top_p);
     struct sampler sampler;
     assert_int_equal(sampler_create(&sampler, VOCAB, NULL), 0);
-    struct sampling sampling = {.temperature = temperature, .top_p = top_p, .seed = seed};
+    struct minke_sampling sampling = {.temperature = temperature, .top_p = top_p, .seed = seed};
     for (int64_t draw = 0; draw < DRAWS; draw++) {
-        counts[sampler_choose(&sampler, logits, &sampling, draw)]++;
+        counts[choose(&sampler, logits, &sampling, draw)]++;
     }
     sampler_destroy(&sampler);
     for (int i = 0; i < VOCAB; i++) {
@@ -103,13 +112,13 @@ static void test_reproducible(void **state) {
     fill_logits(logits, 9, 1.0f);
     struct sampler sampler;
     assert_int_equal(sampler_create(&sampler, VOCAB, NULL), 0);
-    struct sampling a = {.temperature = 1, .top_p = 0.95f, .seed = 11}, b = a;
+    struct minke_sampling a = {.temperature = 1, .top_p = 0.95f, .seed = 11}, b = a;
     b.seed = 12;
     int same = 0;
     for (int64_t position = 0; position < 200; position++) {
-        int32_t first = sampler_choose(&sampler, logits, &a, position);
-        same += sampler_choose(&sampler, logits, &b, position) == first;
-        assert_int_equal(sampler_choose(&sampler, logits, &a, position), first);
+        int32_t first = choose(&sampler, logits, &a, position);
+        same += choose(&sampler, logits, &b, position) == first;
+        assert_int_equal(choose(&sampler, logits, &a, position), first);
     }
     assert_true(same < 60);   // another seed is another text
     sampler_destroy(&sampler);
@@ -121,5 +130,8 @@ int main(void) {
         cmocka_unit_test(test_distribution),
         cmocka_unit_test(test_reproducible),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    op_fixture_open(&fixture, ISA_BEST, 1);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    op_fixture_close(&fixture);
+    return failed;
 }

@@ -226,7 +226,7 @@ static void test_errors(void **state) {
     test_assert_error(session_truncate(session, 1, &error), &error, ERROR_ARGUMENT, "truncate");
     error_clear(&error);
     test_assert_error(session_evaluate(session, ids, 1, 9, NULL, NULL, &error), &error, ERROR_ARGUMENT, "MTP");
-    struct sampling greedy = {.top_p = 1};
+    struct minke_sampling greedy = {.top_p = 1};
     assert_int_equal(session_sample(session, &greedy), -1);
     session_destroy(session);
     fixture_close(&fixture);

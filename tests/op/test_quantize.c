@@ -250,6 +250,106 @@ static void test_dequantize(void **state) {
     }
 }
 
+// E5M6 tiles: every instruction set against the conversions of tensor/formats.h; multiplied out, and as tiles of
+// columns, they are what the widened matrix is.
+struct e5m6_case {
+    struct tensor x, wide, narrow;   // wide: what the tiles hold
+    struct tensor found, expected;
+    int64_t bytes, scales;
+    struct coded columns;
+    bool special;
+};
+
+static void define_e5m6(struct e5m6_case *test) {
+    int64_t rows = test->x.shape[0], columns = test->x.shape[1];
+    float line[128];
+    for (int64_t i = 0; i < rows; i++) {
+        for (int64_t j = 0; j < columns; j += 128) {
+            int64_t count = columns - j < 128 ? columns - j : 128;
+            float amax = 0.0f;
+            for (int64_t k = 0; k < count; k++) {
+                line[k] = element_get(&test->x, i * columns + j + k);
+                line[k] = fabsf(line[k]) < 0x1p-126f ? copysignf(0.0f, line[k]) : line[k];
+                amax = fabsf(line[k]) > amax ? fabsf(line[k]) : amax;
+            }
+            test->expected.scale[i * up(columns) + j / 128] = e5m6_scale(amax);
+            format_info(FORMAT_E5M6_TILE)->narrow(&test->expected, line, i, j, count);
+            format_info(FORMAT_E5M6_TILE)
+                ->widen((float *)test->wide.data + i * columns + j, &test->expected, i, j, count);
+        }
+    }
+}
+
+static void run_e5m6(struct e5m6_case *test, struct op_context *op) {
+    int64_t elements = tensor_elements(&test->x);
+    memset(test->found.data, 0x55, (size_t)test->bytes);
+    op_quantize_rows(op, &test->found, &test->x, true);
+    assert_memory_equal(test->found.scale, test->expected.scale, (size_t)test->scales * sizeof(float));
+    const uint8_t *codes = test->found.data, *wanted = test->expected.data;
+    for (int64_t i = 0; i < test->bytes; i++) {
+        if (codes[i] != wanted[i] &&
+            (i < elements || !test->special)) {   // high halves of a NaN have an undefined sign
+            fail_msg("%s: byte %lld of %lld is %02x, expected %02x", isa_name(op->isa), (long long)i,
+                     (long long)test->bytes, codes[i], wanted[i]);
+        }
+    }
+    op_dequantize_rows(op, &test->narrow, &test->found);
+    for (int64_t i = 0; i < elements; i++) {
+        float value = element_get(&test->wide, i), back = element_get(&test->narrow, i);
+        assert_true(isnan(value) ? isnan(back) : back == value && signbit(back) == signbit(value));
+    }
+    op_quantize_columns(op, &test->columns.tensor, &test->wide, NULL, 0, true);
+    memcpy(test->columns.codes, test->columns.tensor.data, (size_t)elements);
+    memcpy(test->columns.scales, test->columns.tensor.scale, (size_t)test->columns.scale_count * sizeof(float));
+    op_quantize_columns(op, &test->columns.tensor, &test->found, NULL, 0, true);
+    expect_codes(&test->columns, op->isa, 2);
+}
+
+static void check_e5m6(int64_t rows, int64_t columns, enum format format, bool special, uint64_t stream) {
+    struct e5m6_case test = {.x = tensor_new_2d(format, rows, columns),
+                             .wide = tensor_new_2d(FORMAT_F32, rows, columns),
+                             .narrow = tensor_new_2d(FORMAT_BF16, rows, columns),
+                             .bytes = rows * (columns + (columns + 1) / 2),
+                             .scales = rows * up(columns),
+                             .columns = coded_new(FORMAT_E4M3_COLUMN, rows, columns, up(rows)),
+                             .special = special};
+    if (special) {
+        fill_edges(&test.x, 3e-3f, stream, 89);
+    } else {
+        fill_uniform(&test.x, 5.0f, stream);
+    }
+    test.found = test.expected = tensor_2d(FORMAT_E5M6_TILE, NULL, rows, columns);
+    test.found.data = array_new(test.bytes, 1);
+    test.found.scale = array_new(test.scales, sizeof(float));
+    test.expected.data = array_new(test.bytes, 1);
+    test.expected.scale = array_new(test.scales, sizeof(float));
+    define_e5m6(&test);
+    for (enum isa isa = ISA_SCALAR; isa < ISA_BEST && isa_available(isa); isa++) {
+        struct op_fixture fixture;
+        op_fixture_open(&fixture, isa, 2);
+        run_e5m6(&test, &fixture.op);
+        op_fixture_close(&fixture);
+    }
+    coded_free(&test.columns);
+    memory_free(test.found.data);
+    memory_free(test.found.scale);
+    memory_free(test.expected.data);
+    memory_free(test.expected.scale);
+    tensor_free(&test.x);
+    tensor_free(&test.wide);
+    tensor_free(&test.narrow);
+}
+
+static void test_e5m6(void **state) {
+    (void)state;
+    static const int64_t shapes[][2] = {{1, 1}, {3, 130}, {128, 33}, {140, 257}};
+    for (uint64_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        for (int mode = 0; mode < 4; mode++) {
+            check_e5m6(shapes[i][0], shapes[i][1], mode & 1 ? FORMAT_BF16 : FORMAT_F32, (mode & 2) != 0, 100 + i);
+        }
+    }
+}
+
 static void test_gather(void **state) {
     (void)state;
     struct op_fixture fixture;
@@ -274,6 +374,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_quantisers),
         cmocka_unit_test(test_dequantize),
+        cmocka_unit_test(test_e5m6),
         cmocka_unit_test(test_gather),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

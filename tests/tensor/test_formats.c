@@ -101,6 +101,88 @@ static void test_e4m3_narrow(void **state) {
     }
 }
 
+// Value of an E5M6 magnitude by its definition.
+static double e5m6_value(int magnitude) {
+    int exponent = magnitude >> 6, mantissa = magnitude & 63;
+    return exponent == 0 ? ldexp(mantissa, -20) : ldexp(64 + mantissa, exponent - 21);
+}
+
+static int e5m6_nearest(float value) {
+    double magnitude = fabs((double)value), distance = INFINITY;
+    int best = 0;
+    for (int code = 0; code < 0x7c0; code++) {
+        double d = fabs(magnitude - e5m6_value(code));
+        if (d < distance || (d == distance && code % 2 == 0)) {
+            best = code;
+            distance = d;
+        }
+    }
+    best = isinf(value) ? 0x7c0 : magnitude >= 65024.0 ? 0x7bf : best;
+    return best | (signbit(value) ? 0x800 : 0);
+}
+
+static void test_e5m6(void **state) {
+    (void)state;
+    for (int code = 0; code < 4096; code++) {
+        float value = e5m6_widen((uint16_t)code);
+        int magnitude = code & 0x7ff;
+        if (magnitude > 0x7c0) {
+            assert_true(isnan(value));
+            continue;
+        }
+        double expected = magnitude == 0x7c0 ? INFINITY : e5m6_value(magnitude);
+        assert_true((double)value == (code < 2048 ? expected : -expected));
+        assert_int_equal(float_bits(value) >> 31, code >> 11);
+        assert_int_equal(float_bits(value) & 0xffff, 0);   // exact in BF16
+        assert_int_equal(e5m6_narrow(value), code);
+        if (magnitude < 0x7bf) {
+            float middle = (float)((expected + e5m6_value(magnitude + 1)) / 2);
+            for (int step = -1; step <= 1; step++) {
+                float near = step == 0 ? middle : nextafterf(middle, step < 0 ? -INFINITY : INFINITY);
+                near = code < 2048 ? near : -near;
+                assert_int_equal(e5m6_narrow(near), e5m6_nearest(near));
+            }
+        }
+    }
+    for (int word = 0; word < 65536; word += 13) {
+        float value = bf16_widen((uint16_t)word);
+        assert_int_equal(e5m6_narrow(value), isnan(value) ? (signbit(value) ? 0xfe0 : 0x7e0) : e5m6_nearest(value));
+    }
+    assert_true(e5m6_scale(65024.0f) == 1.0f && e5m6_scale(65025.0f) == 2.0f && e5m6_scale(0.0f) == 0x1p-29f);
+    assert_true(e5m6_scale(INFINITY) == 0x1p127f);
+}
+
+// Two planes with an odd number of columns, written in parts.
+static void test_e5m6_rows(void **state) {
+    (void)state;
+    enum { ROWS = 3, COLUMNS = 131 };
+    uint8_t planes[ROWS * (COLUMNS + (COLUMNS + 1) / 2) + 1];
+    float scale[ROWS * 2], line[COLUMNS], back[COLUMNS];
+    struct tensor t = tensor_2d(FORMAT_E5M6_TILE, planes, ROWS, COLUMNS);
+    t.scale = scale;
+    assert_int_equal(tensor_bytes(&t), ROWS * (COLUMNS + 66 + 2 * 4));
+    memset(planes, 0xa5, sizeof planes);
+    for (int round = 0; round < 2; round++) {
+        for (int row = ROWS - 1; row >= 0; row--) {
+            scale[row * 2] = 0x1p-3f;
+            scale[row * 2 + 1] = 0x1p5f;
+            for (int i = 0; i < COLUMNS; i++) {
+                line[i] = rng_normal(7, (uint64_t)row, (uint64_t)i) * (i < 128 ? 1.0f : 512.0f);
+            }
+            format_info(FORMAT_E5M6_TILE)->narrow(&t, line, row, 0, 77);
+            format_info(FORMAT_E5M6_TILE)->narrow(&t, line + 77, row, 77, COLUMNS - 77);
+        }
+    }
+    for (int row = 0; row < ROWS; row++) {
+        format_info(FORMAT_E5M6_TILE)->widen(back, &t, row, 1, COLUMNS - 1);
+        for (int i = 1; i < COLUMNS; i++) {
+            float value = rng_normal(7, (uint64_t)row, (uint64_t)i) * (i < 128 ? 1.0f : 512.0f);
+            assert_true(fabsf(back[i - 1] - value) <= fabsf(value) / 128 + 0x1p-15f);
+        }
+    }
+    assert_int_equal(planes[sizeof planes - 1], 0xa5);
+}
+
 static void test_bf16(void **state) {
     (void)state;
     for (int word = 0; word < 65536; word++) {
@@ -126,7 +208,8 @@ static void test_table(void **state) {
     for (int format = FORMAT_F32; format < FORMAT_COUNT; format++) {
         const struct format_info *info = format_info((enum format)format);
         assert_non_null(info->name);
-        assert_true(info->bytes > 0);
+        bool groups = format == FORMAT_INT8 || format == FORMAT_INT4;   // no layout of elements
+        assert_true(groups ? info->bytes == 0 : info->bytes > 0);
         if (info->safetensors_name != NULL) {   // tiles never stand in a file
             assert_int_equal(format_by_safetensors_name(info->safetensors_name), format);
         }
@@ -219,7 +302,8 @@ static void test_quantize(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_e4m3_widen), cmocka_unit_test(test_e4m3_narrow), cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_table),      cmocka_unit_test(test_rows),        cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_e5m6),       cmocka_unit_test(test_e5m6_rows),   cmocka_unit_test(test_table),
+        cmocka_unit_test(test_rows),       cmocka_unit_test(test_quantize),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -194,6 +194,17 @@ static void refused(const struct run_config *run, bool resume, int code, const c
     assert_null(trainer);
 }
 
+// FP8 tiles of tokens end with a micro-batch: another size would go on with other bits.
+static void test_fp8_micro_batch(void **state) {
+    (void)state;
+    static const char *const keys[] = {"train.precision=fp8", "train.micro_batch=2", NULL};
+    struct run_config run = tiny_run(directory, "fp8", keys), other = run;
+    tiny_train(&run, false);
+    other.train.micro_batch = 4;
+    refused(&other, true, ERROR_ARGUMENT,
+            "train.micro_batch may not change on --resume: the checkpoint has 2, this run 4");
+}
+
 static void test_refusals(void **state) {
     (void)state;
     struct run_config run = tiny_run(directory, "run", NULL);
@@ -462,6 +473,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_keep, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fp8_micro_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bad_inputs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_two_trainers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failing_memory_create, setup, teardown),

@@ -244,6 +244,12 @@ static void test_fixed_keys(void **state) {
         }
     }
     assert_true(batch);
+    config.train.precision = PRECISION_FP8;   // whose bits depend on the micro-batch
+    bool micro_batch = false;
+    for (int i = 0; run_config_fixed(&config, i, &name, value); i++) {
+        micro_batch = micro_batch || strcmp(name, "train.micro_batch") == 0;
+    }
+    assert_true(micro_batch);
 }
 
 int main(void) {

@@ -44,6 +44,8 @@ void cpu_add(struct op_context *op, struct tensor *y, const struct tensor *x);
 void cpu_zero(struct op_context *op, struct tensor *y);
 void cpu_cross_entropy(struct op_context *op, float *loss, struct tensor *dlogits, const struct tensor *logits,
                        const int32_t *targets, float scale);
+float cpu_row_maximum(const struct op_context *op, const float *x, int64_t n);
+float cpu_softmax_row(const struct op_context *op, float *y, float *maximum, const float *x, int64_t n);
 void cpu_adamw(struct op_context *op, struct tensor *master, struct tensor *m, struct tensor *v, struct tensor *weight,
                const struct tensor *gradient, const struct adamw_step *step);
 void cpu_ema(struct op_context *op, struct tensor *average, const struct tensor *master, float decay);

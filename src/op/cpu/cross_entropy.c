@@ -46,6 +46,24 @@ void kernels_scalar_cross_entropy(struct cpu_kernels *kernels) {
     kernels->row.softmax_gradient = softmax_gradient_scalar;
 }
 
+static float softmax_row(const struct row_kernels *kernels, float *y, float *maximum, const float *x, int64_t n) {
+    *maximum = kernels->maximum(x, n);
+    float sum = 0.0f;
+    for (int64_t begin = 0; begin < n; begin += SUM_BLOCK) {
+        int64_t some = n - begin < SUM_BLOCK ? n - begin : SUM_BLOCK;
+        sum += kernels->exp_sum(y != NULL ? y + begin : NULL, x + begin, *maximum, some);
+    }
+    return sum;
+}
+
+float cpu_row_maximum(const struct op_context *op, const float *x, int64_t n) {
+    return op->kernels->row.maximum(x, n);
+}
+
+float cpu_softmax_row(const struct op_context *op, float *y, float *maximum, const float *x, int64_t n) {
+    return softmax_row(&op->kernels->row, y, maximum, x, n);
+}
+
 struct cross_entropy_job {
     const struct row_kernels *kernels;
     struct row_split split;
@@ -68,11 +86,7 @@ static void cross_entropy_row(const struct cross_entropy_job *job, int64_t t) {
         return;
     }
     const float *x = float_row(job->logits, t);
-    float maximum = job->kernels->maximum(x, vocabulary), sum = 0.0f;
-    for (int64_t begin = 0; begin < vocabulary; begin += SUM_BLOCK) {
-        int64_t n = vocabulary - begin < SUM_BLOCK ? vocabulary - begin : SUM_BLOCK;
-        sum += job->kernels->exp_sum(NULL, x + begin, maximum, n);
-    }
+    float maximum, sum = softmax_row(job->kernels, NULL, &maximum, x, vocabulary);
     job->loss[t] = math_log(sum) + (maximum - x[target]);
     if (gradient.data != NULL) {
         float inverse = 1.0f / sum;

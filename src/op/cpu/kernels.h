@@ -31,6 +31,7 @@ enum isa cpu_isa_best(void);
 
 // Init functions, one for each file of kernels: each sets its own entries of the table.
 void kernels_scalar_linear(struct cpu_kernels *kernels);
+void kernels_scalar_linear_int(struct cpu_kernels *kernels);   // after linear
 void kernels_scalar_peak(struct cpu_kernels *kernels);
 void kernels_scalar_rms_norm(struct cpu_kernels *kernels);
 void kernels_scalar_rope(struct cpu_kernels *kernels);
@@ -43,11 +44,13 @@ void kernels_scalar_adamw(struct cpu_kernels *kernels);
 void kernels_scalar_reduce(struct cpu_kernels *kernels);
 void kernels_scalar_quantize(struct cpu_kernels *kernels);
 void kernels_avx2_linear(struct cpu_kernels *kernels);
+void kernels_avx2_linear_int(struct cpu_kernels *kernels);   // after linear
 void kernels_avx2_quantize(struct cpu_kernels *kernels);
 void kernels_avx2_row(struct cpu_kernels *kernels);
 void kernels_avx2_attention(struct cpu_kernels *kernels);
 void kernels_avx2_peak(struct cpu_kernels *kernels);
 void kernels_avx512_linear(struct cpu_kernels *kernels);
+void kernels_avx512_linear_int(struct cpu_kernels *kernels);   // after linear
 void kernels_avx512_peak(struct cpu_kernels *kernels);
 void kernels_avx512_quantize(struct cpu_kernels *kernels);
 void kernels_avx512_row(struct cpu_kernels *kernels);

@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "op/cpu/kernels.h"
 #include "tensor/formats.h"
+#include "tensor/int_groups.h"
 
 #define MIN_PIECE_ROWS 128   // when there are more threads than tasks
 #define AREA_ROWS 512        // when outputs pass through the F32 area of a worker
@@ -26,7 +27,7 @@
 #define MAX_PANELS 4           // most column panels of a task
 #define STRIDED_DEPTH 64       // k packed at a time from an operand whose rows, not k, are contiguous
 #define TASKS_PER_THREAD 4     // for balance
-#define MAX_SCALES (2 * DEPTH_UNITS / BLOCK_SIZE)
+#define MAX_SCALES (2 * DEPTH_UNITS / INT4_GROUP)
 
 struct piece {
     const struct linear_group *group;
@@ -45,6 +46,7 @@ struct run {
     enum format c_format;
     bool add, scaled;
     int64_t depth_block;   // k per block
+    int64_t scale_depth;   // k per scale
     const struct piece *pieces;
     int64_t piece_count;
     uint32_t *packed;
@@ -166,10 +168,14 @@ static void load_c(const struct run *run, const struct linear_group *group, int6
 
 // Scales of the blocks of k in [k_begin, k_end) for rows [row, row + rows) of an operand, `stride` apart from block to
 // block. A panel never crosses a block of 128 rows.
-static void load_scales(float *scale, int64_t stride, const struct linear_operand *operand, int64_t row, int64_t rows,
-                        int64_t k_begin, int64_t k_end) {
+static void load_scales(const struct run *run, float *scale, int64_t stride, const struct linear_operand *operand,
+                        int64_t row, int64_t rows, int64_t k_begin, int64_t k_end) {
+    if (operand->integers != NULL) {
+        linear_int_scales(scale, stride, operand->integers, row, rows, k_begin, k_end);
+        return;
+    }
     const bool alone = operand->scale != NULL && operand->scale_rows == 1;
-    for (int64_t k = k_begin; k < k_end; k += BLOCK_SIZE, scale += stride) {
+    for (int64_t k = k_begin; k < k_end; k += run->scale_depth, scale += stride) {
         float first = linear_scale(operand, row, k);
         for (int64_t i = 0; i < rows; i++) {
             scale[i] = alone && i > 0 ? linear_scale(operand, row + i, k) : first;
@@ -239,7 +245,7 @@ static void pack_block(const struct run *run, const struct linear_operand *b, in
                                          .k_end = minimum(k + step, k_end),
                                          .rows = (int)minimum(width, columns - offset),
                                          .unit = run->unit};
-            run->kernels->pack_columns(&strip);
+            (b->integers != NULL ? run->kernels->pack_columns_int : run->kernels->pack_columns)(&strip);
         }
     }
 }
@@ -254,20 +260,21 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     float column_scales[MAX_PANELS][MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
     pack_block(run, &group->b, column_begin, columns, k_begin, k_end, packed_b);
     for (int64_t panel = 0; run->scaled && panel * width < columns; panel++) {
-        load_scales(column_scales[panel], LINEAR_MAX_COLUMNS, &group->b, column_begin + panel * width,
+        load_scales(run, column_scales[panel], LINEAR_MAX_COLUMNS, &group->b, column_begin + panel * width,
                     minimum(width, columns - panel * width), k_begin, k_end);
     }
     for (int64_t m = 0; m < piece->panels; m++) {
         int64_t row = panel_row(piece, m), rows = panel_row(piece, m + 1) - row;
         const uint32_t *a = packed_panel(run, piece, m) + units_of(run->unit, k_begin) * rows;
         if (run->scaled) {
-            load_scales(row_scales, LINEAR_MAX_ROWS, &group->a, piece->row + row, rows, k_begin, k_end);
+            load_scales(run, row_scales, LINEAR_MAX_ROWS, &group->a, piece->row + row, rows, k_begin, k_end);
         }
         for (int64_t panel = 0; panel * width < columns; panel++) {
             int64_t stride = single ? width : round_up(columns, width);
             struct linear_tile tile = {.a = a,
                                        .b = packed_b + panel * width * units,
                                        .units = units,
+                                       .scale_depth = run->scale_depth,
                                        .row_scale = run->scaled ? row_scales : NULL,
                                        .column_scale = run->scaled ? column_scales[panel] : NULL,
                                        .rows = (int)rows,
@@ -289,12 +296,13 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
 static void multiply_mapped(const struct run *run, const struct piece *piece, int64_t column_begin, int64_t columns,
                             float *area) {
     const struct linear_group *group = piece->group;
-    const int64_t width = run->kernels->mapped_columns;
+    const bool integers = group->b.integers != NULL;
+    const int64_t width = integers ? INT_TILE_ROWS : run->kernels->mapped_columns;
     float *scales = area + LINEAR_MAX_MAPPED * LINEAR_MAX_COLUMNS;
     for (int64_t offset = 0; offset < columns; offset += width) {
         int64_t column = column_begin + offset;
-        if (run->scaled) {
-            load_scales(scales, 1, &group->b, column, 1, 0, group->depth);
+        if (run->scaled && !integers) {
+            load_scales(run, scales, 1, &group->b, column, 1, 0, group->depth);
         }
         struct linear_tile tile = {.c = area,
                                    .c_stride = width,
@@ -304,6 +312,7 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
                                    .depth = group->depth,
                                    .units = units_of(run->unit, group->depth),
                                    .scale = run->scaled ? scales : NULL,
+                                   .scale_depth = run->scale_depth,
                                    .rows = (int)piece->rows,
                                    .columns = (int)minimum(width, columns - offset),
                                    .unit = run->unit,
@@ -311,7 +320,7 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
         if (run->add) {
             load_c(run, group, piece->row, column, area, width, piece->rows, tile.columns);
         }
-        run->kernels->tile_mapped(&tile);
+        (integers ? run->kernels->tile_int : run->kernels->tile_mapped)(&tile);
         store_c(run, group, piece->row, column, area, width, piece->rows, tile.columns);
     }
 }
@@ -409,8 +418,8 @@ static bool is_scaled(enum format format) {
 // Whether few rows may read side b where it lies: it has a stride of 1, and a mapped tile has all the scales (one for
 // each block of b).
 static bool is_readable(const struct linear_group *group) {
-    bool blocks = !is_scaled(group->a.format) && (!is_scaled(group->b.format) || group->b.format == FORMAT_E4M3_BLOCK);
-    return blocks && (group->b.k_stride == 1 || group->b.row_stride == 1);
+    bool blocks = !is_scaled(group->b.format) || group->b.format == FORMAT_E4M3_BLOCK || group->b.integers != NULL;
+    return !is_scaled(group->a.format) && blocks && (group->b.k_stride == 1 || group->b.row_stride == 1);
 }
 
 // Cuts the groups; `pieces` has room for all. Returns the units of the largest piece's packed rows and adds up all.
@@ -473,7 +482,8 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
                       .c_format = c_format,
                       .add = mode == OP_ADD,
                       .scaled = is_scaled(a) || is_scaled(b),
-                      .depth_block = pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS};
+                      .depth_block = pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS,
+                      .scale_depth = format_is_int(b) ? int_group(b) : BLOCK_SIZE};
     int64_t piece_count = 0, most_depth = 0;
     for (int64_t g = 0; g < count; g++) {
         most_depth = groups[g].depth > most_depth ? groups[g].depth : most_depth;

@@ -30,6 +30,8 @@ struct linear_operand {
     const float *scale;             // E4M3: of (row / scale_rows, k / 128); may be unaligned. NULL: 1 everywhere
     int64_t scale_rows;             // rows that share a scale: 128 (blocks) or 1 (tiles along k)
     int64_t scale_row_stride, scale_k_stride;   // in scales
+    const struct tensor *integers;   // int8 and int4 (side b only): the weight, whose layout is int_groups.h's; no
+                                     // field above but k_stride (1) has a meaning then
     enum format format;
 };
 
@@ -56,8 +58,9 @@ struct linear_strip {
 // One tile: c[rows][columns] in F32, the accumulators. Columns are computed in halves of the table's tile_columns: c
 // has room for whole halves.
 //   without scales:             c = chain over units, starting from c when `add`, else from +0
-//   with scales (E4M3 a or b):  for each block of 128 k, c = fma(chain over its units from +0, row_scale[block][row] *
-//                               column_scale[block][column], c), where c is +0 before the first block unless `add`
+//   with scales (E4M3 a or b, integer b):  for each block of `scale_depth` k, c = fma(chain over its units from +0,
+//                               row_scale[block][row] * column_scale[block][column], c), where c is +0 before the first
+//                               block unless `add`
 // A tile_mapped has one column scale for all columns of a block and row scales of 1.
 struct linear_tile {
     float *c;
@@ -68,6 +71,7 @@ struct linear_tile {
     int64_t column, depth;
     int64_t units;
     const float *scale;          // tile_mapped: NULL, or one per block of 128 k
+    int64_t scale_depth;         // 128, or 32 for int4
     const float *row_scale;      // tile: NULL, or [blocks][LINEAR_MAX_ROWS]
     const float *column_scale;   // [blocks][LINEAR_MAX_COLUMNS], one for every column of whole halves
     int rows, columns;
@@ -86,12 +90,20 @@ struct linear_kernels {
     // speed. May read a, and write c, as if there were LINEAR_MAX_MAPPED rows.
     void (*tile_mapped)(const struct linear_tile *tile);
     void (*narrow)(uint16_t *out, const float *in, int64_t count);   // bf16_narrow of each
+    // Integer weights (linear_int.c): packing of columns, codes without scales; and the product of few rows with 16
+    // columns, which reads codes and scales from tile->mapped.
+    void (*pack_columns_int)(const struct linear_strip *strip);
+    void (*tile_int)(const struct linear_tile *tile);
 };
 
 // Portable packing, any strides and formats.
 void linear_pack_rows_scalar(const struct linear_strip *strip);
 void linear_pack_columns_scalar(const struct linear_strip *strip);
 float linear_scale(const struct linear_operand *operand, int64_t row, int64_t k);   // of the block that holds (row, k)
+// Scales of an integer weight for rows [row, row + rows) and the groups of k in [k_begin, k_end), `stride` apart from
+// group to group.
+void linear_int_scales(float *scale, int64_t stride, const struct tensor *weight, int64_t row, int64_t rows,
+                       int64_t k_begin, int64_t k_end);
 
 // Computes all groups; `add` continues an F32 c. Each c element is computed by one task.
 void linear_run(struct op_context *op, const struct linear_group *groups, int64_t count, enum format c_format,

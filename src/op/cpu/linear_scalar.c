@@ -96,7 +96,7 @@ static float scale_of(const struct linear_tile *tile, int64_t block, int row, in
 static void tile_with(const struct linear_tile *tile,
                       float (*b)(const struct linear_tile *tile, int64_t unit, int64_t column)) {
     bool scaled = (tile->mapped != NULL ? tile->scale : tile->row_scale) != NULL;
-    int64_t block = scaled ? BLOCK_SIZE : tile->units;
+    int64_t block = scaled ? tile->scale_depth : tile->units;
     for (int row = 0; row < tile->rows; row++) {
         for (int column = 0; column < tile->columns; column++) {
             float *c = &tile->c[row * tile->c_stride + column];
@@ -107,7 +107,7 @@ static void tile_with(const struct linear_tile *tile,
                 for (int64_t unit = begin; unit < end; unit++) {
                     sum = fmaf(packed_a(tile, row, unit), b(tile, unit, column), sum);
                 }
-                total = scaled ? fmaf(sum, scale_of(tile, begin / BLOCK_SIZE, row, column), total) : sum;
+                total = scaled ? fmaf(sum, scale_of(tile, begin / block, row, column), total) : sum;
             }
             *c = total;
         }

@@ -1,5 +1,5 @@
-// Quantisation to E4M3 (op/ops.h): scalar kernels, and how rows, tiles of columns and blocks are split over the pool.
-// Every tile is one task's.
+// Quantisation to E4M3 and E5M6 (op/ops.h): scalar kernels, and how rows, tiles of columns and blocks are split over
+// the pool. Every tile is one task's.
 #include "op/cpu/quantize.h"
 
 #include <string.h>
@@ -32,22 +32,38 @@ static void widen_scalar(struct row y, const uint8_t *codes, float scale, int64_
     }
 }
 
-static void columns_scalar(uint8_t *codes, int64_t code_stride, float *scale, const float *x, int64_t rows,
-                           int64_t columns, bool power_of_two) {
+static void columns_scalar(uint8_t *codes, int64_t code_stride, float *scale, struct row x, int64_t x_stride,
+                           int64_t rows, int64_t columns, bool power_of_two) {
     for (int64_t column = 0; column < columns; column++) {
         float amax = 0.0f;
         for (int64_t i = 0; i < rows; i++) {
-            amax = larger_magnitude(x[i * QUANTIZE_COLUMNS + column], amax);
+            amax = larger_magnitude(row_load(x, i * x_stride + column), amax);
         }
         scale[column] = e4m3_scale(amax, power_of_two);
         for (int64_t i = 0; i < rows; i++) {
-            codes[i * code_stride + column] = e4m3_narrow(x[i * QUANTIZE_COLUMNS + column] / scale[column]);
+            codes[i * code_stride + column] = e4m3_narrow(row_load(x, i * x_stride + column) / scale[column]);
         }
     }
 }
 
+static void narrow_e5m6_scalar(uint8_t *low, uint8_t *high, struct row x, float scale, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        unsigned code = e5m6_narrow(row_load(x, i) / scale);
+        low[i] = (uint8_t)code;
+        high[i / 2] = (uint8_t)(i % 2 == 0 ? code >> 8 : high[i / 2] | code >> 8 << 4);
+    }
+}
+
+static void widen_e5m6_scalar(struct row y, const uint8_t *low, const uint8_t *high, float scale, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        unsigned top = high[i / 2] >> i % 2 * 4 & 15u;
+        row_store(y, i, e5m6_widen((uint16_t)(low[i] | top << 8)) * scale);
+    }
+}
+
 void kernels_scalar_quantize(struct cpu_kernels *kernels) {
-    kernels->quantize = (struct quantize_kernels){largest_scalar, narrow_scalar, widen_scalar, columns_scalar};
+    kernels->quantize = (struct quantize_kernels){largest_scalar, narrow_scalar,      widen_scalar,
+                                                  columns_scalar, narrow_e5m6_scalar, widen_e5m6_scalar};
 }
 
 struct quantize_job {
@@ -87,8 +103,15 @@ static void rows_task(void *argument, int64_t task, int worker) {
         for (int64_t column = 0; column < columns; column += BLOCK_SIZE) {
             struct row tile = row_advance(x, column);
             int64_t n = tile_end(column, columns);
-            *scale = e4m3_scale(kernels->largest(tile, n), job->power_of_two);
-            kernels->narrow(code_row(job->out, i) + column, tile, *scale, n);
+            float amax = kernels->largest(tile, n);
+            if (job->out->format == FORMAT_E5M6_TILE) {
+                *scale = e5m6_scale(amax);
+                kernels->narrow_e5m6(code_row(job->out, i) + column, e5m6_high(job->out, i) + column / 2, tile, *scale,
+                                     n);
+            } else {
+                *scale = e4m3_scale(amax, job->power_of_two);
+                kernels->narrow(code_row(job->out, i) + column, tile, *scale, n);
+            }
             scale++;
         }
     }
@@ -108,7 +131,13 @@ static void widen_row(const struct cpu_kernels *kernels, struct row y, const str
     for (int64_t done = 0; done < count;) {
         int64_t at = column + done, n = BLOCK_SIZE - at % BLOCK_SIZE;
         n = n < count - done ? n : count - done;
-        kernels->quantize.widen(row_advance(y, done), code_row(x, row) + at, scale_row(x, row)[at / BLOCK_SIZE], n);
+        float scale = scale_row(x, row)[at / BLOCK_SIZE];
+        if (x->format == FORMAT_E5M6_TILE) {
+            kernels->quantize.widen_e5m6(row_advance(y, done), code_row(x, row) + at, e5m6_high(x, row) + at / 2, scale,
+                                         n);
+        } else {
+            kernels->quantize.widen(row_advance(y, done), code_row(x, row) + at, scale, n);
+        }
         done += n;
     }
 }
@@ -137,20 +166,21 @@ static void columns_task(void *argument, int64_t task, int worker) {
     int64_t index = task / chunks, column = task % chunks * QUANTIZE_COLUMNS;
     const struct quantize_tile *tile = &job->tiles[index];
     int64_t count = columns - column < QUANTIZE_COLUMNS ? columns - column : QUANTIZE_COLUMNS;
+    struct row source;
+    int64_t stride = job->x->stride[0];
     float values[BLOCK_SIZE * QUANTIZE_COLUMNS];
-    if (count < QUANTIZE_COLUMNS) {
-        memset(values, 0, sizeof values);
-    }
-    for (int64_t i = 0; i < tile->rows; i++) {
-        struct row y = row_of_floats(values + i * QUANTIZE_COLUMNS);
-        if (job->x->format == FORMAT_E4M3_TILE) {
-            widen_row(job->kernels, y, job->x, tile->row + i, column, count);
-        } else {
-            job->kernels->row.copy(y, row_advance(tensor_row(job->x, tile->row + i), column), count);
+    if (job->x->format == FORMAT_E4M3_TILE || job->x->format == FORMAT_E5M6_TILE) {
+        for (int64_t i = 0; i < tile->rows; i++) {
+            widen_row(job->kernels, row_of_floats(values + i * QUANTIZE_COLUMNS), job->x, tile->row + i, column, count);
         }
+        source = row_of_floats(values);
+        stride = QUANTIZE_COLUMNS;
+    } else {
+        source = row_advance(tensor_row(job->x, tile->row), column);
     }
     job->kernels->quantize.columns(code_row(job->out, tile->row) + column, job->out->stride[0],
-                                   scale_row(job->out, index) + column, values, tile->rows, count, job->power_of_two);
+                                   scale_row(job->out, index) + column, source, stride, tile->rows, count,
+                                   job->power_of_two);
 }
 
 void cpu_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,

@@ -58,8 +58,11 @@ static float scale_at(const struct tensor *tensor, int64_t row, int64_t column) 
 
 void e4m3_widen_row(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count) {
     const uint8_t *in = (const uint8_t *)format_element(source, row, 0);
+    const int64_t edge = tensor_scale_edge(source->format, 1);
+    float scale = 0.0f;
     for (int64_t i = column; i < column + count; i++) {
-        out[i - column] = e4m3_widen(in[i * source->stride[1]]) * scale_at(source, row, i);
+        scale = i == column || i % edge == 0 ? scale_at(source, row, i) : scale;
+        out[i - column] = e4m3_widen(in[i * source->stride[1]]) * scale;
     }
 }
 

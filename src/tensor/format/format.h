@@ -14,5 +14,8 @@ void bf16_widen_row(float *out, const struct tensor *source, int64_t row, int64_
 void bf16_narrow_row(struct tensor *out, const float *source, int64_t row, int64_t column, int64_t count);
 void e4m3_widen_row(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count);
 void e4m3_narrow_row(struct tensor *out, const float *source, int64_t row, int64_t column, int64_t count);
+void int_widen_row(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count);
+void e5m6_widen_row(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count);
+void e5m6_narrow_row(struct tensor *out, const float *source, int64_t row, int64_t column, int64_t count);
 
 #endif

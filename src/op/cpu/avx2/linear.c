@@ -171,7 +171,7 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
     float *const c = tile->c;
     const int64_t stride = tile->c_stride;
     const bool scaled = tile->row_scale != NULL;
-    const int64_t block = scaled ? BLOCK_SIZE : tile->units;
+    const int64_t block = scaled ? tile->scale_depth : tile->units;
     for (int64_t begin = 0; begin < tile->units; begin += block) {
         __m256 sum[ROWS][2];
         bool load = !scaled && tile->add;

@@ -1,0 +1,97 @@
+// minke_engine_*: the public face of infer/engine.h.
+#include "infer/engine.h"
+#include "api/api.h"
+#include "base/memory.h"
+
+#define DEFAULT_CACHE_TOKENS 32768
+#define DEFAULT_BATCH 64
+#define DEFAULT_CHUNK 512
+
+struct minke_engine {
+    struct engine *engine;
+};
+
+static int check_options(const struct minke_engine_options *options, const struct minke_model *model,
+                         struct error *error) {
+    int64_t limit = minke_model_context(model);
+    if (options->context < 0 || options->context > limit) {
+        return error_set(error, ERROR_ARGUMENT,
+                         "engine context: this model takes 1..%lld tokens (max_position_embeddings), found %lld",
+                         (long long)limit, (long long)options->context);
+    }
+    if (options->attention < MINKE_ATTENTION_AUTO || options->attention > MINKE_ATTENTION_ABSORBED) {
+        return error_set(error, ERROR_ARGUMENT, "engine attention: expected a member of enum minke_attention, found %d",
+                         (int)options->attention);
+    }
+    return 0;
+}
+
+int minke_engine_create(struct minke_engine **out, struct minke_model *model,
+                        const struct minke_engine_options *options, struct minke_error *error) {
+    static const struct minke_engine_options defaults = {0};
+    struct error inner = {0};
+    *out = NULL;
+    options = options != NULL ? options : &defaults;
+    if (check_options(options, model, &inner) != 0) {
+        return api_error(error, &inner);
+    }
+    int64_t context = options->context != 0 ? options->context : minke_model_context(model);
+    struct engine_options wanted = {
+        .context = context,
+        .cache_tokens = options->cache_tokens != 0       ? options->cache_tokens
+                        : context > DEFAULT_CACHE_TOKENS ? context
+                                                         : DEFAULT_CACHE_TOKENS,
+        .batch = options->batch != 0 ? options->batch : DEFAULT_BATCH,
+        .chunk = options->chunk != 0 ? options->chunk : DEFAULT_CHUNK,
+        .form = (enum session_form)options->attention,
+        .prefix_cache = !options->no_prefix_cache,
+        .drafts = options->no_drafts ? DRAFTS_NEVER : DRAFTS_ADAPTIVE,
+        .end_tokens = model->end_tokens,
+        .end_token_count = model->end_token_count,
+        .cache_directory = options->cache_directory,
+    };
+    struct minke_engine *engine = memory_allocate(1, sizeof *engine, "engine", &inner);
+    if (engine == NULL) {
+        return api_error(error, &inner);
+    }
+    api_cover_positions(model, context);
+    if (engine_create(&engine->engine, &model->model, &model->op, &wanted, &inner) != 0) {
+        memory_free(engine);
+        return api_error(error, &inner);
+    }
+    *out = engine;
+    return 0;
+}
+
+void minke_engine_close(struct minke_engine *engine) {
+    if (engine != NULL) {
+        engine_destroy(engine->engine);
+        memory_free(engine);
+    }
+}
+
+int minke_engine_submit(int64_t *number, struct minke_engine *engine, const struct minke_request *request,
+                        struct minke_error *error) {
+    struct error inner = {0};
+    engine_submit(number, engine->engine, request, &inner);
+    return api_error(error, &inner);
+}
+
+void minke_engine_cancel(struct minke_engine *engine, int64_t number) {
+    engine_cancel(engine->engine, number);
+}
+
+int64_t minke_engine_step(struct minke_engine *engine, struct minke_error *error) {
+    struct error inner = {0};
+    int64_t left = engine_step(engine->engine, &inner);
+    api_error(error, &inner);
+    return left;
+}
+
+void minke_engine_weights_changed(struct minke_engine *engine) {
+    engine_weights_changed(engine->engine);
+}
+
+void minke_engine_statistics(struct minke_engine_stats *stats, struct minke_engine *engine) {
+    engine_statistics(stats, engine->engine);
+}

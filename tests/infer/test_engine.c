@@ -1,0 +1,314 @@
+// infer/engine on golden models: what a request answers, and with which log-probabilities, has the same bits alone, in
+// a crowd that comes and goes, with and without prefix cache, in chunks of any size, preempted, with and without
+// drafts, with any number of threads; expanded it equals session_score. Then finishing, cancelling, filters, errors,
+// memory.
+#include "support/test.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/rng.h"
+#include "infer/engine.h"
+#include "support/model_fixture.h"
+
+#define CONTEXT 320
+#define REQUESTS 32
+#define TOP 3
+#define MAX_PROMPT 200
+#define MAX_ANSWER 40
+
+static const struct fixture_options bf16 = {
+    .compute = FORMAT_BF16, .weights = FORMAT_BF16, .threads = 2, .isa = ISA_BEST};
+
+struct transcript {   // compared byte for byte
+    int64_t prompt_count, answer_count;
+    int32_t answer[MAX_ANSWER];
+    float prompt_log_probability[MAX_PROMPT], log_probability[MAX_ANSWER];
+    struct minke_token_probability top[MAX_ANSWER][TOP], prompt_top[MAX_PROMPT][TOP];
+    enum minke_finish finish;
+};
+
+struct client {
+    struct transcript transcript;
+    int32_t prompt[MAX_PROMPT];
+    struct minke_request request;
+    int64_t number, stop_after;   // stop_after 0: never
+    int64_t cached, drafted, accepted;
+    bool finished;
+};
+
+static int on_event(void *argument, const struct minke_event *event) {
+    struct client *client = argument;
+    struct transcript *t = &client->transcript;
+    assert_false(client->finished);
+    assert_int_equal(event->request, client->number);
+    switch (event->kind) {
+    case MINKE_EVENT_PROMPT:
+        assert_int_equal(event->index, t->prompt_count);
+        assert_int_equal(event->id, client->prompt[event->index]);
+        t->prompt_log_probability[t->prompt_count] = event->log_probability;
+        memcpy(t->prompt_top[t->prompt_count], event->top, (size_t)event->top_count * sizeof *event->top);
+        t->prompt_count++;
+        return 0;
+    case MINKE_EVENT_TOKEN:
+        assert_int_equal(event->index, t->answer_count);
+        assert_int_equal(event->top_count, client->request.log_probabilities);
+        t->answer[t->answer_count] = event->id;
+        t->log_probability[t->answer_count] = event->log_probability;
+        memcpy(t->top[t->answer_count], event->top, (size_t)event->top_count * sizeof *event->top);
+        t->answer_count++;
+        return client->stop_after > 0 && t->answer_count == client->stop_after;
+    default:
+        client->finished = true;
+        t->finish = event->finish;
+        client->cached = event->cached_tokens;
+        client->drafted = event->drafted_tokens;
+        client->accepted = event->accepted_tokens;
+        assert_int_equal(event->answer_tokens, t->answer_count);
+        return 0;
+    }
+}
+
+// Requests of all kinds; many share the beginning of their prompt with others.
+static void make_clients(struct client *clients, int64_t count, const struct fixture *fixture) {
+    memset(clients, 0, (size_t)count * sizeof *clients);
+    for (int64_t c = 0; c < count; c++) {
+        struct client *client = &clients[c];
+        int64_t length = 1 + (c * 37) % MAX_PROMPT;
+        for (int64_t i = 0; i < length; i++) {
+            uint64_t stream = i < 130 ? (uint64_t)(c % 3) : (uint64_t)c;   // three beginnings
+            client->prompt[i] = (int32_t)rng_below(5, stream, (uint64_t)i, (uint64_t)fixture->model.config.vocab_size);
+        }
+        client->request = (struct minke_request){
+            .ids = client->prompt,
+            .count = length,
+            .max_tokens = 1 + (c * 11) % MAX_ANSWER,
+            .sampling = {.top_p = 1},
+            .log_probabilities = c % 4 == 0 ? TOP : 0,
+            .prompt_log_probabilities = c % 5 == 2,
+            .ignore_end = 1,
+            .callback = on_event,
+            .argument = client,
+        };
+        struct minke_sampling *sampling = &client->request.sampling;
+        if (c % 2 == 1) {
+            *sampling = (struct minke_sampling){
+                .temperature = 0.8f, .top_p = c % 3 == 0 ? 0.9f : 1.0f, .seed = (uint64_t)c, .choice = c % 7};
+            sampling->top_k = c % 3 == 1 ? 7 : 0;
+            sampling->min_p = c % 5 == 1 ? 0.05f : 0;
+            sampling->frequency_penalty = c % 7 == 3 ? 0.5f : 0;
+            sampling->repetition_penalty = c % 9 == 5 ? 1.2f : 0;
+        }
+    }
+}
+
+struct way {   // of running the requests
+    struct engine_options options;
+    int64_t arrive_each;   // steps between arrivals; 0 = all at once
+    bool alone;            // one after the other, each in an engine of its own
+    bool change_weights;   // "changed" now and then, to the same values
+};
+
+static struct engine_options default_options(void) {
+    return (struct engine_options){.context = CONTEXT,
+                                   .cache_tokens = 64 * CONTEXT,
+                                   .batch = 32,
+                                   .chunk = 512,
+                                   .form = SESSION_ABSORBED,
+                                   .prefix_cache = true,
+                                   .drafts = DRAFTS_NEVER};
+}
+
+static struct engine *open_engine(struct fixture *fixture, const struct engine_options *options) {
+    struct engine *engine;
+    struct error error = {0};
+    assert_int_equal(engine_create(&engine, &fixture->model, &fixture->op, options, &error), 0);
+    return engine;
+}
+
+static void submit(struct engine *engine, struct client *client) {
+    struct error error = {0};
+    assert_int_equal(engine_submit(&client->number, engine, &client->request, &error), 0);
+}
+
+static struct minke_engine_stats run_clients(struct fixture *fixture, struct client *clients, int64_t count,
+                                             const struct way *way) {
+    struct minke_engine_stats stats = {0};
+    struct engine *engine = open_engine(fixture, &way->options);
+    int64_t submitted = 0;
+    for (int64_t step = 0;; step++) {
+        while (submitted < count && (way->arrive_each == 0 || submitted * way->arrive_each <= step)) {
+            submit(engine, &clients[submitted++]);
+        }
+        if (way->change_weights && step % 13 == 12) {
+            engine_weights_changed(engine);
+        }
+        int64_t left = engine_step(engine, NULL);
+        assert_true(left >= 0 && step < 20000);
+        if (left == 0 && submitted == count) {
+            break;
+        }
+    }
+    engine_statistics(&stats, engine);
+    assert_int_equal(stats.cache_tokens_used, 0);
+    engine_destroy(engine);
+    return stats;
+}
+
+static void run_alone(struct fixture *fixture, struct client *clients, int64_t count, const struct way *way) {
+    for (int64_t c = 0; c < count; c++) {
+        run_clients(fixture, &clients[c], 1, way);
+    }
+}
+
+static void assert_same(const struct client *a, const struct client *b, int64_t count, const char *what) {
+    for (int64_t c = 0; c < count; c++) {
+        assert_true(a[c].finished && b[c].finished);
+        if (memcmp(&a[c].transcript, &b[c].transcript, sizeof a[c].transcript) != 0) {
+            fail_msg("%s: request %lld differs", what, (long long)c);
+        }
+    }
+}
+
+static void open_fixture(struct fixture *fixture, const char *name, int threads) {
+    struct fixture_options options = bf16;
+    options.threads = threads;
+    fixture_open(fixture, name, &options);
+    model_prepare(&fixture->model, CONTEXT, &fixture->arena);
+}
+
+static const struct {
+    const char *name;
+    struct way way;
+    int threads;
+} ways[] = {
+    {"batch", {.alone = false}, 2},
+    {"arrivals", {.arrive_each = 2}, 2},
+    {"without prefix cache", {.options = {.prefix_cache = false}}, 2},
+    {"small chunks", {.options = {.chunk = 7}}, 2},
+    {"narrow", {.options = {.batch = 3, .chunk = 64}}, 2},
+    {"little memory", {.options = {.cache_tokens = CONTEXT + 128}}, 2},
+    {"drafts", {.options = {.drafts = DRAFTS_ALWAYS}}, 2},
+    {"drafts, little memory",
+     {.options = {.drafts = DRAFTS_ALWAYS, .cache_tokens = CONTEXT + 128, .chunk = 33}, .arrive_each = 1},
+     2},
+    {"adaptive drafts", {.options = {.drafts = DRAFTS_ADAPTIVE, .chunk = 100}, .arrive_each = 3}, 2},
+    {"weights changed", {.change_weights = true}, 2},
+    {"one thread", {.options = {.drafts = DRAFTS_ALWAYS}, .arrive_each = 1}, 1},
+    {"three threads", {.options = {.drafts = DRAFTS_ALWAYS}, .arrive_each = 1}, 3},
+    {"seven threads", {.options = {.drafts = DRAFTS_ALWAYS}, .arrive_each = 1}, 7},
+};
+
+static struct client expected[REQUESTS], found[REQUESTS];
+
+static void check_form(const char *model, enum session_form form) {
+    struct fixture fixture;
+    open_fixture(&fixture, model, 2);
+    struct way alone = {.options = default_options()};
+    alone.options.form = form;
+    alone.options.prefix_cache = false;
+    make_clients(expected, REQUESTS, &fixture);
+    run_alone(&fixture, expected, REQUESTS, &alone);
+    fixture_close(&fixture);
+    for (size_t w = 0; w < sizeof ways / sizeof ways[0]; w++) {
+        struct way way = ways[w].way;
+        struct engine_options defaults = default_options();
+        way.options.form = form;
+        way.options.context = defaults.context;
+        way.options.cache_tokens = way.options.cache_tokens != 0 ? way.options.cache_tokens : defaults.cache_tokens;
+        way.options.batch = way.options.batch != 0 ? way.options.batch : defaults.batch;
+        way.options.chunk = way.options.chunk != 0 ? way.options.chunk : defaults.chunk;
+        way.options.prefix_cache = strcmp(ways[w].name, "without prefix cache") != 0;
+        way.options.drafts = way.options.drafts == DRAFTS_ADAPTIVE && strncmp(ways[w].name, "adaptive", 8) != 0
+                                 ? DRAFTS_NEVER
+                                 : way.options.drafts;
+        open_fixture(&fixture, model, ways[w].threads);
+        make_clients(found, REQUESTS, &fixture);
+        struct minke_engine_stats stats = run_clients(&fixture, found, REQUESTS, &way);
+        assert_same(expected, found, REQUESTS, ways[w].name);
+        assert_int_equal(stats.requests, REQUESTS);
+        assert_true(strstr(ways[w].name, "little memory") == NULL || stats.preemptions > 0);
+        assert_true(!way.options.prefix_cache || stats.cached_tokens > 0);
+        assert_true(way.options.prefix_cache || stats.cached_tokens == 0);
+        assert_true(way.options.drafts != DRAFTS_ALWAYS || (stats.drafted[1] > 0 && stats.accepted[0] > 0));
+        fixture_close(&fixture);
+    }
+}
+
+static void test_bits_absorbed(void **state) {
+    (void)state;
+    check_form("v3_mtp2", SESSION_ABSORBED);
+}
+
+static void test_bits_auto(void **state) {
+    (void)state;
+    check_form("v3_mtp2", SESSION_AUTO);
+}
+
+static void test_bits_expanded(void **state) {
+    (void)state;
+    check_form("v3_mtp2", SESSION_EXPANDED);
+}
+
+// In the expanded form, prompt and answer have the log-probabilities of session_score, which are the trainer's.
+static void test_equals_score(void **state) {
+    (void)state;
+    struct fixture fixture;
+    open_fixture(&fixture, "v3_groups", 2);
+    struct way way = {.options = default_options()};
+    way.options.form = SESSION_EXPANDED;
+    make_clients(found, REQUESTS, &fixture);
+    for (int64_t c = 0; c < REQUESTS; c++) {
+        found[c].request.prompt_log_probabilities = 1;
+    }
+    run_clients(&fixture, found, REQUESTS, &way);
+    for (int64_t c = 0; c < REQUESTS; c++) {
+        struct client *client = &found[c];
+        struct transcript *t = &client->transcript;
+        int32_t ids[CONTEXT];
+        float scores[CONTEXT];
+        int64_t prompt = client->request.count, count = prompt + t->answer_count;
+        memcpy(ids, client->prompt, (size_t)prompt * sizeof *ids);
+        memcpy(ids + prompt, t->answer, (size_t)t->answer_count * sizeof *ids);
+        struct session *session;
+        struct error error = {0};
+        struct session_options options = {.capacity = CONTEXT, .chunk = 50, .form = SESSION_EXPANDED};
+        assert_int_equal(session_create(&session, &fixture.model, &fixture.op, &options, &error), 0);
+        assert_int_equal(session_score(session, scores, ids, count, &error), 0);
+        session_destroy(session);
+        assert_int_equal(t->prompt_count, prompt);
+        assert_memory_equal(scores, t->prompt_log_probability + 1, (size_t)(prompt - 1) * sizeof *scores);
+        assert_memory_equal(scores + prompt - 1, t->log_probability, (size_t)t->answer_count * sizeof *scores);
+    }
+    fixture_close(&fixture);
+}
+
+// The top tokens: descending, the sampled one where it belongs, greedy = the first.
+static void test_top(void **state) {
+    (void)state;
+    struct fixture fixture;
+    open_fixture(&fixture, "v3_groups", 2);
+    struct way way = {.options = default_options()};
+    make_clients(found, REQUESTS, &fixture);
+    run_clients(&fixture, found, REQUESTS, &way);
+    for (int64_t c = 0; c < REQUESTS; c += 4) {
+        const struct transcript *t = &found[c].transcript;
+        assert_true(t->answer_count > 0);
+        for (int64_t i = 0; i < t->answer_count; i++) {
+            assert_int_equal(t->top[i][0].id, t->answer[i]);   // these are greedy
+            assert_true(t->top[i][0].log_probability == t->log_probability[i]);
+            assert_true(t->top[i][0].log_probability >= t->top[i][1].log_probability);
+            assert_true(t->top[i][1].log_probability >= t->top[i][2].log_probability);
+        }
+    }
+    fixture_close(&fixture);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bits_absorbed), cmocka_unit_test(test_bits_auto), cmocka_unit_test(test_bits_expanded),
+        cmocka_unit_test(test_equals_score),  cmocka_unit_test(test_top),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
