@@ -93,6 +93,17 @@ static int create_samplers(struct engine *engine, struct error *error) {
     return 0;
 }
 
+static int open_files(struct engine *engine, struct error *error) {
+    const struct engine_options *options = &engine->options;
+    if (options->cache_directory == NULL || !options->prefix_cache) {
+        return 0;
+    }
+    struct page_files_options wanted = {.directory = options->cache_directory,
+                                        .weights_name = options->weights_name,
+                                        .bytes = options->cache_directory_bytes};
+    return page_files_open(&engine->files, &engine->pages, &wanted, error);
+}
+
 int engine_create(struct engine **out, struct model *model, struct op_context *op, const struct engine_options *options,
                   struct error *error) {
     *out = NULL;
@@ -116,10 +127,13 @@ int engine_create(struct engine **out, struct model *model, struct op_context *o
     if ((code = page_pool_create(&engine->pages, &model->config, model->compute, stored,
                                  model->config.num_hidden_layers + engine->depths,
                                  engine->stats.cache_tokens_total / ATTENTION_BLOCK, error)) != 0 ||
-        (code = create_samplers(engine, error)) != 0 || (code = allocate_tables(engine, error)) != 0) {
+        (code = create_samplers(engine, error)) != 0 || (code = allocate_tables(engine, error)) != 0 ||
+        (code = open_files(engine, error)) != 0) {
         engine_destroy(engine);
         return code;
     }
+    engine->options.end_tokens = NULL;   // the caller's, copied or used up
+    engine->options.cache_directory = engine->options.weights_name = NULL;
     engine->stats.expert_load = engine->expert_load;
     engine->published = engine->stats;
     *out = engine;
@@ -283,6 +297,7 @@ void engine_destroy(struct engine *engine) {
         engine_finish(engine->live, MINKE_FINISH_CANCELLED, NULL);
         retire(engine, engine->live);
     }
+    page_files_close(engine->files);
     page_pool_destroy(&engine->pages);
     for (int64_t i = 0; i < engine->sampler_count; i++) {
         sampler_destroy(&engine->samplers[i]);
@@ -374,6 +389,8 @@ static void collect(struct engine *engine) {
             scheduler_requeue(engine, engine->running[engine->running_count - 1]);
         }
         page_pool_forget(&engine->pages);
+        page_files_close(engine->files);   // its pages belong to other weights now
+        engine->files = NULL;
     }
 }
 
@@ -472,6 +489,9 @@ int64_t engine_step(struct engine *engine, struct error *error) {
             scheduler_register(engine, engine->works[i].request);
         }
         engine->stats.steps++;
+    }
+    if (engine->files != NULL) {
+        page_files_save_some(engine->files);
     }
     sweep(engine);
     engine->stats.step_seconds += clock_seconds() - start;

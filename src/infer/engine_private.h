@@ -7,7 +7,7 @@
 #include <stdatomic.h>
 
 #include "infer/engine.h"
-#include "infer/pages.h"
+#include "infer/page_files.h"
 
 #define ENGINE_MAX_TOP 20      // log_probabilities of a request
 #define ENGINE_LOGIT_ROWS 64   // rows of logits computed at a time
@@ -98,6 +98,7 @@ struct engine {
     struct draft_balance balances[DRAFT_BALANCES];
     bool drafting;   // in this step
     struct page_pool pages;
+    struct page_files *files;   // NULL: no cache directory
     struct sampler *samplers;   // one per worker
     int64_t sampler_count;
 

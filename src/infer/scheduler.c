@@ -95,6 +95,9 @@ static void take_prefix(struct engine *engine, struct engine_request *request) {
             .any_form = (i + 1) * PAGE <= request->prompt_count,   // an answer that is now part of a prompt
         };
         int32_t page = page_pool_find(&engine->pages, &request->chain, &want);
+        if (page < 0 && engine->files != NULL) {
+            page = page_files_load(engine->files, &request->chain, &want);
+        }
         if (page < 0) {
             break;
         }
