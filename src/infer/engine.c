@@ -119,7 +119,7 @@ int engine_create(struct engine **out, struct model *model, struct op_context *o
     engine->op = op;
     engine->options = *options;
     engine->depths = options->drafts == DRAFTS_NEVER ? 0 : model->config.num_nextn_predict_layers;
-    engine->max_rows = options->batch * (1 + engine->depths) + options->chunk;
+    engine->max_rows = options->batch * (1 + engine->depths) + ENGINE_LARGE_CHUNK * options->chunk;
     engine->stats.cache_tokens_total = (options->cache_tokens + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK *
                                        ATTENTION_BLOCK;
     pthread_mutex_init(&engine->lock, NULL);

@@ -10,6 +10,7 @@
 #include "infer/page_files.h"
 
 #define ENGINE_MAX_TOP 20      // log_probabilities of a request
+#define ENGINE_LARGE_CHUNK 4   // times the chunk: prompt tokens of a step at most
 #define ENGINE_LOGIT_ROWS 64   // rows of logits computed at a time
 
 _Static_assert(MINKE_MAX_DRAFTS == MODEL_MAX_DEPTH, "a draft per MTP module");

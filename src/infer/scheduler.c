@@ -237,6 +237,17 @@ static bool only_last_token_left(const struct engine_request *request) {
     return request->count - request->computed == 1;
 }
 
+// Prompt rows of this step. Expanded rows expand the keys and values of all that is before them, so that few large
+// chunks are cheaper deep in a prompt; that is done while nobody waits for the next token of an answer.
+static int64_t prompt_budget(const struct engine *engine) {
+    int64_t chunk = engine->options.chunk, deepest = 0;
+    for (int64_t i = 0; i < engine->running_count; i++) {
+        deepest = engine->running[i]->computed > deepest ? engine->running[i]->computed : deepest;
+    }
+    int64_t large = minimum(deepest / 2, ENGINE_LARGE_CHUNK * chunk);
+    return engine->work_count == 0 && large > chunk ? large : chunk;
+}
+
 void scheduler_plan(struct engine *engine) {
     engine->work_count = 0;
     for (int64_t i = 0; i < engine->running_count; i++) {
@@ -247,7 +258,7 @@ void scheduler_plan(struct engine *engine) {
             plan(engine, request, 1 + request->drafts);
         }
     }
-    int64_t budget = engine->options.chunk;
+    int64_t budget = prompt_budget(engine);
     for (int64_t i = 0; i < engine->running_count && budget > 0; i++) {
         struct engine_request *request = engine->running[i];
         if (!only_last_token_left(request)) {

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "support/engine_clients.h"
+#include "support/op_fixture.h"
 
 #define REQUESTS 32
 
@@ -16,6 +17,7 @@ struct way {   // of running the requests
     int64_t arrive_each;   // steps between arrivals; 0 = all at once
     bool alone;            // one after the other, each in an engine of its own
     bool change_weights;   // "changed" now and then, to the same values
+    enum isa isa;          // 0: the best
 };
 
 static struct minke_engine_stats run_clients(struct fixture *fixture, struct client *clients, int64_t count,
@@ -77,6 +79,7 @@ static const struct {
     {"one thread", {.options = {.drafts = DRAFTS_ALWAYS}, .arrive_each = 1}, 1},
     {"three threads", {.options = {.drafts = DRAFTS_ALWAYS}, .arrive_each = 1}, 3},
     {"seven threads", {.options = {.drafts = DRAFTS_ALWAYS}, .arrive_each = 1}, 7},
+    {"AVX2", {.options = {.drafts = DRAFTS_ALWAYS}, .isa = ISA_AVX2}, 2},
 };
 
 static struct client expected[REQUESTS], found[REQUESTS];
@@ -103,6 +106,9 @@ static void check_form(const char *model, enum session_form form) {
                                  ? DRAFTS_NEVER
                                  : way.options.drafts;
         open_engine_fixture(&fixture, model, ways[w].threads);
+        if (way.isa != ISA_SCALAR && isa_available(way.isa)) {
+            op_context_init(&fixture.op, way.isa, fixture.pool, &fixture.scratch, NULL);
+        }
         make_clients(found, REQUESTS, &fixture);
         struct minke_engine_stats stats = run_clients(&fixture, found, REQUESTS, &way);
         assert_same(expected, found, REQUESTS, ways[w].name);
@@ -163,6 +169,37 @@ static void test_equals_score(void **state) {
     fixture_close(&fixture);
 }
 
+// The same in F32, and with FP8 weights, over the routers and gates of other models.
+static void test_formats(void **state) {
+    (void)state;
+    static const struct {
+        const char *model;
+        enum format compute, weights;
+    } cases[] = {{"v3_groups", FORMAT_F32, FORMAT_F32},
+                 {"v3_mtp2", FORMAT_BF16, FORMAT_E4M3_BLOCK},
+                 {"v3_yarn", FORMAT_BF16, FORMAT_E4M3_BLOCK},
+                 {"v2_group_limited", FORMAT_BF16, FORMAT_BF16},
+                 {"v3_ragged", FORMAT_BF16, FORMAT_BF16}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct fixture fixture;
+        struct fixture_options options = {
+            .compute = cases[i].compute, .weights = cases[i].weights, .threads = 2, .isa = ISA_BEST};
+        fixture_open(&fixture, cases[i].model, &options);
+        model_prepare(&fixture.model, CONTEXT, &fixture.arena);
+        struct way alone = {.options = default_options()}, crowd = {.options = default_options(), .arrive_each = 1};
+        alone.options.form = crowd.options.form = SESSION_AUTO;
+        alone.options.prefix_cache = false;
+        crowd.options.drafts = DRAFTS_ALWAYS;
+        crowd.options.chunk = 40;
+        make_clients(expected, 12, &fixture);
+        make_clients(found, 12, &fixture);
+        run_alone(&fixture, expected, 12, &alone);
+        run_clients(&fixture, found, 12, &crowd);
+        assert_same(expected, found, 12, cases[i].model);
+        fixture_close(&fixture);
+    }
+}
+
 // The top tokens: descending, the sampled one where it belongs, greedy = the first.
 static void test_top(void **state) {
     (void)state;
@@ -187,7 +224,7 @@ static void test_top(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bits_absorbed), cmocka_unit_test(test_bits_auto), cmocka_unit_test(test_bits_expanded),
-        cmocka_unit_test(test_equals_score),  cmocka_unit_test(test_top),
+        cmocka_unit_test(test_equals_score),  cmocka_unit_test(test_formats),   cmocka_unit_test(test_top),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
