@@ -1,4 +1,5 @@
 // See engine.h and engine_private.h: life of engines and requests, and the order of a step.
+#include <math.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -12,6 +13,11 @@ static int check_options(const struct engine_options *options, const struct mode
     if (options->context < 1 || options->context > positions) {
         return error_set(error, ERROR_ARGUMENT, "engine context: expected 1..%lld tokens, found %lld",
                          (long long)positions, (long long)options->context);
+    }
+    if (model->fp8 && options->form != SESSION_EXPANDED) {
+        return error_set(error, ERROR_ARGUMENT,
+                         "engine attention: a model in FP8 training runs in the expanded form alone (its kv_b_proj "
+                         "changes and has no transposed copy)");
     }
     if (options->cache_tokens < options->context) {
         return error_set(error, ERROR_ARGUMENT,
@@ -115,6 +121,9 @@ int engine_create(struct engine **out, struct model *model, struct op_context *o
     if (engine == NULL) {
         return ERROR_MEMORY;
     }
+    if (options->form != SESSION_EXPANDED) {
+        model_prepare_absorbed(model);
+    }
     engine->model = model;
     engine->op = op;
     engine->options = *options;
@@ -173,6 +182,11 @@ static int check_request(const struct engine *engine, const struct minke_request
             return error_set(error, ERROR_ARGUMENT, "request: token %lld: expected an id in 0..%lld, found %d",
                              (long long)i, (long long)vocab_size - 1, request->ids[i]);
         }
+    }
+    if (request->sampling.logit_bias_count < 0 || !isfinite(request->sampling.temperature) ||
+        !isfinite(request->sampling.frequency_penalty) || !isfinite(request->sampling.presence_penalty) ||
+        !isfinite(request->sampling.repetition_penalty) || request->sampling.repetition_penalty < 0) {
+        return error_set(error, ERROR_ARGUMENT, "request: temperature and penalties must be finite numbers");
     }
     for (int64_t i = 0; i < request->sampling.logit_bias_count; i++) {
         int32_t id = request->sampling.logit_bias[i].id;

@@ -147,11 +147,15 @@ static bool awaits_prefix(const struct engine *engine, const struct engine_reque
 
 // ---- Admission ------------------------------------------------------------------------------------------------------
 
-// Room for what is known of the request, and a page of growth for every one that runs.
+// Room for what is known of the request, beside what is known of those that run and a page of growth for each.
 static bool has_room(const struct engine *engine, const struct engine_request *request) {
     int64_t needed = pages_for(request->count) - request->page_count;
-    int64_t growth = engine->running_count > 0 ? engine->running_count + 1 : 0;
-    return page_pool_available(&engine->pages) >= needed + growth;
+    for (int64_t i = 0; i < engine->running_count; i++) {
+        const struct engine_request *other = engine->running[i];
+        int64_t missing = pages_for(other->count) - other->page_count;
+        needed += 1 + (missing > 0 ? missing : 0);
+    }
+    return page_pool_available(&engine->pages) >= needed;
 }
 
 static void run(struct engine *engine, struct engine_request *request) {

@@ -238,6 +238,9 @@ static void test_errors(void **state) {
     client.request.sampling.logit_bias = &bias;
     client.request.sampling.logit_bias_count = 1;
     refuse(engine, &client, ERROR_ARGUMENT, "logit_bias");
+    make_client(&client, &fixture, 10, 1, 5);
+    client.request.sampling.temperature = NAN;
+    refuse(engine, &client, ERROR_ARGUMENT, "finite");
     engine_destroy(engine);
 
     options.context = 20;
