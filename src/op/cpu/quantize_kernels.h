@@ -78,7 +78,7 @@ INLINE codes_of_lanes narrow_lanes(words bits, floats scale) {
 
 INLINE floats widen_lanes(codes_of_lanes codes) {
     words code = __builtin_convertvector(codes, words), magnitude = code & 0x7f;
-    words sign = (code & 0x80) << 24;
+    words sign = -(code & 0x80) & INT32_MIN;
     words normal = (magnitude << 20) + (120 << 23);
     words small = (words)(__builtin_convertvector(magnitude, floats) * 0x1p-9f);
     words bits = select_words(magnitude < 8, small, normal);
@@ -209,7 +209,7 @@ INLINE words narrow_lanes_e5m6(words bits, floats scale) {
 }
 
 INLINE floats widen_lanes_e5m6(words code) {
-    words magnitude = code & 0x7ff, sign = (code & 0x800) << 20;
+    words magnitude = code & 0x7ff, sign = -(code & 0x800) & INT32_MIN;
     words normal = (magnitude << 17) + (112 << 23);
     words small = (words)(__builtin_convertvector(magnitude, floats) * 0x1p-20f);
     words bits = select_words(magnitude < 0x40, small, normal);
