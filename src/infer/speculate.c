@@ -163,7 +163,7 @@ static struct draft_balance *balance_of(struct engine *engine) {
 
 // Medians: a neighbour on the machine must not decide.
 static double median(const struct draft_times *times) {
-    double sorted[DRAFT_SAMPLES];
+    double sorted[DRAFT_SAMPLES] = {0};
     for (int i = 0; i < DRAFT_SAMPLES; i++) {
         int at = i;
         for (; at > 0 && sorted[at - 1] > times->seconds[i]; at--) {
