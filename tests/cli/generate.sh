@@ -38,6 +38,14 @@ check "the same seed gives the same text on any number of threads" $?
 check "and on any instruction set" $?
 [ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 6 --ignore-eos --quiet)" != "$first" ]
 check "another seed gives another text" $?
+[ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 5 --ignore-eos --quiet --no-mtp)" = "$first" ]
+check "drafts of the MTP head do not change the text" $?
+greedy=$("$MINKE" generate model -p "The quick" -n 24 --temp 0 --ignore-eos --quiet)
+[ -n "$greedy" ] && [ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --top-k 1 --ignore-eos --quiet)" = "$greedy" ] &&
+    [ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --min-p 1 --ignore-eos --quiet)" = "$greedy" ]
+check "top-k 1 and min-p 1 are greedy" $?
+[ "$("$MINKE" generate model -p "The quick" -n 24 --temp 0 --presence-penalty 50 --ignore-eos --quiet)" != "$greedy" ]
+check "a penalty changes the text" $?
 printf 'The quick' > prompt
 [ "$("$MINKE" generate model --prompt-file prompt -n 24 --temp 1 --seed 5 --ignore-eos --quiet)" = "$first" ]
 check "a prompt from a file" $?

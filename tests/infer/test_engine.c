@@ -7,10 +7,16 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/rng.h"
 #include "support/engine_clients.h"
 #include "support/op_fixture.h"
 
 #define REQUESTS 32
+#ifdef LONG_TESTS
+#define STORMS 200
+#else
+#define STORMS 5
+#endif
 
 struct way {   // of running the requests
     struct engine_options options;
@@ -136,6 +142,64 @@ static void test_bits_expanded(void **state) {
     check_form("v3_mtp2", SESSION_EXPANDED);
 }
 
+// Requests arrive, are cancelled and finish at random while memory is short, weights "change" and drafts come and go.
+// What is answered is right; what is cancelled is the beginning of what is right.
+static void storm(struct fixture *fixture, uint64_t seed, enum session_form form) {
+    struct engine_options options = default_options();
+    options.form = form;
+    options.batch = 1 + (int64_t)rng_below(seed, 1, 0, 12);
+    options.chunk = 1 + (int64_t)rng_below(seed, 1, 1, 150);
+    options.cache_tokens = CONTEXT + (int64_t)rng_below(seed, 1, 2, 800);
+    options.drafts = (enum engine_drafts)rng_below(seed, 1, 3, 3);
+    struct engine *engine = open_engine(fixture, &options);
+    make_clients(found, REQUESTS, fixture);
+    int64_t submitted = 0, left = 1;
+    for (uint64_t step = 0; submitted < REQUESTS || left > 0; step++) {
+        for (uint64_t some = rng_below(seed, 2, step, 3); some > 0 && submitted < REQUESTS; some--) {
+            submit_client(engine, &found[submitted++]);
+        }
+        if (rng_below(seed, 3, step, 12) == 0) {
+            engine_cancel(engine, (int64_t)rng_below(seed, 4, step, REQUESTS));
+        }
+        if (rng_below(seed, 5, step, 60) == 0) {
+            engine_weights_changed(engine);
+        }
+        left = engine_step(engine, NULL);
+        assert_true(step < 20000);
+    }
+    for (int64_t c = 0; c < REQUESTS; c++) {
+        struct transcript *a = &expected[c].transcript, *b = &found[c].transcript;
+        assert_true(found[c].finished);
+        if (b->finish != MINKE_FINISH_CANCELLED) {
+            assert_memory_equal(a, b, sizeof *a);
+            continue;
+        }
+        assert_true(b->answer_count <= a->answer_count && b->prompt_count <= a->prompt_count);
+        assert_memory_equal(a->answer, b->answer, (size_t)b->answer_count * sizeof *b->answer);
+        assert_memory_equal(a->log_probability, b->log_probability, (size_t)b->answer_count * sizeof(float));
+        assert_memory_equal(a->prompt_log_probability, b->prompt_log_probability,
+                            (size_t)b->prompt_count * sizeof(float));
+    }
+    engine_destroy(engine);
+}
+
+static void test_storm(void **state) {
+    (void)state;
+    struct fixture fixture;
+    open_engine_fixture(&fixture, "v3_mtp2", 2);
+    for (int form = SESSION_AUTO; form <= SESSION_ABSORBED; form++) {
+        struct way alone = {.options = default_options()};
+        alone.options.form = (enum session_form)form;
+        alone.options.prefix_cache = false;
+        make_clients(expected, REQUESTS, &fixture);
+        run_alone(&fixture, expected, REQUESTS, &alone);
+        for (uint64_t seed = 0; seed < STORMS; seed++) {
+            storm(&fixture, 100 * (uint64_t)form + seed, (enum session_form)form);
+        }
+    }
+    fixture_close(&fixture);
+}
+
 // In the expanded form, prompt and answer have the log-probabilities of session_score, which are the trainer's.
 static void test_equals_score(void **state) {
     (void)state;
@@ -224,7 +288,8 @@ static void test_top(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bits_absorbed), cmocka_unit_test(test_bits_auto), cmocka_unit_test(test_bits_expanded),
-        cmocka_unit_test(test_equals_score),  cmocka_unit_test(test_formats),   cmocka_unit_test(test_top),
+        cmocka_unit_test(test_equals_score),  cmocka_unit_test(test_storm),     cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_top),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

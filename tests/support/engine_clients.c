@@ -51,7 +51,7 @@ void make_clients(struct client *clients, int64_t count, const struct fixture *f
         client->request = (struct minke_request){
             .ids = client->prompt,
             .count = length,
-            .max_tokens = 1 + (c * 11) % 40,
+            .max_tokens = c % 6 == 4 ? 140 : 1 + (c * 11) % 40,
             .sampling = {.top_p = 1},
             .log_probabilities = c % 4 == 0 ? TOP : 0,
             .prompt_log_probabilities = c % 5 == 2,

@@ -8,7 +8,7 @@
 #define CONTEXT 320
 #define TOP 3
 #define MAX_PROMPT 200
-#define MAX_ANSWER 64
+#define MAX_ANSWER 150
 
 struct transcript {   // compared byte for byte
     int64_t prompt_count, answer_count;
