@@ -90,4 +90,22 @@ check "a conversation that outgrows its context" $?
 "$MINKE" generate no_such_model -p x 2>message
 [ $? -ne 0 ] && [ "$(wc -l < message)" -eq 1 ] && grep -q no_such_model message
 check "a missing model: one clear line" $?
+
+# The first answer is there, so the weights are mapped; then the file shrinks under them.
+cp -r model shrinking
+: > answers
+{
+    echo hello
+    for _ in $(seq 1 200); do
+        [ -s answers ] && break
+        sleep 0.05
+    done
+    truncate -s 5000 shrinking/model.safetensors
+    echo again
+} | "$MINKE" chat shrinking -n 4 --quiet > answers 2>message
+[ $? -eq 1 ] && [ "$(wc -l < message)" -eq 1 ] && grep -q 'shrinking/model.safetensors: cannot be read' message
+check "weights that are truncated while in use: one clear line" $?
+
+"$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 5 --ignore-eos --quiet --ram 100M > limited && [ "$(cat limited)" = "$first" ]
+check "a memory limit gives the same text" $?
 exit $failed
