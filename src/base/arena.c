@@ -12,7 +12,7 @@
 
 #include "base/memory.h"
 
-#define COUNTING_BYTES ((size_t)16 << 40)
+#define COUNTING_BYTES ((size_t)32 << 40)
 #define COUNTING_ZERO ((size_t)1 << 20)   // largest block that is written
 #define CHUNK_MINIMUM ((size_t)64 << 10)
 

@@ -89,6 +89,16 @@ static void rehearse(struct rehearsal *rehearsal, struct memory_plan *plan, cons
     arena_release(&rehearsal->state, mark);
 }
 
+static int64_t saving_bytes(const struct param_tree *masters, int64_t dtype) {
+    int64_t largest = 0;
+    for (int64_t i = 0; i < masters->list.count && dtype != EXPORT_F32; i++) {
+        int64_t elements = tensor_elements(masters->list.items[i].tensor);
+        largest = elements > largest ? elements : largest;
+    }
+    int64_t names = masters->list.count * 2 * (int64_t)sizeof(struct param);   // headers and indices, about
+    return (1 << 20) + (1 << 16) + names + largest * 2;   // in FP8 the largest, the embedding, is BF16
+}
+
 // What trainer_create takes besides: batches of ids, counts of loads, the buffers' table.
 static int64_t small_tables(const struct run_config *run, const struct model_config *config) {
     const struct train_section *train = &run->train;
@@ -122,7 +132,8 @@ int memory_plan_make(struct memory_plan *plan, const struct run_config *run, con
     if (code == 0) {
         plan->state = rehearsal.state.used + small_tables(run, config);
         rehearse(&rehearsal, plan, run);
-        plan->total = plan->state + plan->activations + plan->workspace;
+        plan->saving = saving_bytes(&rehearsal.optimizer.masters, run->checkpoint.dtype);
+        plan->total = plan->state + plan->activations + plan->workspace + plan->saving;
     }
     model_slot_destroy(rehearsal.slot);
     arena_destroy(&rehearsal.slot_arena);
@@ -133,13 +144,13 @@ int memory_plan_make(struct memory_plan *plan, const struct run_config *run, con
 }
 
 char *memory_plan_text(char text[MEMORY_PLAN_TEXT], const struct memory_plan *plan) {
-    char size[9][32];
+    char size[10][32];
     snprintf(text, MEMORY_PLAN_TEXT,
              "weights %s, masters %s, moments %s, average %s, gradients %s, saved activations %s (%s in backward), "
-             "workspace %s; together %s",
+             "workspace %s, saving %s; together %s",
              text_bytes(size[0], plan->weights), text_bytes(size[1], plan->masters), text_bytes(size[2], plan->moments),
              text_bytes(size[3], plan->average), text_bytes(size[4], plan->gradients), text_bytes(size[5], plan->saved),
              text_bytes(size[6], plan->activations), text_bytes(size[7], plan->workspace),
-             text_bytes(size[8], plan->total));
+             text_bytes(size[8], plan->saving), text_bytes(size[9], plan->total));
     return text;
 }

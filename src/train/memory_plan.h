@@ -18,7 +18,8 @@ struct memory_plan {   // bytes
     int64_t saved;         // activations at the end of forward
     int64_t activations;   // most that the slot of a micro-batch holds, in backward
     int64_t workspace;     // of ops and between layers
-    int64_t total;         // state + activations + workspace
+    int64_t saving;        // of a checkpoint: buffers, names, and the largest tensor in the format of the export
+    int64_t total;         // state + activations + workspace + saving
 };
 
 // `run` has been through run_config_finish; its model.config is not read.
