@@ -6,7 +6,8 @@
 // largest probability such that tokens at or above it hold top_p of the mass (ties at the edge all belong). min-p: the
 // largest p is 1, so the floor is min_p itself. Nothing is sorted: tokens below (1 - top_p) * sum / vocab_size cannot
 // reach the edge (all of them together weigh less than what may be left out), which leaves few candidates; the edge is
-// found among them by bisection over the bit patterns of positive floats, whose order is that of unsigned integers.
+// found among them by a histogram over the leading bits of positive floats, whose order is that of unsigned integers,
+// and bisection.
 #include "infer/sampler.h"
 
 #include <math.h>
@@ -24,12 +25,13 @@ int sampler_create(struct sampler *sampler, int64_t vocab_size, struct error *er
     size_t size = (size_t)vocab_size;
     *sampler = (struct sampler){.vocab_size = vocab_size};
     sampler->probability = memory_allocate(size, sizeof *sampler->probability, "sampler", error);
+    sampler->scratch = memory_allocate(size, sizeof *sampler->scratch, "sampler", error);
     sampler->id = memory_allocate(size, sizeof *sampler->id, "sampler", error);
     sampler->generated = memory_allocate(size, sizeof *sampler->generated, "sampler", error);
     sampler->seen = memory_allocate(size, sizeof *sampler->seen, "sampler", error);
     sampler->allowed = memory_allocate((size + 63) / 64, sizeof *sampler->allowed, "sampler", error);
-    if (sampler->probability == NULL || sampler->id == NULL || sampler->generated == NULL || sampler->seen == NULL ||
-        sampler->allowed == NULL) {
+    if (sampler->scratch == NULL || sampler->probability == NULL || sampler->id == NULL || sampler->generated == NULL ||
+        sampler->seen == NULL || sampler->allowed == NULL) {
         sampler_destroy(sampler);
         return ERROR_MEMORY;
     }
@@ -37,6 +39,7 @@ int sampler_create(struct sampler *sampler, int64_t vocab_size, struct error *er
 }
 
 void sampler_destroy(struct sampler *sampler) {
+    memory_free(sampler->scratch);
     memory_free(sampler->probability);
     memory_free(sampler->id);
     memory_free(sampler->generated);
@@ -163,20 +166,41 @@ static float float_from_bits(uint32_t bits) {
     return value;
 }
 
-static double mass_from(const struct sampler *sampler, int64_t count, float floor) {
-    double mass = 0;
-    for (int64_t i = 0; i < count; i++) {
-        mass += sampler->probability[i] >= floor ? (double)sampler->probability[i] : 0;
-    }
-    return mass;
+#define EDGE_SHIFT 19   // low bits of a probability that a level of the histogram leaves open
+#define EDGE_LEVELS (0x3f800000 >> EDGE_SHIFT)
+
+static uint32_t bits_of_float(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
 }
 
-// The largest floor whose tokens hold at least `wanted`; probabilities are in [0, 1], the largest is 1.
-static float nucleus_edge(const struct sampler *sampler, int64_t count, double wanted) {
-    uint32_t low = 0, high = 0x3f800000u;   // 0.0f and 1.0f
+// The largest floor whose tokens hold at least `wanted`, as mass or as number; probabilities are in [0, 1], the largest
+// is 1. A histogram over the leading bits finds the level of the edge, bisection the edge among what is in that level.
+static float find_edge(struct sampler *sampler, int64_t count, double wanted, bool number) {
+    double level[EDGE_LEVELS + 1] = {0}, above = 0;
+    for (int64_t i = 0; i < count; i++) {
+        float probability = sampler->probability[i];
+        level[bits_of_float(probability) >> EDGE_SHIFT] += number ? 1.0 : (double)probability;
+    }
+    int64_t at = EDGE_LEVELS;
+    for (; at > 0 && above + level[at] < wanted; at--) {
+        above += level[at];
+    }
+    int64_t some = 0;
+    for (int64_t i = 0; i < count; i++) {
+        sampler->scratch[some] = sampler->probability[i];
+        some += bits_of_float(sampler->probability[i]) >> EDGE_SHIFT == (uint32_t)at;
+    }
+    uint32_t low = (uint32_t)at << EDGE_SHIFT, high = low + (1u << EDGE_SHIFT) - 1;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2 + 1;
-        if (mass_from(sampler, count, float_from_bits(middle)) >= wanted) {
+        float floor = float_from_bits(middle);
+        double found = above;
+        for (int64_t i = 0; i < some; i++) {
+            found += sampler->scratch[i] < floor ? 0 : number ? 1.0 : (double)sampler->scratch[i];
+        }
+        if (found >= wanted) {
             low = middle;
         } else {
             high = middle - 1;
@@ -185,27 +209,13 @@ static float nucleus_edge(const struct sampler *sampler, int64_t count, double w
     return float_from_bits(low);
 }
 
-static int64_t count_from(const struct sampler *sampler, int64_t count, float floor) {
-    int64_t found = 0;
-    for (int64_t i = 0; i < count; i++) {
-        found += sampler->probability[i] >= floor;
-    }
-    return found;
-}
-
 // Keeps the `wanted` largest, at their edge those of the lowest ids.
 static int64_t keep_largest(struct sampler *sampler, int64_t count, int64_t wanted) {
-    uint32_t low = 0, high = 0x3f800000u;
-    while (low < high) {   // the largest floor that at least `wanted` reach
-        uint32_t middle = low + (high - low) / 2 + 1;
-        if (count_from(sampler, count, float_from_bits(middle)) >= wanted) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
+    float edge = find_edge(sampler, count, (double)wanted, true);
+    int64_t ties = wanted, kept = 0;
+    for (int64_t i = 0; i < count; i++) {
+        ties -= sampler->probability[i] > edge;
     }
-    float edge = float_from_bits(low);
-    int64_t ties = wanted - count_from(sampler, count, float_from_bits(low + 1)), kept = 0;
     for (int64_t i = 0; i < count; i++) {
         float probability = sampler->probability[i];
         bool keep = probability > edge || (probability == edge && ties-- > 0);
@@ -230,7 +240,7 @@ static int64_t cut_candidates(struct sampler *sampler, const struct minke_sampli
         double mass = total_mass(sampler->probability, count);
         double wanted = (sampling->top_p > 0 ? (double)sampling->top_p : 0) * mass;
         count = keep_from(sampler, count, (float)(0.5 * (mass - wanted) / (double)count));
-        count = keep_from(sampler, count, nucleus_edge(sampler, count, wanted));
+        count = keep_from(sampler, count, find_edge(sampler, count, wanted, false));
     }
     if (sampling->min_p > 0) {
         count = keep_from(sampler, count, sampling->min_p < 1.0f ? sampling->min_p : 1.0f);

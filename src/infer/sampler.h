@@ -10,7 +10,7 @@
 #include "op/ops.h"
 
 struct sampler {   // working memory of one thread, vocab_size entries each
-    float *probability;
+    float *probability, *scratch;
     int32_t *id;
     int32_t *generated, *seen;   // occurrences while penalties are applied; zero in between
     uint64_t *allowed;           // bits, for filters
