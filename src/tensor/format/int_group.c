@@ -47,6 +47,7 @@ void int_widen_row(float *out, const struct tensor *source, int64_t row, int64_t
 
 typedef float floats __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t words __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t bits_of_words __attribute__((vector_size(4 * WIDTH)));
 
 static inline floats set(float value) {
     return (floats){0} + value;
@@ -153,11 +154,11 @@ static void choose_codes(struct groups *groups, int format) {
 static void store_codes(uint8_t *to, const struct groups *groups, int format) {
     const int64_t slab_depth = int_slab_depth(format);
     for (int64_t k = 0; k < groups->depth; k += slab_depth, to += INT_SLAB_BYTES) {
-        words lanes = {0};
+        bits_of_words lanes = {0};
         int64_t end = k + slab_depth < groups->depth ? k + slab_depth : groups->depth;
         for (int64_t j = k; j < end; j++) {
-            words code = __builtin_convertvector(groups->code[j], words);
-            lanes |= (code & (format == FORMAT_INT4 ? 15 : 255)) << code_shift(format, j);
+            bits_of_words code = (bits_of_words) __builtin_convertvector(groups->code[j], words);
+            lanes |= (code & (format == FORMAT_INT4 ? 15u : 255u)) << code_shift(format, j);
         }
         memcpy(to, &lanes, sizeof lanes);
     }
