@@ -184,6 +184,11 @@ int command_bench(int argc, char **argv) {
          .maximum = 1 << 20},
         {.name = "model", .argument = "DIR", .help = "directory: measure this model directory", .text = &o->directory},
         {.name = "ram", .argument = "SIZE", .help = "directory: memory to use at most, e.g. 16G", .text = &request.ram},
+        {.name = "weights",
+         .argument = "W",
+         .help = "prefill, decode: this format alone",
+         .text = &o->weights,
+         .choices = "bf16|fp8|int8|int4"},
         {0},
     };
     const struct command_positional positionals[] = {
