@@ -225,9 +225,10 @@ test("hostile lengths stay fast and shallow", () => {
     "https://e.org/" + "(".repeat(n), "https://e.org/" + ".".repeat(n), "*_".repeat(n), "|\n".repeat(n), "> - ".repeat(n),
     " - - ".repeat(n) + "x", "\t".repeat(n) + "1. x"];
   for (const text of texts) {
-    const start = performance.now();
+    const start = process.cpuUsage();
     const tree = JSON.stringify(parseDocument(text));
-    assert.ok(performance.now() - start < 1500, `${text.slice(0, 12)}: ${performance.now() - start} ms`);
+    const { user } = process.cpuUsage(start);
+    assert.ok(user < 1000000, `${text.slice(0, 12)}: ${user / 1000} ms`);
     assert.ok(tree.length > 0);
   }
 });

@@ -127,9 +127,10 @@ function bracketClosers(text) {
   return closers;
 }
 
-// The address if it is absolute and its scheme is harmless, else null. URL strips the blanks and control characters
-// with which "javascript:" likes to disguise itself.
+// The address if it is absolute and its scheme is harmless, else null. The scheme is looked at as it is written, so that
+// no blank or control character in it can disguise another one, and again as the browser reads it.
 export function safeAddress(address) {
+  if (!/^(https?:\/\/|mailto:)/i.test(address)) return null;
   try {
     const url = new URL(address);
     return ["http:", "https:", "mailto:"].includes(url.protocol) ? url.href : null;
