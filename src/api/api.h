@@ -12,6 +12,7 @@
 #define API_END_TOKENS 16
 
 struct minke_model {
+    char *directory, *weights;   // as opened: where the files are, how they were to be stored in memory
     struct pool *pool;
     struct arena arena;     // params tables, rope table
     struct arena scratch;   // of op

@@ -123,6 +123,11 @@ static int open_parts(struct minke_model *model, const char *directory, const st
     enum isa isa = ISA_BEST;
     enum format weights = FORMAT_NONE;
     int code;
+    model->directory = memory_copy_string(directory, error);
+    model->weights = memory_copy_string(options->weights != NULL ? options->weights : "stored", error);
+    if (model->directory == NULL || model->weights == NULL) {
+        return ERROR_MEMORY;
+    }
     if ((code = parse_isa(&isa, options->isa, error)) != 0 ||
         (code = parse_compute(&model->model.compute, options->compute, error)) != 0 ||
         (code = parse_weights(&weights, options->weights, error)) != 0 ||
@@ -180,6 +185,8 @@ void minke_model_close(struct minke_model *model) {
         return;
     }
     expert_store_destroy(model->experts);
+    memory_free(model->directory);
+    memory_free(model->weights);
     checkpoint_close(model->checkpoint);
     pool_destroy(model->pool);
     arena_destroy(&model->scratch);

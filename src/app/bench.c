@@ -5,6 +5,7 @@
 
 #include "app/app.h"
 #include "app/bench.h"
+#include "app/model_files.h"
 #include "app/options.h"
 #include "base/log.h"
 #include "base/pool.h"
@@ -55,13 +56,13 @@ static const struct subject {
     int (*run)(struct bench *bench, struct error *error);
 } subjects[] = {
     {"peak", peaks_only},   {"gemm", bench_gemm},       {"attention", bench_attention}, {"ops", bench_ops},
-    {"train", bench_train}, {"prefill", bench_prefill}, {"decode", bench_decode},
+    {"train", bench_train}, {"prefill", bench_prefill}, {"decode", bench_decode},       {"directory", bench_directory},
 };
 #define SUBJECTS (sizeof subjects / sizeof subjects[0])
 
 struct bench_request {
     struct bench_options options;
-    const char *config_path, *shape;
+    const char *config_path, *shape, *ram;
     char **names;
     int name_count;
 };
@@ -84,7 +85,7 @@ static int check_names(const struct bench_request *request, struct error *error)
         if (!known) {
             return error_set(
                 error, ERROR_ARGUMENT,
-                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode or all",
+                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode, directory or all",
                 request->names[i]);
         }
     }
@@ -178,11 +179,13 @@ int command_bench(int argc, char **argv) {
          .integer = &o->depth,
          .minimum = 1,
          .maximum = 1 << 20},
+        {.name = "model", .argument = "DIR", .help = "directory: measure this model directory", .text = &o->directory},
+        {.name = "ram", .argument = "SIZE", .help = "directory: memory to use at most, e.g. 16G", .text = &request.ram},
         {0},
     };
     const struct command_positional positionals[] = {
         {.name = "SUBJECT",
-         .help = "peak gemm attention ops train prefill decode all (all)",
+         .help = "peak gemm attention ops train prefill decode directory all (all)",
          .list = &request.names,
          .count = &request.name_count},
         {0},
@@ -206,7 +209,8 @@ int command_bench(int argc, char **argv) {
         return status;
     }
     struct error error = {0};
-    if (check_names(&request, &error) != 0 || parse_shape(o, request.shape, &error) != 0) {
+    if (check_names(&request, &error) != 0 || parse_shape(o, request.shape, &error) != 0 ||
+        (request.ram != NULL && app_parse_size(&o->ram_bytes, request.ram, "--ram", &error) != 0)) {
         log_error("bench: %s", error.text);
         return 2;
     }

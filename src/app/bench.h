@@ -22,6 +22,8 @@ struct bench_options {
     bool json;
     double seconds;                      // of one measurement, about
     int64_t batch, length, depth;        // sequences and tokens of a training step, tokens before decoding; 0 = default
+    const char *directory;               // --model; NULL = none
+    int64_t ram_bytes;                   // --ram: memory limit for it
     int64_t rows, columns, inner;        // --shape of gemm; rows 0 = the built-in list
     enum bench_team teams[TEAM_COUNT];   // those that peaks and square products are measured with
     int team_count;
@@ -79,5 +81,10 @@ int bench_ops(struct bench *bench, struct error *error);
 int bench_train(struct bench *bench, struct error *error);
 int bench_prefill(struct bench *bench, struct error *error);
 int bench_decode(struct bench *bench, struct error *error);
+int bench_directory(struct bench *bench, struct error *error);
+
+// Bytes that a token at `depth` reads in absorbed form: active weights, cache, kv_b_proj without blocks.
+struct model_params;
+double bench_token_bytes(struct model_params *params, const struct model_config *config, int64_t depth);
 
 #endif

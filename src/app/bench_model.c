@@ -314,17 +314,16 @@ int bench_prefill(struct bench *bench, struct error *error) {
     return code;
 }
 
-// Bytes of the cache that one token at `depth` reads, and kv_b_proj as absorbed attention reads it.
-static double decode_extra_bytes(const struct inference *inference, const struct model_config *config, int64_t depth) {
+double bench_token_bytes(struct model_params *params, const struct model_config *config, int64_t depth) {
     double layers = (double)config->num_hidden_layers, all = layers + (double)config->num_nextn_predict_layers;
     double bytes = (double)kv_cache_token_bytes(config, FORMAT_BF16, ATTENTION_ABSORBED) * (double)depth * layers / all;
     for (int64_t l = 0; l < config->num_hidden_layers; l++) {
-        const struct mla_params *attention = &inference->model.params.layers[l].self_attn;
+        const struct mla_params *attention = &params->layers[l].self_attn;
         if (tensor_present(&attention->kv_b_dense)) {
             bytes += (double)(tensor_bytes(&attention->kv_b_dense) - tensor_bytes(&attention->kv_b_proj));
         }
     }
-    return bytes;
+    return bytes + count_active(params, config, false).bytes;
 }
 
 int bench_decode(struct bench *bench, struct error *error) {
@@ -338,8 +337,7 @@ int bench_decode(struct bench *bench, struct error *error) {
         arena_init(&inference.source, "weights");
         if ((code = inference_open(&inference, bench, stored[f].format, depth + DECODE_TOKENS, error)) == 0) {
             append(&inference, depth, SESSION_PROMPT);
-            struct active active = count_active(&inference.model.params, config, false);
-            double bytes = active.bytes + decode_extra_bytes(&inference, config, depth + DECODE_TOKENS / 2);
+            double bytes = bench_token_bytes(&inference.model.params, config, depth + DECODE_TOKENS / 2);
             struct bench_case measured = {.unit = "tokens/s",
                                           .amount = 1.0,
                                           .work = bytes / 1e9,

@@ -14,6 +14,7 @@
 #include "base/memory.h"
 #include "infer/kv_cache.h"
 #include "model/params.h"
+#include "train/memory_plan.h"
 #include "weights/checkpoint.h"
 
 #define KINDS 32          // dtypes of a directory; the format has 22
@@ -283,6 +284,49 @@ static void print_memory(const struct model_info *info) {
            text_bytes(a, needs.training), text_bytes(b, needs.average));
 }
 
+// What a run of this configuration would take, by kind (train/memory_plan.h).
+static int plan_training(struct memory_plan *plan, struct run_config *run, const char *path,
+                         const struct model_config *config, struct error *error) {
+    run_config_defaults(run);
+    int code = run_config_read(run, path, error);
+    code = code == 0 ? run_config_finish(run, error) : code;
+    return code == 0 ? memory_plan_make(plan, run, config, error) : code;
+}
+
+static void print_plan(const struct memory_plan *plan, const struct run_config *run) {
+    static const char *const precisions[] = {"fp32", "bf16", "fp8"};
+    const struct {
+        const char *name;
+        int64_t bytes;
+        const char *note;
+    } kinds[] = {
+        {"weights", plan->weights, "that the model computes with"},
+        {"masters", plan->masters, "FP32"},
+        {"moments", plan->moments, ""},
+        {"average", plan->average, ""},
+        {"gradients", plan->gradients, ""},
+        {"activations", plan->activations, "most that backward holds"},
+        {"  saved", plan->saved, "of these at the end of forward"},
+        {"workspace", plan->workspace, ""},
+        {"saving", plan->saving, "a checkpoint"},
+        {"together", plan->total, "and data and tokenizer"},
+    };
+    char size[32];
+    printf("\ntraining       %s, micro-batch of %" PRId64 " x %" PRId64 " tokens\n", precisions[run->train.precision],
+           run->train.micro_batch, run->train.sequence_length);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        printf("  %-12s %10s  %s\n", kinds[i].name, text_bytes(size, kinds[i].bytes), kinds[i].note);
+    }
+}
+
+static json_t *plan_json(const struct memory_plan *plan) {
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "weights", (json_int_t)plan->weights, "masters",
+                     (json_int_t)plan->masters, "moments", (json_int_t)plan->moments, "average",
+                     (json_int_t)plan->average, "gradients", (json_int_t)plan->gradients, "activations",
+                     (json_int_t)plan->activations, "saved", (json_int_t)plan->saved, "workspace",
+                     (json_int_t)plan->workspace, "saving", (json_int_t)plan->saving, "total", (json_int_t)plan->total);
+}
+
 static void print_state(const struct model_info *info) {
     if (!info->weights) {
         return;
@@ -314,7 +358,7 @@ static void print_state(const struct model_info *info) {
     }
 }
 
-static int print_json(const struct model_info *info, struct error *error) {
+static int print_json(const struct model_info *info, const struct memory_plan *plan, struct error *error) {
     struct needs needs = model_needs(info);
     json_t *dtypes = json_object(), *problems = json_array();
     for (int64_t i = 0; i < info->dtype_count; i++) {
@@ -336,6 +380,9 @@ static int print_json(const struct model_info *info, struct error *error) {
         "training", (json_int_t)needs.training, "training_with_average", (json_int_t)needs.average, "complete",
         (int)(info->weights && is_complete(info)), "missing_parameters", (json_int_t)info->missing, "unreadable_files",
         (json_int_t)info->unreadable_files, "problems", problems);
+    if (root != NULL && plan != NULL) {
+        json_object_set_new(root, "train", plan_json(plan));
+    }
     char *text = root != NULL ? json_dumps(root, JSON_COMPACT) : NULL;
     int code = text != NULL ? 0 : error_set(error, ERROR_MEMORY, "info: out of memory");
     if (code == 0) {
@@ -347,10 +394,14 @@ static int print_json(const struct model_info *info, struct error *error) {
 }
 
 int command_info(int argc, char **argv) {
-    const char *path = NULL;
+    const char *path = NULL, *run_path = NULL;
     bool json = false;
     const struct command_option options[] = {
         {.name = "json", .help = "one JSON object instead of a table", .flag = &json},
+        {.name = "train",
+         .argument = "RUN.ini",
+         .help = "memory that training it with this configuration takes",
+         .text = &run_path},
         {0},
     };
     const struct command_positional positionals[] = {
@@ -361,7 +412,8 @@ int command_info(int argc, char **argv) {
         .name = "info",
         .summary = "show architecture, parameters, files and memory needs of a model",
         .description = "Reads and checks all headers, not the data. Exit status 1 if the files are incomplete.",
-        .examples = "minke info DeepSeek-V3\nminke info config.json --json",
+        .examples = "minke info DeepSeek-V3\nminke info config.json --json\n"
+                    "minke info examples/fp8.json --train examples/fp8.ini",
         .options = options,
         .positionals = positionals,
     };
@@ -371,9 +423,14 @@ int command_info(int argc, char **argv) {
         return status;
     }
     struct model_info info = {0};
+    struct memory_plan plan;
+    struct run_config run;
     int code = collect(&info, path, &error);
+    if (code == 0 && run_path != NULL) {
+        code = plan_training(&plan, &run, run_path, &info.config, &error);
+    }
     if (code == 0 && json) {
-        code = print_json(&info, &error);
+        code = print_json(&info, run_path != NULL ? &plan : NULL, &error);
     } else if (code == 0) {
         print_architecture(&info.config);
         print_parameters(&info);
@@ -381,6 +438,9 @@ int command_info(int argc, char **argv) {
             print_weights(&info);
         }
         print_memory(&info);
+        if (run_path != NULL) {
+            print_plan(&plan, &run);
+        }
         print_state(&info);
     }
     checkpoint_close(info.checkpoint);

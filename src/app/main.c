@@ -1,8 +1,11 @@
 // The program `minke`: picks a subcommand. argv in -> exit status out.
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "app/app.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/spelling.h"
 #include "minke.h"
@@ -79,7 +82,24 @@ static int run_version(int argc, char **argv) {
     return 0;
 }
 
+// Reading a mapped file that shrank or cannot be read any more: one line instead of "Bus error". Only calls that are
+// allowed in a signal handler.
+static void on_bus_error(int number, siginfo_t *info, void *context) {
+    (void)number, (void)context;
+    const char *path = file_mapped_path(info->si_addr);
+    const char *parts[] = {"minke: ", path != NULL ? path : "memory",
+                           ": cannot be read: the file was truncated while in use, or its disk failed\n"};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        if (write(STDERR_FILENO, parts[i], strlen(parts[i])) < 0) {
+            break;
+        }
+    }
+    _exit(1);
+}
+
 int main(int argc, char **argv) {
+    struct sigaction bus = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO};
+    sigaction(SIGBUS, &bus, NULL);
     if (argc < 2) {
         print_overview();
         return 2;

@@ -10,6 +10,7 @@
 
 #include "app/app.h"
 #include "app/options.h"
+#include "app/plot_compare.h"
 #include "app/plot_draw.h"
 #include "app/plot_metrics.h"
 #include "base/file.h"
@@ -140,6 +141,9 @@ static int run(char *const *directories, int count, const char *output, const ch
         code = plot_run_read(&runs[i], directories[i], &error);
     }
     if (code == 0) {
+        for (int i = 1; i < count; i++) {
+            plot_compare_print(stdout, &runs[i], &runs[0]);
+        }
         code = write_picture(runs, count, output != NULL ? output : directories[0], format, &error);
     }
     for (int i = 0; i < count; i++) {
@@ -177,7 +181,8 @@ int command_plot(int argc, char **argv) {
         .summary = "draw the pictures of training runs",
         .description =
             "Draws loss, validation, learning rate, gradient norm and the balance of the experts, over the tokens\n"
-            "of a run: RUN_DIR/run.png. Several runs are drawn into one picture, compare.png. Needs gnuplot.",
+            "of a run: RUN_DIR/run.png. Several runs are drawn into one picture, compare.png, and the losses of all but\n"
+            "the first are compared with it over the second half of the steps. Needs gnuplot.",
         .examples = "  minke plot run\n  minke plot run-gamma run-no-gamma -o pictures --format svg\n",
         .options = rows,
         .positionals = positionals,

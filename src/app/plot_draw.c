@@ -2,6 +2,8 @@
 // most POINTS per curve, means over what they stand for; gnuplot only draws.
 #include "app/plot_draw.h"
 
+#include "app/plot_compare.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -466,6 +468,56 @@ static void draw_load_over_time(const struct drawing *drawing, int row) {
     fprintf(out, "plot $time matrix using (($2+0.5)*%.9g):1:3 with image pixels notitle\n", width);
 }
 
+// ---- runs beside the first ------------------------------------------------------------------------------------------
+
+static void put_differences(const struct drawing *drawing, int r) {
+    struct plot_differences differences = {.run = &drawing->runs[r], .first = &drawing->runs[0]};
+    int64_t row, every = drawing->runs[r].count / POINTS + 1;
+    double value;
+    fprintf(drawing->out, "$difference%d << END\n", r);
+    while (plot_differences_next(&differences, &row, &value)) {
+        if (row % every == 0) {
+            put_value(drawing->out, row_x(drawing, &drawing->runs[r], row));
+            put_value(drawing->out, value);
+            fputc('\n', drawing->out);
+        }
+    }
+    fprintf(drawing->out, "END\n");
+}
+
+// The range is that of the second half, or twice the report's quarter of a per cent.
+static void draw_differences(const struct drawing *drawing, int row, int column) {
+    struct text title = {0};
+    double range = 0.5;
+    text_add(&title, "Loss relative to %.100s, per cent", drawing->runs[0].name);
+    bool some = false;
+    for (int r = 1; r < drawing->run_count; r++) {
+        struct plot_comparison found = plot_compare(&drawing->runs[r], &drawing->runs[0]);
+        double wide = 100 * (fabs(found.mean) + 2 * found.deviation);
+        some = some || found.steps > 0;
+        range = wide > range ? wide : range;
+        put_differences(drawing, r);
+    }
+    begin_panel(drawing, row, column, "");
+    fprintf(drawing->out, "set label 1 ");
+    put_quoted(drawing->out, title.data);
+    fprintf(drawing->out, "\n");
+    if (!some) {
+        empty_panel(drawing, "no step in common");
+        return;
+    }
+    set_x_axis(drawing);
+    fprintf(drawing->out, "set yrange [%.4g:%.4g]\n", -range, range);
+    int parts = 0;
+    fprintf(drawing->out, "%s0.25 with lines dt 2 lc rgb '#999999' notitle", next_part(&parts));
+    fprintf(drawing->out, "%s-0.25 with lines dt 2 lc rgb '#999999' notitle", next_part(&parts));
+    for (int r = 1; r < drawing->run_count; r++) {
+        fprintf(drawing->out, "%s$difference%d using 1:2 with lines lw 1.6 lc rgb '%s' notitle", next_part(&parts), r,
+                colors[r]);
+    }
+    fprintf(drawing->out, "\n");
+}
+
 // ---- the picture ----------------------------------------------------------------------------------------------------
 
 // "1200 steps, 2.4 M tokens, ...": where the run stands.
@@ -533,7 +585,7 @@ static void choose_axis(struct drawing *drawing) {
 
 void plot_draw(FILE *script, const struct plot_picture *picture) {
     struct drawing drawing = {.out = script, .runs = picture->runs, .run_count = picture->run_count};
-    int load_rows = drawing.run_count == 1 ? 1 : (drawing.run_count + 1) / 2;
+    int load_rows = drawing.run_count == 1 ? 1 : (drawing.run_count + 2) / 2;
     CHECK(drawing.run_count >= 1 && drawing.run_count <= PLOT_RUNS_MAXIMUM, "%d runs", drawing.run_count);
     choose_axis(&drawing);
     drawing.head = 30 + HEAD_LINE * drawing.run_count;
@@ -561,8 +613,9 @@ void plot_draw(FILE *script, const struct plot_picture *picture) {
         draw_final_load(&drawing, 3, 0, 0);
         draw_load_over_time(&drawing, 3);
     } else {
+        draw_differences(&drawing, 3, 0);
         for (int r = 0; r < drawing.run_count; r++) {
-            draw_final_load(&drawing, 3 + r / 2, r % 2, r);
+            draw_final_load(&drawing, 3 + (r + 1) / 2, (r + 1) % 2, r);
         }
     }
     fprintf(script, "unset multiplot\nunset output\n");

@@ -5,7 +5,8 @@
 //   MaxVio: (max load - mean load) / mean load    range of the router biases
 //   load of each expert of each layer at the end  the same over time, of the layer that was least balanced
 //
-// Several runs share the panels, one colour each; the last rows then show the load of each run at the end.
+// Several runs share the panels, one colour each; the last rows then show how far each loss is from the first run's,
+// and the load of each run at the end.
 #ifndef MINKE_APP_PLOT_DRAW_H
 #define MINKE_APP_PLOT_DRAW_H
 

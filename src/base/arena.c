@@ -4,12 +4,16 @@
 //     oldest <-older- ... <-older- arena->chunk -newer-> empty -newer-> empty
 #include "base/arena.h"
 
+#include <stdbool.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/memory.h"
 
+#define COUNTING_BYTES ((size_t)32 << 40)
+#define COUNTING_ZERO ((size_t)1 << 20)   // largest block that is written
 #define CHUNK_MINIMUM ((size_t)64 << 10)
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -39,6 +43,7 @@ static void unpoison(const void *start, size_t size) {
 struct arena_chunk {
     struct arena_chunk *older, *newer;
     size_t capacity, used;   // bytes of `data`
+    bool counting;           // mapped, not on the heap
     _Alignas(MEMORY_ALIGNMENT) unsigned char data[];
 };
 
@@ -48,6 +53,18 @@ static size_t round_up(size_t bytes) {
 
 void arena_init(struct arena *arena, const char *name) {
     *arena = (struct arena){.name = name, .numa_node = -1};
+}
+
+int arena_init_counting(struct arena *arena, const char *name, struct error *error) {
+    arena_init(arena, name);
+    void *start = mmap(NULL, COUNTING_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                       0);
+    if (start == MAP_FAILED) {
+        return error_set_errno(error, "%s: cannot reserve %zu bytes of addresses", name, COUNTING_BYTES);
+    }
+    arena->chunk = start;
+    *arena->chunk = (struct arena_chunk){.capacity = COUNTING_BYTES - sizeof *arena->chunk, .counting = true};
+    return 0;
 }
 
 // Asks the kernel to take the chunk's pages from one node (mbind, preferred). Only a hint: a refusal changes nothing.
@@ -72,7 +89,18 @@ static struct arena_chunk *chunk_create(const struct arena *arena, size_t capaci
     return chunk;
 }
 
+// What is not handed out may not be read.
+static void chunk_poison(const struct arena_chunk *chunk) {
+    if (!chunk->counting) {
+        poison(chunk->data + chunk->used, chunk->capacity - chunk->used);
+    }
+}
+
 static void chunk_free(struct arena_chunk *chunk) {
+    if (chunk->counting) {
+        munmap(chunk, COUNTING_BYTES);
+        return;
+    }
     unpoison(chunk->data, chunk->capacity);
     memory_free(chunk);
 }
@@ -131,13 +159,17 @@ void *arena_allocate(struct arena *arena, size_t count, size_t size) {
     chunk->used += rounded;
     arena->used += (int64_t)rounded;
     arena->peak = arena->used > arena->peak ? arena->used : arena->peak;
-    unpoison(block, bytes);
+    if (!chunk->counting) {
+        unpoison(block, bytes);
+    }
     return block;
 }
 
 void *arena_allocate_zero(struct arena *arena, size_t count, size_t size) {
     void *block = arena_allocate(arena, count, size);
-    memset(block, 0, count * size);
+    if (!arena->chunk->counting || count * size <= COUNTING_ZERO) {
+        memset(block, 0, count * size);
+    }
     return block;
 }
 
@@ -155,7 +187,7 @@ void arena_release(struct arena *arena, struct arena_mark mark) {
     while (arena->chunk != NULL && arena->chunk != mark.chunk) {
         struct arena_chunk *chunk = arena->chunk;
         chunk->used = 0;
-        poison(chunk->data, chunk->capacity);
+        chunk_poison(chunk);
         if (chunk->older == NULL) {
             break;   // the mark is from before the first chunk
         }
@@ -164,7 +196,7 @@ void arena_release(struct arena *arena, struct arena_mark mark) {
     if (mark.chunk != NULL) {
         CHECK(arena->chunk == mark.chunk, "%s: mark of another round", arena->name);
         arena->chunk->used = mark.chunk_used;
-        poison(arena->chunk->data + mark.chunk_used, arena->chunk->capacity - mark.chunk_used);
+        chunk_poison(arena->chunk);
     }
     arena->used = mark.used;
 }

@@ -27,6 +27,9 @@ struct arena_mark {
 };
 
 void arena_init(struct arena *arena, const char *name);
+// An arena that is only to be measured: its blocks are addresses that take no memory until they are written, as many as
+// anybody wants, and not part of the heap. arena_allocate_zero does not write large blocks.
+int arena_init_counting(struct arena *arena, const char *name, struct error *error);
 // Makes room for `bytes` more without a further heap call.
 int arena_reserve(struct arena *arena, size_t bytes, struct error *error);
 // 64-byte aligned, not zeroed. count * size is overflow-checked. Never returns NULL (CHECK on failure).

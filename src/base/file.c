@@ -94,6 +94,45 @@ static void *call_map(size_t size, int descriptor) {
     return call_must_fail() ? MAP_FAILED : mmap(NULL, size, PROT_READ, MAP_SHARED, descriptor, 0);
 }
 
+// What is mapped, for file_mapped_path. `data` is NULL in a free entry and MAP_FAILED while one is being filled.
+static struct mapping {
+    _Atomic(const uint8_t *) data;
+    int64_t size;
+    const char *path;   // of the mapped_file
+} mappings[FILE_MAPPINGS];
+
+static void mapping_add(const struct mapped_file *file) {
+    for (int i = 0; i < FILE_MAPPINGS; i++) {
+        const uint8_t *none = NULL;
+        if (atomic_compare_exchange_strong(&mappings[i].data, &none, MAP_FAILED)) {
+            mappings[i].size = file->size;
+            mappings[i].path = file->path;
+            atomic_store(&mappings[i].data, file->data);
+            return;
+        }
+    }
+}
+
+static void mapping_remove(const struct mapped_file *file) {
+    for (int i = 0; i < FILE_MAPPINGS; i++) {
+        const uint8_t *data = file->data;
+        if (atomic_compare_exchange_strong(&mappings[i].data, &data, NULL)) {
+            return;
+        }
+    }
+}
+
+const char *file_mapped_path(const void *address) {
+    const uint8_t *byte = address;
+    for (int i = 0; i < FILE_MAPPINGS; i++) {
+        const uint8_t *data = atomic_load(&mappings[i].data);
+        if (data != NULL && data != MAP_FAILED && byte >= data && byte - data < mappings[i].size) {
+            return mappings[i].path;
+        }
+    }
+    return NULL;
+}
+
 int file_map(struct mapped_file *file, const char *path, struct error *error) {
     *file = (struct mapped_file){0};
     int code = 0;
@@ -122,6 +161,9 @@ int file_map(struct mapped_file *file, const char *path, struct error *error) {
     }
     file->path = memory_copy_string(path, error);
     code = file->path != NULL ? 0 : ERROR_MEMORY;
+    if (code == 0 && file->data != NULL) {
+        mapping_add(file);
+    }
 
 out:
     close(descriptor);
@@ -133,6 +175,7 @@ out:
 
 void file_unmap(struct mapped_file *file) {
     if (file->data != NULL) {
+        mapping_remove(file);
         munmap((void *)file->data, (size_t)file->size);
     }
     memory_free(file->path);

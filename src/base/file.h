@@ -16,6 +16,10 @@ struct mapped_file {
 // Maps a regular file read-only. The mapping outlives the descriptor.
 int file_map(struct mapped_file *file, const char *path, struct error *error);
 void file_unmap(struct mapped_file *file);
+// The path of the mapped file that holds an address, or NULL: for a handler of SIGBUS, which reading a mapping raises
+// when the file was truncated or its disk fails. Knows the first FILE_MAPPINGS of them. Safe in a signal handler.
+#define FILE_MAPPINGS 1024
+const char *file_mapped_path(const void *address);
 // Hints for a part of a mapped file: it is wanted soon, or not any more. Its bytes stay what they are: they are read
 // from the file again when they are touched.
 void file_map_expect(const void *data, size_t size);

@@ -35,6 +35,7 @@ struct worker {
 
 struct pool {
     int threads;
+    bool idle;   // has no threads and runs nothing
     bool spin;   // false when there are more threads than CPUs: spinning would only steal time from a working thread
     // The job.
     void (*function)(void *argument, int64_t task, int worker);
@@ -200,6 +201,16 @@ int pool_create(struct pool **pool, int threads, struct error *error) {
     return 0;
 }
 
+int pool_create_idle(struct pool **pool, int threads, struct error *error) {
+    *pool = memory_allocate(1, sizeof **pool, "thread pool", error);
+    if (*pool == NULL) {
+        return ERROR_MEMORY;
+    }
+    (*pool)->idle = true;
+    (*pool)->threads = threads == 0 ? cpu_count() : threads;
+    return 0;
+}
+
 static void wake_workers(struct pool *pool, int64_t wanted) {
     atomic_fetch_add(&pool->job, 1);
     // Either this load sees a worker that is about to sleep, or that worker's futex call sees the new job.
@@ -214,7 +225,7 @@ void pool_destroy(struct pool *pool) {
     }
     atomic_store(&pool->stop, true);
     wake_workers(pool, INT_MAX);
-    for (int i = 1; i < pool->threads; i++) {
+    for (int i = 1; i < pool->threads && !pool->idle; i++) {
         pthread_join(pool->workers[i - 1].thread, NULL);
     }
     memory_free(pool);
@@ -226,6 +237,9 @@ int pool_threads(const struct pool *pool) {
 
 void pool_run(struct pool *pool, int64_t tasks, void (*function)(void *argument, int64_t task, int worker),
               void *argument) {
+    if (pool != NULL && pool->idle) {
+        return;
+    }
     pool_set_flush_to_zero();
     if (pool == NULL || pool->threads == 1 || tasks <= 1) {
         for (int64_t task = 0; task < tasks; task++) {

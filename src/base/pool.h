@@ -14,6 +14,8 @@ struct pool;
 
 // threads >= 1; 0 = one per CPU this process may run on. Sets FTZ/DAZ on every worker and on the calling thread.
 int pool_create(struct pool **pool, int threads, struct error *error);
+// A pool that says it has `threads` threads and runs nothing: for a rehearsal that only counts the memory of a step.
+int pool_create_idle(struct pool **pool, int threads, struct error *error);
 void pool_destroy(struct pool *pool);   // NULL is fine
 int pool_threads(const struct pool *pool);
 

@@ -1,4 +1,5 @@
 // See engine.h and engine_private.h: life of engines and requests, and the order of a step.
+#include <math.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -12,6 +13,11 @@ static int check_options(const struct engine_options *options, const struct mode
     if (options->context < 1 || options->context > positions) {
         return error_set(error, ERROR_ARGUMENT, "engine context: expected 1..%lld tokens, found %lld",
                          (long long)positions, (long long)options->context);
+    }
+    if (model->fp8 && options->form != SESSION_EXPANDED) {
+        return error_set(error, ERROR_ARGUMENT,
+                         "engine attention: a model in FP8 training runs in the expanded form alone (its kv_b_proj "
+                         "changes and has no transposed copy)");
     }
     if (options->cache_tokens < options->context) {
         return error_set(error, ERROR_ARGUMENT,
@@ -93,6 +99,17 @@ static int create_samplers(struct engine *engine, struct error *error) {
     return 0;
 }
 
+static int open_files(struct engine *engine, struct error *error) {
+    const struct engine_options *options = &engine->options;
+    if (options->cache_directory == NULL || !options->prefix_cache) {
+        return 0;
+    }
+    struct page_files_options wanted = {.directory = options->cache_directory,
+                                        .weights_name = options->weights_name,
+                                        .bytes = options->cache_directory_bytes};
+    return page_files_open(&engine->files, &engine->pages, &wanted, error);
+}
+
 int engine_create(struct engine **out, struct model *model, struct op_context *op, const struct engine_options *options,
                   struct error *error) {
     *out = NULL;
@@ -104,11 +121,14 @@ int engine_create(struct engine **out, struct model *model, struct op_context *o
     if (engine == NULL) {
         return ERROR_MEMORY;
     }
+    if (options->form != SESSION_EXPANDED) {
+        model_prepare_absorbed(model);
+    }
     engine->model = model;
     engine->op = op;
     engine->options = *options;
     engine->depths = options->drafts == DRAFTS_NEVER ? 0 : model->config.num_nextn_predict_layers;
-    engine->max_rows = options->batch * (1 + engine->depths) + options->chunk;
+    engine->max_rows = options->batch * (1 + engine->depths) + ENGINE_LARGE_CHUNK * options->chunk;
     engine->stats.cache_tokens_total = (options->cache_tokens + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK *
                                        ATTENTION_BLOCK;
     pthread_mutex_init(&engine->lock, NULL);
@@ -116,10 +136,13 @@ int engine_create(struct engine **out, struct model *model, struct op_context *o
     if ((code = page_pool_create(&engine->pages, &model->config, model->compute, stored,
                                  model->config.num_hidden_layers + engine->depths,
                                  engine->stats.cache_tokens_total / ATTENTION_BLOCK, error)) != 0 ||
-        (code = create_samplers(engine, error)) != 0 || (code = allocate_tables(engine, error)) != 0) {
+        (code = create_samplers(engine, error)) != 0 || (code = allocate_tables(engine, error)) != 0 ||
+        (code = open_files(engine, error)) != 0) {
         engine_destroy(engine);
         return code;
     }
+    engine->options.end_tokens = NULL;   // the caller's, copied or used up
+    engine->options.cache_directory = engine->options.weights_name = NULL;
     engine->stats.expert_load = engine->expert_load;
     engine->published = engine->stats;
     *out = engine;
@@ -159,6 +182,11 @@ static int check_request(const struct engine *engine, const struct minke_request
             return error_set(error, ERROR_ARGUMENT, "request: token %lld: expected an id in 0..%lld, found %d",
                              (long long)i, (long long)vocab_size - 1, request->ids[i]);
         }
+    }
+    if (request->sampling.logit_bias_count < 0 || !isfinite(request->sampling.temperature) ||
+        !isfinite(request->sampling.frequency_penalty) || !isfinite(request->sampling.presence_penalty) ||
+        !isfinite(request->sampling.repetition_penalty) || request->sampling.repetition_penalty < 0) {
+        return error_set(error, ERROR_ARGUMENT, "request: temperature and penalties must be finite numbers");
     }
     for (int64_t i = 0; i < request->sampling.logit_bias_count; i++) {
         int32_t id = request->sampling.logit_bias[i].id;
@@ -283,6 +311,7 @@ void engine_destroy(struct engine *engine) {
         engine_finish(engine->live, MINKE_FINISH_CANCELLED, NULL);
         retire(engine, engine->live);
     }
+    page_files_close(engine->files);
     page_pool_destroy(&engine->pages);
     for (int64_t i = 0; i < engine->sampler_count; i++) {
         sampler_destroy(&engine->samplers[i]);
@@ -374,6 +403,8 @@ static void collect(struct engine *engine) {
             scheduler_requeue(engine, engine->running[engine->running_count - 1]);
         }
         page_pool_forget(&engine->pages);
+        page_files_close(engine->files);   // its pages belong to other weights now
+        engine->files = NULL;
     }
 }
 
@@ -472,6 +503,9 @@ int64_t engine_step(struct engine *engine, struct error *error) {
             scheduler_register(engine, engine->works[i].request);
         }
         engine->stats.steps++;
+    }
+    if (engine->files != NULL) {
+        page_files_save_some(engine->files);
     }
     sweep(engine);
     engine->stats.step_seconds += clock_seconds() - start;

@@ -7,9 +7,10 @@
 #include <stdatomic.h>
 
 #include "infer/engine.h"
-#include "infer/pages.h"
+#include "infer/page_files.h"
 
 #define ENGINE_MAX_TOP 20      // log_probabilities of a request
+#define ENGINE_LARGE_CHUNK 4   // times the chunk: prompt tokens of a step at most
 #define ENGINE_LOGIT_ROWS 64   // rows of logits computed at a time
 
 _Static_assert(MINKE_MAX_DRAFTS == MODEL_MAX_DEPTH, "a draft per MTP module");
@@ -76,15 +77,19 @@ struct engine_pass {
     int32_t *rows;                           // [max_rows] of hidden states that go on to the head or to an MTP module
 };
 
-// What drafting costs and brings, for steps with about the same number of requests. Times are moving averages of steps
-// that only decode.
+// What drafting costs and brings, for steps with about the same number of requests. Only steps that decode and read no
+// prompt are looked at.
+#define DRAFT_SAMPLES 9
+struct draft_times {
+    double seconds[DRAFT_SAMPLES];   // the latest
+    int64_t count;
+};
 struct draft_balance {
-    double plain_seconds;     // of a step without drafts, modules not counted
-    double drafted_seconds;   // of a step that verifies drafts, modules counted
-    double tokens;            // a drafted request's, in a step
-    int64_t plain_steps, drafted_steps;
-    int64_t steps;   // with drafting on
-    int64_t pause;   // steps that drafting stays off
+    struct draft_times plain;     // steps without drafts, modules not counted
+    struct draft_times drafted;   // steps that verify drafts, modules counted
+    double tokens;                // a drafted request's, in a step: a moving average
+    int64_t steps;                // with drafting on
+    int64_t pause;                // steps that drafting stays off
     int64_t next_pause;
 };
 #define DRAFT_BALANCES 16   // by log2 of the number of requests
@@ -98,6 +103,7 @@ struct engine {
     struct draft_balance balances[DRAFT_BALANCES];
     bool drafting;   // in this step
     struct page_pool pages;
+    struct page_files *files;   // NULL: no cache directory
     struct sampler *samplers;   // one per worker
     int64_t sampler_count;
 

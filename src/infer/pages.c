@@ -193,6 +193,7 @@ struct page_chain page_pool_register(struct page_pool *pool, int32_t page, const
     p->saved = false;
     p->expanded = (int16_t)expanded;
     p->parent = chain->serial;
+    memcpy(p->parent_hash, chain->hash, sizeof p->parent_hash);
     p->key = content_key(chain, ids);
     p->chain = page_chain_next(chain, ids, expanded);
     p->chain.serial = ++pool->serials;

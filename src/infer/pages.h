@@ -29,7 +29,8 @@ struct page {
     bool saved;         // on disk, or not wanted there
     int16_t expanded;   // rows
     int64_t parent;     // serial
-    uint64_t key;       // hash of parent and ids
+    uint64_t parent_hash[2];
+    uint64_t key;   // hash of parent and ids
     struct page_chain chain;
     int32_t ids[ATTENTION_BLOCK];
 };

@@ -95,6 +95,9 @@ static void take_prefix(struct engine *engine, struct engine_request *request) {
             .any_form = (i + 1) * PAGE <= request->prompt_count,   // an answer that is now part of a prompt
         };
         int32_t page = page_pool_find(&engine->pages, &request->chain, &want);
+        if (page < 0 && engine->files != NULL) {
+            page = page_files_load(engine->files, &request->chain, &want);
+        }
         if (page < 0) {
             break;
         }
@@ -144,11 +147,15 @@ static bool awaits_prefix(const struct engine *engine, const struct engine_reque
 
 // ---- Admission ------------------------------------------------------------------------------------------------------
 
-// Room for what is known of the request, and a page of growth for every one that runs.
+// Room for what is known of the request, beside what is known of those that run and a page of growth for each.
 static bool has_room(const struct engine *engine, const struct engine_request *request) {
     int64_t needed = pages_for(request->count) - request->page_count;
-    int64_t growth = engine->running_count > 0 ? engine->running_count + 1 : 0;
-    return page_pool_available(&engine->pages) >= needed + growth;
+    for (int64_t i = 0; i < engine->running_count; i++) {
+        const struct engine_request *other = engine->running[i];
+        int64_t missing = pages_for(other->count) - other->page_count;
+        needed += 1 + (missing > 0 ? missing : 0);
+    }
+    return page_pool_available(&engine->pages) >= needed;
 }
 
 static void run(struct engine *engine, struct engine_request *request) {
@@ -234,6 +241,17 @@ static bool only_last_token_left(const struct engine_request *request) {
     return request->count - request->computed == 1;
 }
 
+// Prompt rows of this step. Expanded rows expand the keys and values of all that is before them, so that few large
+// chunks are cheaper deep in a prompt; that is done while nobody waits for the next token of an answer.
+static int64_t prompt_budget(const struct engine *engine) {
+    int64_t chunk = engine->options.chunk, deepest = 0;
+    for (int64_t i = 0; i < engine->running_count; i++) {
+        deepest = engine->running[i]->computed > deepest ? engine->running[i]->computed : deepest;
+    }
+    int64_t large = minimum(deepest / 2, ENGINE_LARGE_CHUNK * chunk);
+    return engine->work_count == 0 && large > chunk ? large : chunk;
+}
+
 void scheduler_plan(struct engine *engine) {
     engine->work_count = 0;
     for (int64_t i = 0; i < engine->running_count; i++) {
@@ -244,7 +262,7 @@ void scheduler_plan(struct engine *engine) {
             plan(engine, request, 1 + request->drafts);
         }
     }
-    int64_t budget = engine->options.chunk;
+    int64_t budget = prompt_budget(engine);
     for (int64_t i = 0; i < engine->running_count && budget > 0; i++) {
         struct engine_request *request = engine->running[i];
         if (!only_last_token_left(request)) {

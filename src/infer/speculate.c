@@ -18,9 +18,9 @@
 #include "infer/engine_private.h"
 
 #define BALANCE_WEIGHT 0.125   // of a new value in a moving average
-#define BALANCE_STEPS 8        // drafted ones before a judgement
-#define PLAIN_EVERY 48         // drafting steps, one of them plain
-#define PLAIN_FIRST 2          // plain ones to begin with
+#define WARM_UP 4              // steps that are not judged: caches and page tables are cold
+#define TRIAL_STEPS 24         // every other one plain
+#define PLAIN_EVERY 48         // afterwards
 #define PAUSE_FIRST 256
 #define PAUSE_LONGEST 16384
 
@@ -161,9 +161,30 @@ static struct draft_balance *balance_of(struct engine *engine) {
     return &engine->balances[level];
 }
 
+// Medians: a neighbour on the machine must not decide.
+static double median(const struct draft_times *times) {
+    double sorted[DRAFT_SAMPLES] = {0};
+    for (int i = 0; i < DRAFT_SAMPLES; i++) {
+        int at = i;
+        for (; at > 0 && sorted[at - 1] > times->seconds[i]; at--) {
+            sorted[at] = sorted[at - 1];
+        }
+        sorted[at] = times->seconds[i];
+    }
+    return sorted[DRAFT_SAMPLES / 2];
+}
+
+static void add_time(struct draft_times *times, double seconds) {
+    times->seconds[times->count++ % DRAFT_SAMPLES] = seconds;
+}
+
 static bool loses(const struct draft_balance *balance) {
-    return balance->drafted_steps >= BALANCE_STEPS && balance->plain_steps >= PLAIN_FIRST &&
-           balance->tokens * balance->plain_seconds < balance->drafted_seconds;
+    return balance->plain.count >= DRAFT_SAMPLES && balance->drafted.count >= DRAFT_SAMPLES &&
+           balance->tokens * median(&balance->plain) < median(&balance->drafted);
+}
+
+static bool is_plain_step(const struct draft_balance *balance) {
+    return balance->steps % (balance->steps < TRIAL_STEPS ? 2 : PLAIN_EVERY) == 0;
 }
 
 void speculate_choose(struct engine *engine) {
@@ -178,16 +199,12 @@ void speculate_choose(struct engine *engine) {
                                           .next_pause = pause < PAUSE_LONGEST ? 2 * pause : PAUSE_LONGEST};
     }
     engine->drafting = balance->pause == 0;
-    bool plain = !engine->drafting || balance->steps % PLAIN_EVERY < (balance->steps < PLAIN_EVERY ? PLAIN_FIRST : 1);
+    bool plain = !engine->drafting || is_plain_step(balance);
     balance->pause -= balance->pause > 0;
     balance->steps += engine->drafting;
     for (int64_t i = 0; i < engine->running_count && plain; i++) {
         engine->running[i]->drafts = 0;
     }
-}
-
-static void average(double *value, double found, int64_t count) {
-    *value += (count < 4 ? 1.0 / (double)(count + 1) : BALANCE_WEIGHT) * (found - *value);
 }
 
 void speculate_learn(struct engine *engine, double seconds, double module_seconds, int64_t accepted) {
@@ -200,10 +217,15 @@ void speculate_learn(struct engine *engine, double seconds, double module_second
         }
         drafted += work->verified > 0;
     }
+    if (balance->steps <= WARM_UP) {
+        return;
+    }
     if (drafted == 0) {
-        average(&balance->plain_seconds, seconds, balance->plain_steps++);
+        add_time(&balance->plain, seconds);
     } else if (2 * drafted >= engine->work_count) {
-        average(&balance->drafted_seconds, seconds + module_seconds, balance->drafted_steps);
-        average(&balance->tokens, 1.0 + (double)accepted / (double)engine->work_count, balance->drafted_steps++);
+        double tokens = 1.0 + (double)accepted / (double)engine->work_count;
+        balance->tokens += (balance->drafted.count < 8 ? 1.0 / (double)(balance->drafted.count + 1) : BALANCE_WEIGHT) *
+                           (tokens - balance->tokens);
+        add_time(&balance->drafted, seconds + module_seconds);
     }
 }

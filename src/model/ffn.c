@@ -54,7 +54,6 @@ void ffn_backward_input(struct op_context *op, struct tensor *dx, enum op_mode m
 }
 
 void ffn_backward_weight(struct op_context *op, struct mlp_params *dparams, const struct ffn_kept *kept) {
-    linear_backward_weight(op, &dparams->gate_proj, &kept->gate);
-    linear_backward_weight(op, &dparams->up_proj, &kept->up);
+    linear_backward_weight_pair(op, &dparams->gate_proj, &dparams->up_proj, &kept->gate, &kept->up);
     linear_backward_weight(op, &dparams->down_proj, &kept->down);
 }

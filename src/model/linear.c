@@ -65,20 +65,60 @@ static struct tensor column_tiles(struct op_context *op, const struct tensor *x,
     return tiles;
 }
 
-void linear_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept) {
+// dw += dy^T x with x in tiles already.
+static void grouped_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
+                           const struct tensor *x, const int32_t *offsets, int64_t groups) {
     struct arena_mark mark = arena_mark(op->scratch);
-    const int32_t offsets[2] = {0, (int32_t)kept->x.shape[0]};
-    struct tensor dy = column_tiles(op, &kept->dy, kept->precision, offsets, 1);
-    struct tensor x = column_tiles(op, &kept->x, kept->precision, offsets, 1);
-    op_linear_backward_weight(op, dw, &dy, &x);
+    struct tensor dy = column_tiles(op, &kept->dy, kept->precision, offsets, groups);
+    op_linear_grouped_backward_weight(op, dw, &dy, x, offsets, groups);
     arena_release(op->scratch, mark);
 }
 
 void linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
                                     const int32_t *offsets, int64_t groups) {
     struct arena_mark mark = arena_mark(op->scratch);
-    struct tensor dy = column_tiles(op, &kept->dy, kept->precision, offsets, groups);
     struct tensor x = column_tiles(op, &kept->x, kept->precision, offsets, groups);
-    op_linear_grouped_backward_weight(op, dw, &dy, &x, offsets, groups);
+    grouped_weight(op, dw, kept, &x, offsets, groups);
+    arena_release(op->scratch, mark);
+}
+
+void linear_grouped_backward_weight_pair(struct op_context *op, struct tensor *dw_first, struct tensor *dw_second,
+                                         const struct linear_kept *first, const struct linear_kept *second,
+                                         const int32_t *offsets, int64_t groups) {
+    CHECK(first->x.data == second->x.data && first->precision == second->precision,
+          "a pair of Linears with two inputs");
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor x = column_tiles(op, &first->x, first->precision, offsets, groups);
+    grouped_weight(op, dw_first, first, &x, offsets, groups);
+    grouped_weight(op, dw_second, second, &x, offsets, groups);
+    arena_release(op->scratch, mark);
+}
+
+static void single_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
+                          const struct tensor *x) {
+    struct arena_mark mark = arena_mark(op->scratch);
+    const int32_t offsets[2] = {0, (int32_t)kept->x.shape[0]};
+    struct tensor dy = column_tiles(op, &kept->dy, kept->precision, offsets, 1);
+    op_linear_backward_weight(op, dw, &dy, x);
+    arena_release(op->scratch, mark);
+}
+
+void linear_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept) {
+    struct arena_mark mark = arena_mark(op->scratch);
+    const int32_t offsets[2] = {0, (int32_t)kept->x.shape[0]};
+    struct tensor x = column_tiles(op, &kept->x, kept->precision, offsets, 1);
+    single_weight(op, dw, kept, &x);
+    arena_release(op->scratch, mark);
+}
+
+void linear_backward_weight_pair(struct op_context *op, struct tensor *dw_first, struct tensor *dw_second,
+                                 const struct linear_kept *first, const struct linear_kept *second) {
+    CHECK(first->x.data == second->x.data && first->precision == second->precision,
+          "a pair of Linears with two inputs");
+    struct arena_mark mark = arena_mark(op->scratch);
+    const int32_t offsets[2] = {0, (int32_t)first->x.shape[0]};
+    struct tensor x = column_tiles(op, &first->x, first->precision, offsets, 1);
+    single_weight(op, dw_first, first, &x);
+    single_weight(op, dw_second, second, &x);
     arena_release(op->scratch, mark);
 }

@@ -423,10 +423,12 @@ static void weight_backward(struct op_context *op, struct tensor *dw, const stru
 }
 
 void mla_backward_weight(struct op_context *op, struct mla_params *dparams, const struct mla_kept *kept) {
-    weight_backward(op, &dparams->q_proj, &kept->q);
-    weight_backward(op, &dparams->q_a_proj, &kept->q_a);
+    if (tensor_present(&kept->q_a.dy)) {
+        linear_backward_weight_pair(op, &dparams->q_a_proj, &dparams->kv_a_proj_with_mqa, &kept->q_a, &kept->kv_a);
+    } else {
+        linear_backward_weight_pair(op, &dparams->q_proj, &dparams->kv_a_proj_with_mqa, &kept->q, &kept->kv_a);
+    }
     weight_backward(op, &dparams->q_b_proj, &kept->q_b);
-    weight_backward(op, &dparams->kv_a_proj_with_mqa, &kept->kv_a);
     weight_backward(op, &dparams->kv_b_proj, &kept->kv_b);
     weight_backward(op, &dparams->o_proj, &kept->o);
 }

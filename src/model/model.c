@@ -120,6 +120,10 @@ int64_t model_slot_bytes(const struct model_slot *slot) {
     return slot->arena.peak;
 }
 
+struct arena *model_slot_arena(struct model_slot *slot) {
+    return &slot->arena;
+}
+
 // Column `shift` onwards of every sequence's ids, as rows of the batch.
 static int32_t *shifted_ids(struct model_slot *slot, const struct micro_batch *micro, int64_t stride, int64_t shift) {
     int32_t *ids = arena_allocate(&slot->arena, (size_t)(micro->sequences * micro->length), sizeof(int32_t));

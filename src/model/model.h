@@ -54,6 +54,7 @@ struct model_slot;   // opaque: saved activations and kept pairs of one micro-ba
 int model_slot_create(struct model_slot **slot, const struct model *model, struct error *error);
 void model_slot_destroy(struct model_slot *slot);
 int64_t model_slot_bytes(const struct model_slot *slot);   // peak of its arena
+struct arena *model_slot_arena(struct model_slot *slot);   // to reserve its memory, or to replace it while it is empty
 
 // Forward of everything, the loss, and the head's own gradients: the logits live only chunk by chunk, sequence by
 // sequence (main, then each MTP depth), so the head's dW is added here (a tied head's in B, see loss.h) and is the one

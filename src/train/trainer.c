@@ -151,20 +151,13 @@ int trainer_save(struct trainer *trainer, struct error *error) {
 // ---- The loop
 // --------------------------------------------------------------------------------------------------------
 
+// What the plan said, and what was taken: the heap's high-water mark above what lived before the run was set up.
 static void report_memory(const struct trainer *trainer) {
-    const struct optimizer *optimizer = &trainer->optimizer;
-    int64_t gradients = 0;
-    for (int64_t i = 0; i < trainer->gradient.buffer_count; i++) {
-        gradients += trainer->gradient.buffers[i].bytes;
-    }
-    char text[8][32];
-    log_info(
-        "memory: masters %s, moments %s, average %s, compute weights %s, gradients %s, activations %s, workspace %s; "
-        "heap peak %s",
-        text_bytes(text[0], optimizer->masters.bytes), text_bytes(text[1], optimizer->m.bytes + optimizer->v.bytes),
-        text_bytes(text[2], optimizer->average.bytes), text_bytes(text[3], optimizer->weights.bytes),
-        text_bytes(text[4], gradients), text_bytes(text[5], model_slot_bytes(trainer->slot)),
-        text_bytes(text[6], trainer->scratch.peak), text_bytes(text[7], memory_statistics_get().peak_bytes));
+    char text[4][32];
+    int64_t measured = memory_statistics_get().peak_bytes - trainer->memory_before;
+    log_info("memory after the first step: heap %s of %s planned (activations %s, workspace %s)",
+             text_bytes(text[0], measured), text_bytes(text[1], trainer->plan.total),
+             text_bytes(text[2], model_slot_bytes(trainer->slot)), text_bytes(text[3], trainer->scratch.peak));
 }
 
 // Steps or tokens of the whole run, whichever measures it.

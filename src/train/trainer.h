@@ -11,6 +11,7 @@
 
 #include "data/token_split.h"
 #include "train/checkpoints.h"
+#include "train/memory_plan.h"
 #include "train/metrics.h"
 #include "train/schedule.h"
 #include "train/step.h"
@@ -33,6 +34,8 @@ struct trainer {
     struct model_slot *slot;
     struct batch_gradient gradient;
     struct metrics_file metrics;
+    struct memory_plan plan;              // all of it reserved when the run is set up
+    int64_t memory_before;                // live bytes of the heap before: data, tokenizer, pool
     int lock;                             // descriptor of OUT/lock, held while the run lasts
     int64_t largest_micro, steps_at_it;   // sequences of the largest micro-batch so far, steps done since
     double last_gamma;                    // to say it when it becomes 0

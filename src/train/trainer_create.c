@@ -263,7 +263,17 @@ static int create_gradient(struct trainer *trainer, struct error *error) {
 static int create_model(struct trainer *trainer, struct error *error) {
     const struct run_config *run = &trainer->run;
     int64_t length = run->train.sequence_length;
-    int code = optimizer_create(&trainer->optimizer, &trainer->config, run, &trainer->arena, error);
+    int code = memory_plan_make(&trainer->plan, run, &trainer->config, error);
+    if (code == 0) {
+        trainer->memory_before = memory_statistics_get().live_bytes;
+        code = arena_reserve(&trainer->arena, (size_t)trainer->plan.state, error);
+    }
+    if (code == 0) {
+        code = arena_reserve(&trainer->scratch, (size_t)trainer->plan.workspace, error);
+    }
+    if (code == 0) {
+        code = optimizer_create(&trainer->optimizer, &trainer->config, run, &trainer->arena, error);
+    }
     if (code == 0) {
         code = arena_reserve(&trainer->arena, (size_t)(length * trainer->config.qk_rope_head_dim) * sizeof(float),
                              error);
@@ -280,6 +290,9 @@ static int create_model(struct trainer *trainer, struct error *error) {
     };
     model_prepare(&trainer->model, length, &trainer->arena);
     code = model_slot_create(&trainer->slot, &trainer->model, error);
+    if (code == 0) {
+        code = arena_reserve(model_slot_arena(trainer->slot), (size_t)trainer->plan.activations, error);
+    }
     return code == 0 ? create_gradient(trainer, error) : code;
 }
 
@@ -312,6 +325,8 @@ static void announce(const struct trainer *trainer) {
              (long long)trainer->config.num_nextn_predict_layers,
              text_count(tokens, (double)dataset_tokens(trainer->dataset)),
              (long long)dataset_documents(trainer->dataset));
+    char plan[MEMORY_PLAN_TEXT];
+    log_info("memory: %s", memory_plan_text(plan, &trainer->plan));
     if (moe_layer_count(&trainer->config) == 0) {
         return;
     }

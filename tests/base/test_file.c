@@ -50,7 +50,12 @@ static void test_map(void **state) {
     assert_int_equal(file.size, 10);
     assert_memory_equal(file.data, "0123456789", 10);
     assert_string_equal(file.path, path);
+    assert_string_equal(file_mapped_path(file.data + 9), path);
+    assert_null(file_mapped_path(file.data + 10));
+    assert_null(file_mapped_path(&file));
+    const uint8_t *data = file.data;
     file_unmap(&file);
+    assert_null(file_mapped_path(data));
     file_unmap(&file);
     test_write_file(path, "", 0);
     assert_int_equal(file_map(&file, path, &error), 0);

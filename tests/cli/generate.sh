@@ -38,6 +38,14 @@ check "the same seed gives the same text on any number of threads" $?
 check "and on any instruction set" $?
 [ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 6 --ignore-eos --quiet)" != "$first" ]
 check "another seed gives another text" $?
+[ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 5 --ignore-eos --quiet --no-mtp)" = "$first" ]
+check "drafts of the MTP head do not change the text" $?
+greedy=$("$MINKE" generate model -p "The quick" -n 24 --temp 0 --ignore-eos --quiet)
+[ -n "$greedy" ] && [ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --top-k 1 --ignore-eos --quiet)" = "$greedy" ] &&
+    [ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --min-p 1 --ignore-eos --quiet)" = "$greedy" ]
+check "top-k 1 and min-p 1 are greedy" $?
+[ "$("$MINKE" generate model -p "The quick" -n 24 --temp 0 --presence-penalty 50 --ignore-eos --quiet)" != "$greedy" ]
+check "a penalty changes the text" $?
 printf 'The quick' > prompt
 [ "$("$MINKE" generate model --prompt-file prompt -n 24 --temp 1 --seed 5 --ignore-eos --quiet)" = "$first" ]
 check "a prompt from a file" $?
@@ -82,4 +90,22 @@ check "a conversation that outgrows its context" $?
 "$MINKE" generate no_such_model -p x 2>message
 [ $? -ne 0 ] && [ "$(wc -l < message)" -eq 1 ] && grep -q no_such_model message
 check "a missing model: one clear line" $?
+
+# The first answer is there, so the weights are mapped; then the file shrinks under them.
+cp -r model shrinking
+: > answers
+{
+    echo hello
+    for _ in $(seq 1 200); do
+        [ -s answers ] && break
+        sleep 0.05
+    done
+    truncate -s 5000 shrinking/model.safetensors
+    echo again
+} | "$MINKE" chat shrinking -n 4 --quiet > answers 2>message
+[ $? -eq 1 ] && [ "$(wc -l < message)" -eq 1 ] && grep -q 'shrinking/model.safetensors: cannot be read' message
+check "weights that are truncated while in use: one clear line" $?
+
+"$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 5 --ignore-eos --quiet --ram 100M > limited && [ "$(cat limited)" = "$first" ]
+check "a memory limit gives the same text" $?
 exit $failed

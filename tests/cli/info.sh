@@ -54,6 +54,30 @@ head -c 1000 "$work/$shard" >"$work/fp8/$shard"
 [ $? -eq 1 ] && grep -q "$shard: .*truncated" "$work/out"
 check "a truncated shard" $?
 
+# What training takes, by kind: the kinds make up the whole, and FP8 keeps fewer activations than BF16.
+cat >"$work/run.ini" <<'END'
+[model]
+config = config.json
+[data]
+path = data
+[train]
+out = run
+sequence_length = 16
+batch = 8
+micro_batch = 4
+steps = 10
+END
+plan() { sed "s/steps/precision = $1\nsteps/" "$work/run.ini" >"$work/$1.ini" && "$MINKE" info "$work/config.json" --train "$work/$1.ini" --json | grep -o '"train":{.*}' | tr -d '"{}' | sed 's/train://' | tr ':,' ' \n'; }
+plan bf16 >"$work/bf16.plan" && plan fp8 >"$work/fp8.plan" &&
+    awk '{ v[$1] = $2 } END { sum = v["weights"] + v["masters"] + v["moments"] + v["average"] + v["gradients"] + v["activations"] + v["workspace"] + v["saving"]
+        exit !(v["masters"] > 0 && v["total"] >= sum && v["saved"] <= v["activations"] && v["masters"] >= 2 * v["weights"] * 0.9) }' "$work/bf16.plan" &&
+    [ "$(awk '$1 == "saved" { print $2 }' "$work/fp8.plan")" -lt "$(awk '$1 == "saved" { print $2 }' "$work/bf16.plan")" ]
+check "the memory of training, by kind" $?
+"$MINKE" info "$work/config.json" --train "$work/bf16.ini" | grep -q '^training       bf16, micro-batch of 4 x 16 tokens'
+check "the same for people" $?
+"$MINKE" info "$work/config.json" --train "$work/nothing.ini" 2>&1 | grep -q 'nothing.ini'
+check "a configuration that is not there" $?
+
 # The layer that config.json announces is not there: said, but no error.
 sed 's/"num_nextn_predict_layers": 1/"num_nextn_predict_layers": 0/' "$work/config.json" >"$work/plain.json"
 "$MINKE" init "$work/plain.json" "$work/plain" --quiet && sed -i 's/"num_nextn_predict_layers": 0/"num_nextn_predict_layers": 1/' "$work/plain/config.json"

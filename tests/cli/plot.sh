@@ -71,6 +71,11 @@ check "a run becomes a PNG, and its name is printed" $?
 check "or an SVG in another folder, with its headings" $?
 "$MINKE" plot run "other's_run \$HOME" least -o . --format svg >/dev/null && grep -q "other's_run \$HOME\|other&apos;s_run \$HOME\|other&#39;s_run \$HOME" compare.svg
 check "several runs share a picture, under whatever names" $?
+make_run half 100
+sed 's/"main_loss": \([0-9.]*\)/"main_loss": 10.0/' half/metrics.jsonl >half/new && mkdir tenth && sed 's/10\.0,/10.1,/' half/new >tenth/metrics.jsonl && mv half/new half/metrics.jsonl
+found=$("$MINKE" plot half tenth run -o . --format svg | head -1)
+[ "$found" = "tenth against half, steps 51 to 100: training loss +1.0000 % (mean; of one step 1.0000 %, deviation 0.0000, largest 1.0000), last validation +0.0000 %" ]
+check "losses are compared over the second half: $found" $?
 for sparse in least torn nulls; do
     "$MINKE" plot $sparse >/dev/null 2>errors && is_png $sparse/run.png && [ ! -s errors ]
     check "a picture of a run with $sparse values" $?

@@ -46,7 +46,7 @@ check "prepare" $? || cat "$work/log"
 
 "$MINKE" train "$work/run.ini" --out "$work/whole" --threads 1 >"$work/log" 2>&1
 check "train" $?
-grep -q 'memory: masters' "$work/log"
+grep -q 'memory: weights .* together' "$work/log" && grep -q 'memory after the first step: heap .* planned' "$work/log"
 check "memory is reported" $?
 [ "$(wc -l <"$work/whole/metrics.jsonl")" -eq 12 ]
 check "a line of metrics a step" $?

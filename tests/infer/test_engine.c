@@ -7,130 +7,24 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/memory.h"
 #include "base/rng.h"
-#include "infer/engine.h"
-#include "support/model_fixture.h"
+#include "support/engine_clients.h"
+#include "support/op_fixture.h"
 
-#define CONTEXT 320
 #define REQUESTS 32
-#define TOP 3
-#define MAX_PROMPT 200
-#define MAX_ANSWER 40
-
-static const struct fixture_options bf16 = {
-    .compute = FORMAT_BF16, .weights = FORMAT_BF16, .threads = 2, .isa = ISA_BEST};
-
-struct transcript {   // compared byte for byte
-    int64_t prompt_count, answer_count;
-    int32_t answer[MAX_ANSWER];
-    float prompt_log_probability[MAX_PROMPT], log_probability[MAX_ANSWER];
-    struct minke_token_probability top[MAX_ANSWER][TOP], prompt_top[MAX_PROMPT][TOP];
-    enum minke_finish finish;
-};
-
-struct client {
-    struct transcript transcript;
-    int32_t prompt[MAX_PROMPT];
-    struct minke_request request;
-    int64_t number, stop_after;   // stop_after 0: never
-    int64_t cached, drafted, accepted;
-    bool finished;
-};
-
-static int on_event(void *argument, const struct minke_event *event) {
-    struct client *client = argument;
-    struct transcript *t = &client->transcript;
-    assert_false(client->finished);
-    assert_int_equal(event->request, client->number);
-    switch (event->kind) {
-    case MINKE_EVENT_PROMPT:
-        assert_int_equal(event->index, t->prompt_count);
-        assert_int_equal(event->id, client->prompt[event->index]);
-        t->prompt_log_probability[t->prompt_count] = event->log_probability;
-        memcpy(t->prompt_top[t->prompt_count], event->top, (size_t)event->top_count * sizeof *event->top);
-        t->prompt_count++;
-        return 0;
-    case MINKE_EVENT_TOKEN:
-        assert_int_equal(event->index, t->answer_count);
-        assert_int_equal(event->top_count, client->request.log_probabilities);
-        t->answer[t->answer_count] = event->id;
-        t->log_probability[t->answer_count] = event->log_probability;
-        memcpy(t->top[t->answer_count], event->top, (size_t)event->top_count * sizeof *event->top);
-        t->answer_count++;
-        return client->stop_after > 0 && t->answer_count == client->stop_after;
-    default:
-        client->finished = true;
-        t->finish = event->finish;
-        client->cached = event->cached_tokens;
-        client->drafted = event->drafted_tokens;
-        client->accepted = event->accepted_tokens;
-        assert_int_equal(event->answer_tokens, t->answer_count);
-        return 0;
-    }
-}
-
-// Requests of all kinds; many share the beginning of their prompt with others.
-static void make_clients(struct client *clients, int64_t count, const struct fixture *fixture) {
-    memset(clients, 0, (size_t)count * sizeof *clients);
-    for (int64_t c = 0; c < count; c++) {
-        struct client *client = &clients[c];
-        int64_t length = 1 + (c * 37) % MAX_PROMPT;
-        for (int64_t i = 0; i < length; i++) {
-            uint64_t stream = i < 130 ? (uint64_t)(c % 3) : (uint64_t)c;   // three beginnings
-            client->prompt[i] = (int32_t)rng_below(5, stream, (uint64_t)i, (uint64_t)fixture->model.config.vocab_size);
-        }
-        client->request = (struct minke_request){
-            .ids = client->prompt,
-            .count = length,
-            .max_tokens = 1 + (c * 11) % MAX_ANSWER,
-            .sampling = {.top_p = 1},
-            .log_probabilities = c % 4 == 0 ? TOP : 0,
-            .prompt_log_probabilities = c % 5 == 2,
-            .ignore_end = 1,
-            .callback = on_event,
-            .argument = client,
-        };
-        struct minke_sampling *sampling = &client->request.sampling;
-        if (c % 2 == 1) {
-            *sampling = (struct minke_sampling){
-                .temperature = 0.8f, .top_p = c % 3 == 0 ? 0.9f : 1.0f, .seed = (uint64_t)c, .choice = c % 7};
-            sampling->top_k = c % 3 == 1 ? 7 : 0;
-            sampling->min_p = c % 5 == 1 ? 0.05f : 0;
-            sampling->frequency_penalty = c % 7 == 3 ? 0.5f : 0;
-            sampling->repetition_penalty = c % 9 == 5 ? 1.2f : 0;
-        }
-    }
-}
+#ifdef LONG_TESTS
+#define STORMS 200
+#else
+#define STORMS 5
+#endif
 
 struct way {   // of running the requests
     struct engine_options options;
     int64_t arrive_each;   // steps between arrivals; 0 = all at once
     bool alone;            // one after the other, each in an engine of its own
     bool change_weights;   // "changed" now and then, to the same values
+    enum isa isa;          // 0: the best
 };
-
-static struct engine_options default_options(void) {
-    return (struct engine_options){.context = CONTEXT,
-                                   .cache_tokens = 64 * CONTEXT,
-                                   .batch = 32,
-                                   .chunk = 512,
-                                   .form = SESSION_ABSORBED,
-                                   .prefix_cache = true,
-                                   .drafts = DRAFTS_NEVER};
-}
-
-static struct engine *open_engine(struct fixture *fixture, const struct engine_options *options) {
-    struct engine *engine;
-    struct error error = {0};
-    assert_int_equal(engine_create(&engine, &fixture->model, &fixture->op, options, &error), 0);
-    return engine;
-}
-
-static void submit(struct engine *engine, struct client *client) {
-    struct error error = {0};
-    assert_int_equal(engine_submit(&client->number, engine, &client->request, &error), 0);
-}
 
 static struct minke_engine_stats run_clients(struct fixture *fixture, struct client *clients, int64_t count,
                                              const struct way *way) {
@@ -139,7 +33,7 @@ static struct minke_engine_stats run_clients(struct fixture *fixture, struct cli
     int64_t submitted = 0;
     for (int64_t step = 0;; step++) {
         while (submitted < count && (way->arrive_each == 0 || submitted * way->arrive_each <= step)) {
-            submit(engine, &clients[submitted++]);
+            submit_client(engine, &clients[submitted++]);
         }
         if (way->change_weights && step % 13 == 12) {
             engine_weights_changed(engine);
@@ -171,13 +65,6 @@ static void assert_same(const struct client *a, const struct client *b, int64_t 
     }
 }
 
-static void open_fixture(struct fixture *fixture, const char *name, int threads) {
-    struct fixture_options options = bf16;
-    options.threads = threads;
-    fixture_open(fixture, name, &options);
-    model_prepare(&fixture->model, CONTEXT, &fixture->arena);
-}
-
 static const struct {
     const char *name;
     struct way way;
@@ -198,13 +85,14 @@ static const struct {
     {"one thread", {.options = {.drafts = DRAFTS_ALWAYS}, .arrive_each = 1}, 1},
     {"three threads", {.options = {.drafts = DRAFTS_ALWAYS}, .arrive_each = 1}, 3},
     {"seven threads", {.options = {.drafts = DRAFTS_ALWAYS}, .arrive_each = 1}, 7},
+    {"AVX2", {.options = {.drafts = DRAFTS_ALWAYS}, .isa = ISA_AVX2}, 2},
 };
 
 static struct client expected[REQUESTS], found[REQUESTS];
 
 static void check_form(const char *model, enum session_form form) {
     struct fixture fixture;
-    open_fixture(&fixture, model, 2);
+    open_engine_fixture(&fixture, model, 2);
     struct way alone = {.options = default_options()};
     alone.options.form = form;
     alone.options.prefix_cache = false;
@@ -223,7 +111,10 @@ static void check_form(const char *model, enum session_form form) {
         way.options.drafts = way.options.drafts == DRAFTS_ADAPTIVE && strncmp(ways[w].name, "adaptive", 8) != 0
                                  ? DRAFTS_NEVER
                                  : way.options.drafts;
-        open_fixture(&fixture, model, ways[w].threads);
+        open_engine_fixture(&fixture, model, ways[w].threads);
+        if (way.isa != ISA_SCALAR && isa_available(way.isa)) {
+            op_context_init(&fixture.op, way.isa, fixture.pool, &fixture.scratch, NULL);
+        }
         make_clients(found, REQUESTS, &fixture);
         struct minke_engine_stats stats = run_clients(&fixture, found, REQUESTS, &way);
         assert_same(expected, found, REQUESTS, ways[w].name);
@@ -251,11 +142,69 @@ static void test_bits_expanded(void **state) {
     check_form("v3_mtp2", SESSION_EXPANDED);
 }
 
+// Requests arrive, are cancelled and finish at random while memory is short, weights "change" and drafts come and go.
+// What is answered is right; what is cancelled is the beginning of what is right.
+static void storm(struct fixture *fixture, uint64_t seed, enum session_form form) {
+    struct engine_options options = default_options();
+    options.form = form;
+    options.batch = 1 + (int64_t)rng_below(seed, 1, 0, 12);
+    options.chunk = 1 + (int64_t)rng_below(seed, 1, 1, 150);
+    options.cache_tokens = CONTEXT + (int64_t)rng_below(seed, 1, 2, 800);
+    options.drafts = (enum engine_drafts)rng_below(seed, 1, 3, 3);
+    struct engine *engine = open_engine(fixture, &options);
+    make_clients(found, REQUESTS, fixture);
+    int64_t submitted = 0, left = 1;
+    for (uint64_t step = 0; submitted < REQUESTS || left > 0; step++) {
+        for (uint64_t some = rng_below(seed, 2, step, 3); some > 0 && submitted < REQUESTS; some--) {
+            submit_client(engine, &found[submitted++]);
+        }
+        if (rng_below(seed, 3, step, 12) == 0) {
+            engine_cancel(engine, (int64_t)rng_below(seed, 4, step, REQUESTS));
+        }
+        if (rng_below(seed, 5, step, 60) == 0) {
+            engine_weights_changed(engine);
+        }
+        left = engine_step(engine, NULL);
+        assert_true(step < 20000);
+    }
+    for (int64_t c = 0; c < REQUESTS; c++) {
+        struct transcript *a = &expected[c].transcript, *b = &found[c].transcript;
+        assert_true(found[c].finished);
+        if (b->finish != MINKE_FINISH_CANCELLED) {
+            assert_memory_equal(a, b, sizeof *a);
+            continue;
+        }
+        assert_true(b->answer_count <= a->answer_count && b->prompt_count <= a->prompt_count);
+        assert_memory_equal(a->answer, b->answer, (size_t)b->answer_count * sizeof *b->answer);
+        assert_memory_equal(a->log_probability, b->log_probability, (size_t)b->answer_count * sizeof(float));
+        assert_memory_equal(a->prompt_log_probability, b->prompt_log_probability,
+                            (size_t)b->prompt_count * sizeof(float));
+    }
+    engine_destroy(engine);
+}
+
+static void test_storm(void **state) {
+    (void)state;
+    struct fixture fixture;
+    open_engine_fixture(&fixture, "v3_mtp2", 2);
+    for (int form = SESSION_AUTO; form <= SESSION_ABSORBED; form++) {
+        struct way alone = {.options = default_options()};
+        alone.options.form = (enum session_form)form;
+        alone.options.prefix_cache = false;
+        make_clients(expected, REQUESTS, &fixture);
+        run_alone(&fixture, expected, REQUESTS, &alone);
+        for (uint64_t seed = 0; seed < STORMS; seed++) {
+            storm(&fixture, 100 * (uint64_t)form + seed, (enum session_form)form);
+        }
+    }
+    fixture_close(&fixture);
+}
+
 // In the expanded form, prompt and answer have the log-probabilities of session_score, which are the trainer's.
 static void test_equals_score(void **state) {
     (void)state;
     struct fixture fixture;
-    open_fixture(&fixture, "v3_groups", 2);
+    open_engine_fixture(&fixture, "v3_groups", 2);
     struct way way = {.options = default_options()};
     way.options.form = SESSION_EXPANDED;
     make_clients(found, REQUESTS, &fixture);
@@ -284,11 +233,42 @@ static void test_equals_score(void **state) {
     fixture_close(&fixture);
 }
 
+// The same in F32, and with FP8 weights, over the routers and gates of other models.
+static void test_formats(void **state) {
+    (void)state;
+    static const struct {
+        const char *model;
+        enum format compute, weights;
+    } cases[] = {{"v3_groups", FORMAT_F32, FORMAT_F32},
+                 {"v3_mtp2", FORMAT_BF16, FORMAT_E4M3_BLOCK},
+                 {"v3_yarn", FORMAT_BF16, FORMAT_E4M3_BLOCK},
+                 {"v2_group_limited", FORMAT_BF16, FORMAT_BF16},
+                 {"v3_ragged", FORMAT_BF16, FORMAT_BF16}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct fixture fixture;
+        struct fixture_options options = {
+            .compute = cases[i].compute, .weights = cases[i].weights, .threads = 2, .isa = ISA_BEST};
+        fixture_open(&fixture, cases[i].model, &options);
+        model_prepare(&fixture.model, CONTEXT, &fixture.arena);
+        struct way alone = {.options = default_options()}, crowd = {.options = default_options(), .arrive_each = 1};
+        alone.options.form = crowd.options.form = SESSION_AUTO;
+        alone.options.prefix_cache = false;
+        crowd.options.drafts = DRAFTS_ALWAYS;
+        crowd.options.chunk = 40;
+        make_clients(expected, 12, &fixture);
+        make_clients(found, 12, &fixture);
+        run_alone(&fixture, expected, 12, &alone);
+        run_clients(&fixture, found, 12, &crowd);
+        assert_same(expected, found, 12, cases[i].model);
+        fixture_close(&fixture);
+    }
+}
+
 // The top tokens: descending, the sampled one where it belongs, greedy = the first.
 static void test_top(void **state) {
     (void)state;
     struct fixture fixture;
-    open_fixture(&fixture, "v3_groups", 2);
+    open_engine_fixture(&fixture, "v3_groups", 2);
     struct way way = {.options = default_options()};
     make_clients(found, REQUESTS, &fixture);
     run_clients(&fixture, found, REQUESTS, &way);
@@ -308,7 +288,8 @@ static void test_top(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bits_absorbed), cmocka_unit_test(test_bits_auto), cmocka_unit_test(test_bits_expanded),
-        cmocka_unit_test(test_equals_score),  cmocka_unit_test(test_top),
+        cmocka_unit_test(test_equals_score),  cmocka_unit_test(test_storm),     cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_top),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "infer/engine.h"
 #include "infer/session.h"
 #include "model/experts.h"
 #include "model/experts_private.h"
@@ -238,6 +239,93 @@ static void test_failing_reads(void **state) {
     test_directory_remove(directory);
 }
 
+struct heard {
+    int64_t count;
+    int32_t ids[8];
+    bool finished;
+    enum minke_finish finish;
+    char text[200];
+};
+
+static int on_event(void *argument, const struct minke_event *event) {
+    struct heard *heard = argument;
+    if (event->kind == MINKE_EVENT_TOKEN) {
+        heard->ids[heard->count++] = event->id;
+    } else if (event->kind == MINKE_EVENT_FINISHED) {
+        heard->finished = true;
+        heard->finish = event->finish;
+        snprintf(heard->text, sizeof heard->text, "%s", event->error != NULL ? event->error : "");
+    }
+    return 0;
+}
+
+// One request, in an engine that drafts with the MTP modules.
+static struct heard ask(struct opened *opened, struct engine *engine) {
+    struct heard heard = {0};
+    struct error error = {0};
+    int32_t ids[TOKENS];
+    int64_t number;
+    make_ids(ids, opened->model.config.vocab_size);
+    struct minke_request request = {.ids = ids,
+                                    .count = 10,
+                                    .max_tokens = 8,
+                                    .sampling = {.top_p = 1},
+                                    .ignore_end = 1,
+                                    .callback = on_event,
+                                    .argument = &heard};
+    require(engine_submit(&number, engine, &request, &error), &error);
+    for (int step = 0; step < 100 && !heard.finished; step++) {
+        assert_true(engine_step(engine, &error) >= 0);
+    }
+    assert_true(heard.finished);
+    return heard;
+}
+
+static struct engine *open_engine(struct opened *opened) {
+    struct engine *engine;
+    struct error error = {0};
+    struct engine_options options = {
+        .context = 64, .cache_tokens = 256, .batch = 4, .chunk = 16, .drafts = DRAFTS_ALWAYS, .prefix_cache = true};
+    require(engine_create(&engine, &opened->model, &opened->op, &options, &error), &error);
+    return engine;
+}
+
+// In an engine: the request ends with the reason, the next one is answered as if nothing had been.
+static void test_failing_reads_of_requests(void **state) {
+    (void)state;
+    char *directory = save(FORMAT_BF16, 0);
+    struct opened mapped, opened;
+    struct error error = {0};
+    struct expert_options options = {.slots = TOP_K + 1};
+    require(model_open(&mapped, directory, NULL, 2, &error), &error);
+    require(model_open(&opened, directory, &options, 2, &error), &error);
+    struct engine *right_engine = open_engine(&mapped), *engine = open_engine(&opened);
+    struct heard right = ask(&mapped, right_engine);
+    assert_int_equal(right.finish, MINKE_FINISH_LENGTH);
+    int failures = 0;
+    for (int n = 1; n < 60; n += 3) {
+        file_fail_at(n, EIO);
+        struct heard heard = ask(&opened, engine);
+        file_fail_at(0, 0);
+        assert_memory_equal(heard.ids, right.ids, (size_t)heard.count * sizeof heard.ids[0]);
+        if (heard.finish == MINKE_FINISH_ERROR) {
+            failures++;
+            assert_non_null(strstr(heard.text, "model.safetensors: cannot read"));
+        } else {
+            assert_int_equal(heard.finish, MINKE_FINISH_LENGTH);
+        }
+        heard = ask(&opened, engine);
+        assert_int_equal(heard.finish, MINKE_FINISH_LENGTH);
+        assert_memory_equal(heard.ids, right.ids, sizeof right.ids);
+    }
+    assert_true(failures > 5);
+    engine_destroy(engine);
+    engine_destroy(right_engine);
+    model_close(&opened);
+    model_close(&mapped);
+    test_directory_remove(directory);
+}
+
 static void test_truncated(void **state) {
     (void)state;
     char *directory = save(FORMAT_E4M3_BLOCK, 0);
@@ -358,9 +446,13 @@ static void test_reads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bits),          cmocka_unit_test(test_no_allocation),
-        cmocka_unit_test(test_failing_reads), cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_limits),        cmocka_unit_test(test_failing_memory_at_opening),
+        cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_failing_reads),
+        cmocka_unit_test(test_failing_reads_of_requests),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_failing_memory_at_opening),
         cmocka_unit_test(test_reads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -298,30 +298,33 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
     const struct linear_group *group = piece->group;
     const bool integers = group->b.integers != NULL;
     const int64_t width = integers ? INT_TILE_ROWS : run->kernels->mapped_columns;
-    float *scales = area + LINEAR_MAX_MAPPED * LINEAR_MAX_COLUMNS;
+    float *scales = area + LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
     for (int64_t offset = 0; offset < columns; offset += width) {
         int64_t column = column_begin + offset;
         if (run->scaled && !integers) {
             load_scales(run, scales, 1, &group->b, column, 1, 0, group->depth);
         }
-        struct linear_tile tile = {.c = area,
-                                   .c_stride = width,
-                                   .a = packed_panel(run, piece, 0),
-                                   .mapped = &group->b,
-                                   .column = column,
-                                   .depth = group->depth,
-                                   .units = units_of(run->unit, group->depth),
-                                   .scale = run->scaled ? scales : NULL,
-                                   .scale_depth = run->scale_depth,
-                                   .rows = (int)piece->rows,
-                                   .columns = (int)minimum(width, columns - offset),
-                                   .unit = run->unit,
-                                   .add = run->add};
-        if (run->add) {
-            load_c(run, group, piece->row, column, area, width, piece->rows, tile.columns);
+        for (int64_t panel = 0; panel < piece->panels; panel++) {
+            int64_t row = panel_row(piece, panel), rows = panel_row(piece, panel + 1) - row;
+            struct linear_tile tile = {.c = area,
+                                       .c_stride = width,
+                                       .a = packed_panel(run, piece, panel),
+                                       .mapped = &group->b,
+                                       .column = column,
+                                       .depth = group->depth,
+                                       .units = units_of(run->unit, group->depth),
+                                       .scale = run->scaled ? scales : NULL,
+                                       .scale_depth = run->scale_depth,
+                                       .rows = (int)rows,
+                                       .columns = (int)minimum(width, columns - offset),
+                                       .unit = run->unit,
+                                       .add = run->add};
+            if (run->add) {
+                load_c(run, group, piece->row + row, column, area, width, rows, tile.columns);
+            }
+            (integers ? run->kernels->tile_int : run->kernels->tile_mapped)(&tile);
+            store_c(run, group, piece->row + row, column, area, width, rows, tile.columns);
         }
-        (integers ? run->kernels->tile_int : run->kernels->tile_mapped)(&tile);
-        store_c(run, group, piece->row, column, area, width, piece->rows, tile.columns);
     }
 }
 
@@ -422,6 +425,19 @@ static bool is_readable(const struct linear_group *group) {
     return !is_scaled(group->a.format) && blocks && (group->b.k_stride == 1 || group->b.row_stride == 1);
 }
 
+// Most rows of a tile that reads side b of a group where it lies, and of a product that does so tile by tile: b is
+// turned anew for each tile, which still costs less than packing it.
+static int64_t mapped_rows(const struct run *run, const struct linear_group *group) {
+    bool pairs = run->unit == UNIT_PAIR && group->b.integers == NULL && group->b.k_stride == 1 &&
+                 run->kernels->mapped_pairs > 0;
+    return pairs ? run->kernels->mapped_pairs : LINEAR_MAX_MAPPED;
+}
+
+static int64_t most_mapped_rows(const struct run *run, const struct linear_group *group) {
+    int64_t rows = mapped_rows(run, group);
+    return rows > LINEAR_MAX_MAPPED ? LINEAR_MOST_MAPPED : rows;
+}
+
 // Cuts the groups; `pieces` has room for all. Returns the units of the largest piece's packed rows and adds up all.
 static int64_t plan_pieces(const struct run *run, struct piece *pieces, const struct linear_group *groups,
                            int64_t count, int64_t limit, int64_t *total) {
@@ -435,8 +451,8 @@ static int64_t plan_pieces(const struct run *run, struct piece *pieces, const st
             int64_t row = group->rows * cut / cuts, rows = group->rows * (cut + 1) / cuts - row;
             struct piece *piece = pieces++;
             *piece = (struct piece){.group = group, .row = row, .rows = rows};
-            piece->mapped = rows <= LINEAR_MAX_MAPPED && readable;
-            piece->panels = piece->mapped ? 1 : divide_up(rows, run->kernels->tile_rows);
+            piece->mapped = readable && rows <= most_mapped_rows(run, group);
+            piece->panels = divide_up(rows, piece->mapped ? mapped_rows(run, group) : run->kernels->tile_rows);
             piece->units = rows * padded_units(run, piece);
             *total += piece->units;
             most = piece->units > most ? piece->units : most;
@@ -452,7 +468,7 @@ static void plan_workers(struct run *run, int64_t most_depth, int64_t limit) {
     int64_t block_units = units_of(run->unit, minimum(run->depth_block, most_depth));
     run->columns_bytes = round_up(block_units * columns * 4, 64);
     int64_t area = most_depth > run->depth_block ? limit * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
-    int64_t mapped = LINEAR_MAX_MAPPED * LINEAR_MAX_COLUMNS + divide_up(most_depth, BLOCK_SIZE);
+    int64_t mapped = LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS + divide_up(most_depth, BLOCK_SIZE);
     run->worker_bytes = run->columns_bytes + round_up((area > mapped ? area : mapped) * 4, 64);
 }
 

@@ -20,7 +20,8 @@ enum linear_unit { UNIT_F32, UNIT_PAIR };
 #define LINEAR_CHUNK 16         // units of one row that lie together in a packed a
 #define LINEAR_MAX_ROWS 16      // most rows of a tile on any instruction set
 #define LINEAR_MAX_COLUMNS 32   // most columns of a tile
-#define LINEAR_MAX_MAPPED 8     // most rows of a product that reads b where it lies
+#define LINEAR_MAX_MAPPED 8     // most rows of a tile that reads b where it lies, unless the table says more
+#define LINEAR_MOST_MAPPED 32   // most rows of a product that does, in several tiles
 
 // One side of a product. Element (row, k) stands at data + (row * row_stride + k * k_stride) elements; no alignment is
 // assumed.
@@ -82,7 +83,8 @@ struct linear_tile {
 struct linear_kernels {
     bool pairs;   // UNIT_PAIR is served (AVX512_BF16)
     int tile_rows, tile_columns;
-    int mapped_columns;   // columns of a tile_mapped; its rows are at most LINEAR_MAX_MAPPED
+    int mapped_columns;   // columns of a tile_mapped; its rows are at most LINEAR_MAX_MAPPED,
+    int mapped_pairs;     // or this many if units are pairs and k of b is contiguous (0: no more than otherwise)
     void (*pack_rows)(const struct linear_strip *strip);
     void (*pack_columns)(const struct linear_strip *strip);
     void (*tile)(const struct linear_tile *tile);

@@ -32,16 +32,25 @@ static void widen_scalar(struct row y, const uint8_t *codes, float scale, int64_
     }
 }
 
-static void columns_scalar(uint8_t *codes, int64_t code_stride, float *scale, struct row x, int64_t x_stride,
-                           int64_t rows, int64_t columns, bool power_of_two) {
+static float source_value(const struct quantize_columns_source *source, int64_t i, int64_t column) {
+    int64_t at = i * source->x_stride + column;
+    if (source->x.format == FORMAT_E4M3_TILE) {
+        return e4m3_widen(((const uint8_t *)source->x.data)[at]) * source->tile_scale[i * source->tile_scale_stride];
+    }
+    return row_load(source->x, at);
+}
+
+static void columns_scalar(uint8_t *codes, int64_t code_stride, float *scale,
+                           const struct quantize_columns_source *source, int64_t rows, int64_t columns,
+                           bool power_of_two) {
     for (int64_t column = 0; column < columns; column++) {
         float amax = 0.0f;
         for (int64_t i = 0; i < rows; i++) {
-            amax = larger_magnitude(row_load(x, i * x_stride + column), amax);
+            amax = larger_magnitude(source_value(source, i, column), amax);
         }
         scale[column] = e4m3_scale(amax, power_of_two);
         for (int64_t i = 0; i < rows; i++) {
-            codes[i * code_stride + column] = e4m3_narrow(row_load(x, i * x_stride + column) / scale[column]);
+            codes[i * code_stride + column] = e4m3_narrow(source_value(source, i, column) / scale[column]);
         }
     }
 }
@@ -166,21 +175,23 @@ static void columns_task(void *argument, int64_t task, int worker) {
     int64_t index = task / chunks, column = task % chunks * QUANTIZE_COLUMNS;
     const struct quantize_tile *tile = &job->tiles[index];
     int64_t count = columns - column < QUANTIZE_COLUMNS ? columns - column : QUANTIZE_COLUMNS;
-    struct row source;
-    int64_t stride = job->x->stride[0];
+    struct quantize_columns_source source = {.x_stride = job->x->stride[0]};
     float values[BLOCK_SIZE * QUANTIZE_COLUMNS];
-    if (job->x->format == FORMAT_E4M3_TILE || job->x->format == FORMAT_E5M6_TILE) {
+    if (job->x->format == FORMAT_E5M6_TILE) {
         for (int64_t i = 0; i < tile->rows; i++) {
             widen_row(job->kernels, row_of_floats(values + i * QUANTIZE_COLUMNS), job->x, tile->row + i, column, count);
         }
-        source = row_of_floats(values);
-        stride = QUANTIZE_COLUMNS;
+        source.x = row_of_floats(values);
+        source.x_stride = QUANTIZE_COLUMNS;
+    } else if (job->x->format == FORMAT_E4M3_TILE) {
+        source.x = (struct row){code_row(job->x, tile->row) + column, FORMAT_E4M3_TILE};
+        source.tile_scale = scale_row(job->x, tile->row) + column / BLOCK_SIZE;
+        source.tile_scale_stride = job->x->scale_stride;
     } else {
-        source = row_advance(tensor_row(job->x, tile->row), column);
+        source.x = row_advance(tensor_row(job->x, tile->row), column);
     }
     job->kernels->quantize.columns(code_row(job->out, tile->row) + column, job->out->stride[0],
-                                   scale_row(job->out, index) + column, source, stride, tile->rows, count,
-                                   job->power_of_two);
+                                   scale_row(job->out, index) + column, &source, tile->rows, count, job->power_of_two);
 }
 
 void cpu_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,

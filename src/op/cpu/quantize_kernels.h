@@ -78,7 +78,7 @@ INLINE codes_of_lanes narrow_lanes(words bits, floats scale) {
 
 INLINE floats widen_lanes(codes_of_lanes codes) {
     words code = __builtin_convertvector(codes, words), magnitude = code & 0x7f;
-    words sign = (code & 0x80) << 24;
+    words sign = -(code & 0x80) & INT32_MIN;
     words normal = (magnitude << 20) + (120 << 23);
     words small = (words)(__builtin_convertvector(magnitude, floats) * 0x1p-9f);
     words bits = select_words(magnitude < 8, small, normal);
@@ -163,35 +163,59 @@ INLINE floats scale_lanes(words amax, bool power_of_two) {
     return scale;
 }
 
-// WIDTH (or `count`) columns of one tile.
-INLINE void columns_of(uint8_t *codes, int64_t code_stride, float *scale, const char *data, bool narrow,
-                       int64_t stride_bytes, int64_t rows, int64_t count, bool power_of_two) {
-    words most = {0};
+// What the source holds in row i, `count` columns from `column`.
+enum source_kind { SOURCE_F32, SOURCE_BF16, SOURCE_CODES };
+INLINE words source_bits(const struct quantize_columns_source *source, enum source_kind kind, int64_t i, int64_t column,
+                         int64_t count) {
+    int64_t at = i * source->x_stride + column;
+    if (kind == SOURCE_CODES) {
+        codes_of_lanes code = {0};
+        memcpy(&code, (const uint8_t *)source->x.data + at, (size_t)count);
+        return (words)(widen_lanes(code) * source->tile_scale[i * source->tile_scale_stride]);
+    }
+    return load_bits(source->x.data, kind == SOURCE_BF16, at, count);
+}
+
+// WIDTH (or `count`) columns of one tile. Values of codes are kept between the two passes, others are loaded again.
+INLINE void columns_of(uint8_t *codes, int64_t code_stride, float *scale, const struct quantize_columns_source *source,
+                       enum source_kind kind, int64_t column, int64_t rows, int64_t count, bool power_of_two) {
+    words kept[BLOCK_SIZE], most = {0};
     for (int64_t i = 0; i < rows; i++) {
-        most = LARGER(magnitude_or_zero(load_bits(data + i * stride_bytes, narrow, 0, count)), most);
+        words bits = source_bits(source, kind, i, column, count);
+        most = LARGER(magnitude_or_zero(bits), most);
+        if (kind == SOURCE_CODES) {
+            kept[i] = bits;
+        }
     }
     floats divisor = scale_lanes(most, power_of_two);
-    memcpy(scale, &divisor, (size_t)count * sizeof(float));
+    memcpy(scale + column, &divisor, (size_t)count * sizeof(float));
     for (int64_t i = 0; i < rows; i++) {
-        codes_of_lanes code = narrow_lanes(load_bits(data + i * stride_bytes, narrow, 0, count), divisor);
-        memcpy(codes + i * code_stride, &code, (size_t)count);
+        words bits = kind == SOURCE_CODES ? kept[i] : source_bits(source, kind, i, column, count);
+        codes_of_lanes code = narrow_lanes(bits, divisor);
+        memcpy(codes + i * code_stride + column, &code, (size_t)count);
     }
 }
 
-static void columns(uint8_t *codes, int64_t code_stride, float *scale, struct row x, int64_t x_stride, int64_t rows,
-                    int64_t count, bool power_of_two) {
-    bool narrow = x.format == FORMAT_BF16;
-    int64_t size = narrow ? 2 : 4, stride = x_stride * size;
-    for (int64_t column = 0; column < count; column += WIDTH) {
-        const char *data = (const char *)x.data + column * size;
-        int64_t wide = count - column;
-        if (wide >= WIDTH && narrow) {
-            columns_of(codes + column, code_stride, scale + column, data, true, stride, rows, WIDTH, power_of_two);
-        } else if (wide >= WIDTH) {
-            columns_of(codes + column, code_stride, scale + column, data, false, stride, rows, WIDTH, power_of_two);
-        } else {
-            columns_of(codes + column, code_stride, scale + column, data, narrow, stride, rows, wide, power_of_two);
-        }
+INLINE void columns_of_kind(uint8_t *codes, int64_t code_stride, float *scale,
+                            const struct quantize_columns_source *source, enum source_kind kind, int64_t rows,
+                            int64_t count, bool power_of_two) {
+    int64_t column = 0;
+    for (; column + WIDTH <= count; column += WIDTH) {
+        columns_of(codes, code_stride, scale, source, kind, column, rows, WIDTH, power_of_two);
+    }
+    if (column < count) {
+        columns_of(codes, code_stride, scale, source, kind, column, rows, count - column, power_of_two);
+    }
+}
+
+static void columns(uint8_t *codes, int64_t code_stride, float *scale, const struct quantize_columns_source *source,
+                    int64_t rows, int64_t count, bool power_of_two) {
+    if (source->x.format == FORMAT_E4M3_TILE) {
+        columns_of_kind(codes, code_stride, scale, source, SOURCE_CODES, rows, count, power_of_two);
+    } else if (source->x.format == FORMAT_BF16) {
+        columns_of_kind(codes, code_stride, scale, source, SOURCE_BF16, rows, count, power_of_two);
+    } else {
+        columns_of_kind(codes, code_stride, scale, source, SOURCE_F32, rows, count, power_of_two);
     }
 }
 
@@ -209,7 +233,7 @@ INLINE words narrow_lanes_e5m6(words bits, floats scale) {
 }
 
 INLINE floats widen_lanes_e5m6(words code) {
-    words magnitude = code & 0x7ff, sign = (code & 0x800) << 20;
+    words magnitude = code & 0x7ff, sign = -(code & 0x800) & INT32_MIN;
     words normal = (magnitude << 17) + (112 << 23);
     words small = (words)(__builtin_convertvector(magnitude, floats) * 0x1p-20f);
     words bits = select_words(magnitude < 0x40, small, normal);

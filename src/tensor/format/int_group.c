@@ -113,7 +113,7 @@ static void search_scale(struct groups *groups) {
 // Where a weight ended too far from itself, the plain scale: the extreme on the code -8.
 static void bound_error(struct groups *groups) {
     const floats bound = INT4_ERROR * groups->amax;
-    words near = (words){0} == 0;
+    words near = ~(words){0};
     for (int64_t k = 0; k < groups->depth; k++) {
         near &= magnitude(groups->weight[k] - groups->code[k] * groups->scale) <= bound;   // false for NaN
     }
@@ -122,7 +122,7 @@ static void bound_error(struct groups *groups) {
 
 // Returns the lanes whose weights are all finite.
 static words measure(struct groups *groups) {
-    words finite = (words){0} == 0;
+    words finite = ~(words){0};
     groups->amax = groups->extreme = groups->scale = set(0.0f);
     for (int64_t k = 0; k < groups->depth; k++) {
         floats size = magnitude(groups->weight[k]);

@@ -1,0 +1,126 @@
+// A model directory, mapped or under a memory limit: tokens written one by one, with the bytes that a token reads. The
+// directory may be a single layer of a large model; what a token takes in a layer tells what it takes in many.
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "app/bench.h"
+#include "base/log.h"
+#include "base/rng.h"
+#include "infer/session.h"
+#include "model/experts.h"
+#include "model/load.h"
+#include "tensor/formats.h"
+
+struct directory {
+    struct arena arena;
+    struct checkpoint *checkpoint;
+    struct model model;
+    struct expert_store *store;
+    struct session *session;
+    int64_t depth, capacity;
+};
+
+static int directory_open(struct directory *directory, struct bench *bench, struct error *error) {
+    struct model *model = &directory->model;
+    const char *path = bench->options.directory;
+    struct session_options session = {.capacity = directory->capacity, .chunk = 256};
+    struct expert_options limit = {.ram_bytes = bench->options.ram_bytes};
+    int code;
+    if ((code = model_config_read(&model->config, path, error)) != 0 ||
+        (code = checkpoint_open(&directory->checkpoint, path, error)) != 0 ||
+        (code = model_map(&model->params, &model->config, directory->checkpoint, &directory->arena, error)) != 0 ||
+        (limit.ram_bytes > 0 && (code = expert_store_create(&directory->store, &model->params, &model->config,
+                                                            directory->checkpoint, &limit, error)) != 0)) {
+        return code;
+    }
+    model->compute = FORMAT_BF16;
+    model_prepare(model, directory->capacity, &directory->arena);
+    model_prepare_absorbed(model);
+    return session_create(&directory->session, model, &bench->op[TEAM_ALL], &session, error);
+}
+
+static void directory_close(struct directory *directory) {
+    session_destroy(directory->session);
+    expert_store_destroy(directory->store);
+    checkpoint_close(directory->checkpoint);
+    arena_destroy(&directory->arena);
+}
+
+// Tokens are random: an untrained router then spreads them over all experts, which no cache likes.
+static int append(struct directory *directory, int64_t count, enum session_kind kind, int64_t round,
+                  struct error *error) {
+    int32_t id;
+    for (int64_t i = 0; i < count; i++) {
+        id = (int32_t)rng_below(7, (uint64_t)round, (uint64_t)i, (uint64_t)directory->model.config.vocab_size);
+        int code = session_append(directory->session, &id, 1, kind, error);
+        if (code != 0) {
+            return code;
+        }
+    }
+    return 0;
+}
+
+static void decode(void *argument, struct op_context *op, int64_t round) {
+    struct directory *directory = argument;
+    struct error error = {0};
+    (void)op;
+    if (directory->session->length == directory->capacity) {
+        CHECK(session_truncate(directory->session, directory->depth, &error) == 0, "%s", error.text);
+    }
+    CHECK(append(directory, 1, SESSION_SAMPLED, round, &error) == 0, "%s", error.text);
+}
+
+static void note_streaming(const struct bench *bench, const struct directory *directory,
+                           const struct expert_statistics *before, double seconds) {
+    struct expert_statistics now;
+    expert_store_statistics(&now, directory->store);
+    double asked = (double)(now.hits + now.late + now.misses - before->hits - before->late - before->misses);
+    bench_print_note(
+        bench,
+        "%" PRId64 " of %" PRId64 " experts of %.1f MB fit; %.1f %% were there, %.1f %% on their way; read "
+        "%.2f GB at %.2f GB/s, waiting %.0f %% of the time",
+        now.slots, now.experts, (double)now.expert_bytes / 1e6, 100.0 * (double)(now.hits - before->hits) / asked,
+        100.0 * (double)(now.late - before->late) / asked, (double)(now.bytes_read - before->bytes_read) / 1e9,
+        (double)(now.bytes_read - before->bytes_read) / 1e9 / seconds,
+        100.0 * (now.stall_seconds - before->stall_seconds) / seconds);
+}
+
+static void measure(struct directory *directory, struct bench *bench) {
+    const struct model_config *config = &directory->model.config;
+    double bytes = bench_token_bytes(&directory->model.params, config, directory->depth);
+    struct bench_case measured = {.name = "directory.decode.1",
+                                  .unit = "tokens/s",
+                                  .amount = 1.0,
+                                  .work = bytes / 1e9,
+                                  .limit = LIMIT_READ,
+                                  .team = TEAM_ALL,
+                                  .run = decode,
+                                  .argument = directory};
+    struct expert_statistics before = {0};
+    if (directory->store != NULL) {
+        expert_store_statistics(&before, directory->store);
+    }
+    double began = clock_seconds(), seconds = bench_measure(bench, &measured);
+    double layers = (double)config->num_hidden_layers;
+    bench_print_note(bench, "behind %" PRId64 " tokens; %.1f ms and %.1f MB a token, %.1f GB/s; 61 such layers: %.2f s",
+                     directory->depth, seconds * 1e3, bytes / 1e6, bytes / seconds / 1e9, seconds * 61.0 / layers);
+    if (directory->store != NULL) {
+        note_streaming(bench, directory, &before, clock_seconds() - began);
+    }
+}
+
+int bench_directory(struct bench *bench, struct error *error) {
+    struct directory directory = {.depth = bench->options.depth > 0 ? bench->options.depth : 64};
+    if (bench->options.directory == NULL) {
+        return 0;
+    }
+    directory.capacity = directory.depth + 64;
+    arena_init(&directory.arena, "model directory");
+    bench_print_heading(bench, "writing token by token, a model directory");
+    int code = directory_open(&directory, bench, error);
+    if (code == 0 && (code = append(&directory, directory.depth, SESSION_SAMPLED, 0, error)) == 0) {
+        measure(&directory, bench);
+    }
+    directory_close(&directory);
+    return code;
+}

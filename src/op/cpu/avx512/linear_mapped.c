@@ -1,0 +1,431 @@
+// AVX-512 kernels of products of few rows, which read b where it lies: matrix-vector at the speed of memory. Whole
+// cache lines of BF16 or E4M3 with contiguous k take the fast way (tile_lines), everything else step_mapped.
+#include "op/cpu/avx512/linear_load.h"
+#include "op/cpu/kernels.h"
+#include "tensor/formats.h"
+
+#define COLUMNS 32
+#define TWO_GROUPS 4    // most rows of a tile of two groups of columns: their sums stay in registers
+#define CONFLICT 1024   // rows a multiple of so many bytes apart throw each other out of the first cache level
+
+// ---- Whole lines of b, k contiguous ---------------------------------------------------------------------------------
+
+// A step takes a cache line of each of 16 rows of b (32 k of BF16, 64 of E4M3) and turns rows into lanes, half a line
+// at a time, so that everything stays in registers. Part of that turning is done by loading parts of lines into parts
+// of registers: shuffles, not multiplications, bound these loops. A chain of vdpbf16ps takes six cycles for each link;
+// one or two rows are too few chains to fill them, so then two groups of 16 columns take turns.
+
+#define LINE 64
+#define MOST_ROWS 16
+
+// Lines of rows from[0], [row_bytes] .. of 16 rows. v[c][i] holds chunk c: its 128-bit lane L is that of row 4 L + i.
+// Addresses of 16 rows from two bases and four strides, as address modes of the machine: left alone, the compiler keeps
+// a pointer for each row, which is more than there are registers.
+struct row_strides {
+    int64_t one, three, five, seven;
+};
+INLINE struct row_strides row_strides_make(int64_t bytes) {
+    struct row_strides s = {bytes, 3 * bytes, 5 * bytes, 7 * bytes};
+    __asm__("" : "+r"(s.one), "+r"(s.three), "+r"(s.five), "+r"(s.seven));   // not to be derived from each other
+    return s;
+}
+INLINE const char *row_address(const char *const base[2], const struct row_strides *s, int row) {
+    const char *from = base[row / 8];
+    switch (row % 8) {
+    case 0:
+        return from;
+    case 1:
+        return from + s->one;
+    case 2:
+        return from + 2 * s->one;
+    case 3:
+        return from + s->three;
+    case 4:
+        return from + 4 * s->one;
+    case 5:
+        return from + s->five;
+    case 6:
+        return from + 2 * s->three;
+    default:
+        return from + s->seven;
+    }
+}
+
+// 32 bytes of each of 16 rows. v[c][i] holds chunk c of 16 bytes: its 128-bit lane L is that of row 4 L + i.
+INLINE void load_half_lines(__m512i v[2][4], const char *const base[2], const struct row_strides *s, int offset) {
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        __m512i pair[2];
+        UNROLL
+        for (int j = 0; j < 2; j++) {
+            const char *first = row_address(base, s, 8 * j + i) + offset;
+            const char *second = row_address(base, s, 8 * j + 4 + i) + offset;
+            __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)first);
+            __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)second);
+            pair[j] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+        }
+        v[0][i] = _mm512_shuffle_i32x4(pair[0], pair[1], 0x88);
+        v[1][i] = _mm512_shuffle_i32x4(pair[0], pair[1], 0xdd);
+    }
+}
+
+struct line_index {
+    __m512i low, high;       // BF16: words of the first, last two pairs of two rows, the two of a pair exchanged
+    __m512i first, second;   // E4M3: e4m3_pair
+};
+
+INLINE struct line_index line_index_make(enum format format) {
+    struct line_index index = {0};
+    if (format == FORMAT_BF16) {
+        uint16_t words[32];
+        for (int i = 0; i < 32; i++) {
+            int lane = i / 8, word = i % 8;   // row (word / 2) % 2, pair word / 4, its upper word first
+            words[i] = (uint16_t)(lane * 8 + word / 4 * 2 + 1 - word % 2 + word / 2 % 2 * 32);
+        }
+        index.low = _mm512_loadu_si512(words);
+        index.high = _mm512_add_epi16(index.low, _mm512_set1_epi16(4));
+    } else {
+        index.first = _mm512_loadu_si512(e4m3_pair);
+        index.second = _mm512_add_epi8(index.first, _mm512_set1_epi8(2));
+    }
+    return index;
+}
+
+// Four rows' 16 bytes in each lane -> u[j]: the j-th four bytes of each of the 16 rows. `exchange`: their two words.
+INLINE void turn_chunk(__m512i u[4], const __m512i v[4], bool exchange, const struct line_index *index) {
+    __m512i t[4];
+    UNROLL
+    for (int i = 0; i < 4; i += 2) {
+        t[i] = exchange ? _mm512_permutex2var_epi16(v[i], index->low, v[i + 1]) : _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = exchange ? _mm512_permutex2var_epi16(v[i], index->high, v[i + 1])
+                            : _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    u[0] = _mm512_unpacklo_epi64(t[0], t[2]);
+    u[1] = _mm512_unpackhi_epi64(t[0], t[2]);
+    u[2] = _mm512_unpacklo_epi64(t[1], t[3]);
+    u[3] = _mm512_unpackhi_epi64(t[1], t[3]);
+}
+
+// One unit of `rows` rows of a against b[group]. The products are pinned to their place: GCC would put off whole chains
+// to the end of the loop, and keep all that they wait for on the stack.
+INLINE void multiply_unit(__m512 sum[2][MOST_ROWS], const uint32_t *a, const int rows, const int groups,
+                          const __m512i b[2]) {
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        __m512i x = _mm512_set1_epi32((int)a[i * LINEAR_CHUNK]);
+        UNROLL
+        for (int g = 0; g < groups; g++) {
+            sum[g][i] = multiply_add(UNIT_PAIR, sum[g][i], x, b[g]);
+            __asm__("" : "+v"(sum[g][i]));
+        }
+    }
+}
+
+// Four codes of each of 16 rows -> the pairs of the first two and of the last two.
+INLINE void widen_codes(__m512i pair[2], __m512i codes, const struct e4m3_table *table,
+                        const struct line_index *index) {
+    __m512i high = _mm512_permutex2var_epi8(table->high[0], codes, table->high[1]);
+    __m512i low = _mm512_permutex2var_epi8(table->low[0], codes, table->low[1]);
+    high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8((char)0x80), 0xf8);   // high | (codes & sign)
+    pair[0] = _mm512_permutex2var_epi8(high, index->first, low);
+    pair[1] = _mm512_permutex2var_epi8(high, index->second, low);
+}
+
+// One line of `groups` times 16 rows of b from `from` on; a at the first of its units.
+INLINE void step_line(__m512 sum[2][MOST_ROWS], const uint32_t *a, int64_t chunk_stride, const int rows,
+                      const int groups, const enum format format, const struct e4m3_table *table,
+                      const struct line_index *index, const char *from, const struct row_strides *strides) {
+    UNROLL
+    for (int half = 0; half < 2; half++) {
+        __m512i v[2][2][4], u[2][4];
+        UNROLL
+        for (int g = 0; g < groups; g++) {
+            const char *first = from + g * VECTOR * strides->one;
+            const char *const base[2] = {first, first + 8 * strides->one};
+            load_half_lines(v[g], base, strides, half * LINE / 2);
+        }
+        UNROLL
+        for (int c = 0; c < 2; c++) {
+            const int unit = (2 * half + c) * (format == FORMAT_BF16 ? 4 : 8);
+            const uint32_t *x = a + unit / LINEAR_CHUNK * chunk_stride + unit % LINEAR_CHUNK;
+            UNROLL
+            for (int g = 0; g < groups; g++) {
+                turn_chunk(u[g], v[g][c], format == FORMAT_BF16, index);
+            }
+            UNROLL
+            for (int j = 0; j < 4; j++) {
+                if (format == FORMAT_BF16) {
+                    multiply_unit(sum, x + j, rows, groups, (__m512i[2]){u[0][j], u[groups - 1][j]});
+                    continue;
+                }
+                __m512i pair[2][2];
+                UNROLL
+                for (int g = 0; g < groups; g++) {
+                    widen_codes(pair[g], u[g][j], table, index);
+                }
+                multiply_unit(sum, x + 2 * j, rows, groups, (__m512i[2]){pair[0][0], pair[groups - 1][0]});
+                multiply_unit(sum, x + 2 * j + 1, rows, groups, (__m512i[2]){pair[0][1], pair[groups - 1][1]});
+            }
+        }
+    }
+}
+
+// Asks for what 16 rows will need PREFETCH_BYTES later; past the end of the rows, for the beginning of those of the
+// next tile. That many rows are more streams than hardware prefetchers follow. Into the second cache level: rows a
+// power of two apart would throw each other out of the first.
+#define PREFETCH_BYTES 1024
+INLINE void prefetch_lines(const char *from, const struct row_strides *strides) {
+    const char *const base[2] = {from, from + 8 * strides->one};
+    UNROLL
+    for (int i = 0; i < VECTOR; i++) {
+        _mm_prefetch(row_address(base, strides, i), _MM_HINT_T1);
+    }
+}
+
+INLINE void promote(__m512 *sum, float *c, int64_t c_stride, const int rows, __m512 scale, bool start) {
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(c + i * c_stride);
+        _mm512_storeu_ps(c + i * c_stride, _mm512_fmadd_ps(sum[i], scale, total));
+        sum[i] = _mm512_setzero_ps();
+    }
+}
+
+// All whole lines of `groups` times 16 columns from `column` on (E4M3: whole blocks of 128). Returns the k that are
+// done; sums are in c.
+INLINE int64_t tile_lines(const struct linear_tile *tile, const int rows, const int groups, const enum format format) {
+    const struct linear_operand *b = tile->mapped;
+    const int64_t bytes = format == FORMAT_BF16 ? 2 : 1, row_bytes = b->row_stride * bytes;
+    const int64_t line_k = LINE / bytes, units = line_k / 2, chunk_stride = tile->rows * LINEAR_CHUNK;
+    const int64_t whole = format == FORMAT_BF16 ? tile->depth / line_k * line_k : tile->depth / BLOCK_SIZE * BLOCK_SIZE;
+    const struct row_strides strides = row_strides_make(row_bytes);
+    const char *from = b->data + tile->column * row_bytes, *ahead = from + PREFETCH_BYTES;
+    const char *const end = from + tile->depth * bytes;
+    const int64_t jump = groups * VECTOR * row_bytes - tile->depth * bytes;
+    ahead += ahead >= end ? jump : 0;
+    const struct e4m3_table table = e4m3_table_load();
+    const struct line_index index = line_index_make(format);
+    const uint32_t *a = tile->a;
+    __m512 sum[2][MOST_ROWS];
+    UNROLL
+    for (int g = 0; g < groups; g++) {
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            bool load = format == FORMAT_BF16 && tile->add;
+            sum[g][i] = load ? _mm512_loadu_ps(tile->c + i * tile->c_stride + g * VECTOR) : _mm512_setzero_ps();
+        }
+    }
+    for (int64_t k = 0; k < whole; k += line_k, a += units / LINEAR_CHUNK * chunk_stride) {
+        UNROLL
+        for (int g = 0; g < groups; g++) {
+            prefetch_lines(ahead + g * VECTOR * row_bytes, &strides);
+        }
+        step_line(sum, a, chunk_stride, rows, groups, format, &table, &index, from, &strides);
+        from += LINE;
+        ahead += LINE;
+        ahead += ahead >= end ? jump : 0;
+        if (format != FORMAT_BF16 && k % BLOCK_SIZE != 0) {
+            __m512 scale = _mm512_set1_ps(tile->scale[k / BLOCK_SIZE]);
+            UNROLL
+            for (int g = 0; g < groups; g++) {
+                promote(sum[g], tile->c + g * VECTOR, tile->c_stride, rows, scale, k < BLOCK_SIZE && !tile->add);
+            }
+        }
+    }
+    if (format == FORMAT_BF16) {
+        UNROLL
+        for (int g = 0; g < groups; g++) {
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                _mm512_storeu_ps(tile->c + i * tile->c_stride + g * VECTOR, sum[g][i]);
+            }
+        }
+    }
+    return whole;
+}
+
+// ---- Everything else: 16 columns, any format and layout -------------------------------------------------------------
+
+// Up to 16 units of 16 columns (`count` k; fewer columns for the last tile).
+INLINE void step_mapped(__m512 sum[LINEAR_MAX_MAPPED], const uint32_t *a, const int rows,
+                        const struct linear_tile *tile, const enum format format, const enum linear_unit unit,
+                        const bool along_k, const struct e4m3_table *table, int64_t k) {
+    const int width = unit == UNIT_PAIR ? 2 : 1;
+    int64_t count = tile->depth - k;
+    __m512i v[VECTOR];
+    if (count >= VECTOR * width && tile->columns == VECTOR) {
+        load_block(v, format, unit, along_k, false, table, tile->mapped, tile->column, VECTOR, k, VECTOR * width);
+    } else {
+        count = count < VECTOR * width ? count : VECTOR * width;
+        load_block(v, format, unit, along_k, false, table, tile->mapped, tile->column, tile->columns, k, count);
+    }
+    if (count > (VECTOR - 1) * width) {
+        UNROLL
+        for (int u = 0; u < VECTOR; u++) {
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                sum[i] = multiply_add(unit, sum[i], _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + u]), v[u]);
+            }
+        }
+        return;
+    }
+    UNROLL
+    for (int u = 0; u < VECTOR; u++) {
+        if (u * width < count) {
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                sum[i] = multiply_add(unit, sum[i], _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + u]), v[u]);
+            }
+        }
+    }
+}
+
+// Rows are computed as 1, 2, 4 or 8: those beyond tile->rows read what follows in a and end in rows of c that nobody
+// reads.
+INLINE void tile_any(const struct linear_tile *tile, int64_t chunk_stride, const int rows, const enum format format,
+                     const enum linear_unit unit, const bool along_k) {
+    const int64_t width = unit == UNIT_PAIR ? 2 : 1;
+    const bool scaled = format == FORMAT_E4M3_BLOCK;
+    const struct e4m3_table table = e4m3_table_load();
+    const uint32_t *a = tile->a;
+    __m512 sum[LINEAR_MAX_MAPPED];
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        sum[i] = !scaled && tile->add ? _mm512_loadu_ps(tile->c + i * tile->c_stride) : _mm512_setzero_ps();
+    }
+    for (int64_t k = 0; k < tile->depth; k += VECTOR * width, a += chunk_stride) {
+        step_mapped(sum, a, rows, tile, format, unit, along_k, &table, k);
+        int64_t next = k + VECTOR * width;
+        if (scaled && (next % BLOCK_SIZE == 0 || next >= tile->depth)) {
+            promote(sum, tile->c, tile->c_stride, rows, _mm512_set1_ps(tile->scale[k / BLOCK_SIZE]),
+                    k < BLOCK_SIZE && !tile->add);
+        }
+    }
+    if (!scaled) {
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            _mm512_storeu_ps(tile->c + i * tile->c_stride, sum[i]);
+        }
+    }
+}
+
+INLINE void tile_rows(const struct linear_tile *tile, int64_t chunk_stride, const enum format format,
+                      const enum linear_unit unit, const bool along_k) {
+    if (tile->rows == 1) {
+        tile_any(tile, chunk_stride, 1, format, unit, along_k);
+    } else if (tile->rows == 2) {
+        tile_any(tile, chunk_stride, 2, format, unit, along_k);
+    } else if (tile->rows <= 4) {
+        tile_any(tile, chunk_stride, 4, format, unit, along_k);
+    } else {
+        tile_any(tile, chunk_stride, 8, format, unit, along_k);
+    }
+}
+
+#define MAPPED(name, format, unit)                                                           \
+    static void mapped_##name##_k(const struct linear_tile *tile, int64_t chunk_stride) {    \
+        tile_rows(tile, chunk_stride, format, unit, true);                                   \
+    }                                                                                        \
+    static void mapped_##name##_rows(const struct linear_tile *tile, int64_t chunk_stride) { \
+        tile_rows(tile, chunk_stride, format, unit, false);                                  \
+    }
+MAPPED(f32, FORMAT_F32, UNIT_F32)
+MAPPED(bf16, FORMAT_BF16, UNIT_F32)
+MAPPED(e4m3, FORMAT_E4M3_BLOCK, UNIT_F32)
+MAPPED(bf16_pair, FORMAT_BF16, UNIT_PAIR)
+MAPPED(e4m3_pair, FORMAT_E4M3_BLOCK, UNIT_PAIR)
+
+static void tile_part(const struct linear_tile *tile, int64_t chunk_stride) {
+    const bool along_k = tile->mapped->k_stride == 1;
+    if (tile->unit == UNIT_PAIR && tile->mapped->format == FORMAT_BF16) {
+        (along_k ? mapped_bf16_pair_k : mapped_bf16_pair_rows)(tile, chunk_stride);
+    } else if (tile->unit == UNIT_PAIR) {
+        (along_k ? mapped_e4m3_pair_k : mapped_e4m3_pair_rows)(tile, chunk_stride);
+    } else if (tile->mapped->format == FORMAT_F32) {
+        (along_k ? mapped_f32_k : mapped_f32_rows)(tile, chunk_stride);
+    } else if (tile->mapped->format == FORMAT_BF16) {
+        (along_k ? mapped_bf16_k : mapped_bf16_rows)(tile, chunk_stride);
+    } else {
+        (along_k ? mapped_e4m3_k : mapped_e4m3_rows)(tile, chunk_stride);
+    }
+}
+
+// ---- Choosing -------------------------------------------------------------------------------------------------------
+
+#define LINES(rows, groups)                                                       \
+    static int64_t lines_bf16_##rows##_##groups(const struct linear_tile *tile) { \
+        return tile_lines(tile, rows, groups, FORMAT_BF16);                       \
+    }                                                                             \
+    static int64_t lines_e4m3_##rows##_##groups(const struct linear_tile *tile) { \
+        return tile_lines(tile, rows, groups, FORMAT_E4M3_BLOCK);                 \
+    }
+// The layout tool never settles on these lists.
+// clang-format off
+#define EACH_ROWS(X, groups) \
+    X(1, groups) X(2, groups) X(3, groups) X(4, groups) X(5, groups) X(6, groups) X(7, groups) X(8, groups) \
+    X(9, groups) X(10, groups) X(11, groups) X(12, groups) X(13, groups) X(14, groups) X(15, groups) X(16, groups)
+EACH_ROWS(LINES, 1)
+LINES(1, 2) LINES(2, 2) LINES(3, 2) LINES(4, 2)
+#define BF16_ENTRY(rows, groups) [rows] = lines_bf16_##rows##_##groups,
+#define E4M3_ENTRY(rows, groups) [rows] = lines_e4m3_##rows##_##groups,
+static int64_t (*const lines[2][2][MOST_ROWS + 1])(const struct linear_tile *tile) = {
+    {{EACH_ROWS(BF16_ENTRY, 1)}, {BF16_ENTRY(1, 2) BF16_ENTRY(2, 2) BF16_ENTRY(3, 2) BF16_ENTRY(4, 2)}},
+    {{EACH_ROWS(E4M3_ENTRY, 1)}, {E4M3_ENTRY(1, 2) E4M3_ENTRY(2, 2) E4M3_ENTRY(3, 2) E4M3_ENTRY(4, 2)}}};
+// clang-format on
+
+static int columns_at_once(const struct linear_tile *tile) {
+    const bool bf16 = tile->mapped->format == FORMAT_BF16;
+    if (bf16 && (tile->rows > 1 || 2 * tile->mapped->row_stride % CONFLICT == 0)) {
+        return VECTOR;
+    }
+    return tile->rows <= TWO_GROUPS ? COLUMNS : VECTOR;
+}
+
+// What is left at the end of the rows, or has no lines at all.
+static void tile_rest(const struct linear_tile *tile) {
+    for (int column = 0; column < tile->columns; column += VECTOR) {
+        for (int row = 0; row < tile->rows; row += LINEAR_MAX_MAPPED) {
+            struct linear_tile part = *tile;
+            part.c += row * tile->c_stride + column;
+            part.a += row * LINEAR_CHUNK;
+            part.column += column;
+            part.columns = tile->columns - column < VECTOR ? tile->columns - column : VECTOR;
+            part.rows = tile->rows - row < LINEAR_MAX_MAPPED ? tile->rows - row : LINEAR_MAX_MAPPED;
+            tile_part(&part, tile->rows * LINEAR_CHUNK);
+        }
+    }
+}
+
+static void tile_columns(struct linear_tile part) {
+    struct linear_operand rest = *part.mapped;
+    if (part.columns % VECTOR == 0 && part.unit == UNIT_PAIR && rest.k_stride == 1) {
+        const bool bf16 = rest.format == FORMAT_BF16;
+        int64_t done = lines[!bf16][part.columns / VECTOR - 1][part.rows](&part);
+        rest.data += done * (bf16 ? 2 : 1);
+        part.mapped = &rest;
+        part.a += done / 2 * part.rows;
+        part.scale += bf16 ? 0 : done / BLOCK_SIZE;
+        part.depth -= done;
+        part.add = part.add || done > 0;
+    }
+    if (part.depth > 0) {
+        tile_rest(&part);
+    }
+}
+
+static void tile_mapped(const struct linear_tile *tile) {
+    const int step = tile->columns == COLUMNS ? columns_at_once(tile) : VECTOR;
+    for (int first = 0; first < tile->columns; first += step) {
+        struct linear_tile part = *tile;
+        part.c += first;
+        part.column += first;
+        part.columns = tile->columns - first < step ? tile->columns - first : step;
+        tile_columns(part);
+    }
+}
+
+void kernels_avx512_linear_mapped(struct cpu_kernels *kernels) {
+    kernels->linear.mapped_columns = COLUMNS;
+    kernels->linear.mapped_pairs = MOST_ROWS;
+    kernels->linear.tile_mapped = tile_mapped;
+}
