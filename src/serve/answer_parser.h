@@ -6,7 +6,7 @@
 //   "\n" v3.1                          CALL_BEGIN name SEPARATOR arguments CALL_END, next directly
 //
 // Every byte is looked at once, in order: however a text is cut into pieces, the events, joined, are the same. Bytes
-// that may begin a marker are held back until it is clear (at most 300 bytes: a marker, or the head of a call).
+// that may begin a marker are held back until it is clear (at most 512 bytes: a marker, or the head of a call).
 //
 // Nothing is lost. What does not become a call arrives as content, markers included: a calls-begin without a call, a
 // call without separator or name, text between or behind calls. A call whose name is known is delivered as far as it
