@@ -1,6 +1,6 @@
 // The tokens of a tokenizer as byte strings, arranged as a trie: what a grammar walks to find which tokens may come
 // next. Built once for a tokenizer (tens of milliseconds, about 10 MB for 128,815 tokens) and shared by all requests;
-// it never changes afterwards, except for masks that it remembers under a lock: use it from any thread.
+// it never changes afterwards: use it from any thread.
 #ifndef MINKE_SERVE_TOKEN_VOCABULARY_H
 #define MINKE_SERVE_TOKEN_VOCABULARY_H
 

@@ -1,0 +1,23 @@
+// Integers and decimal numbers in JSON, within bounds -> automata. Decimal digits are compared one after the other, so
+// that bounds are exact whatever their size.
+//
+// Integers have at most 18 digits. Numbers have at most 18 digits in front of the point and 20 behind; an exponent of
+// at most 289, and only if there are neither bounds nor multiple_of.
+#ifndef MINKE_SERVE_NUMBER_RULE_H
+#define MINKE_SERVE_NUMBER_RULE_H
+
+#include <jansson.h>
+
+#include "serve/automaton.h"
+
+struct number_limits {   // NULL = none; JSON numbers
+    const json_t *minimum, *maximum, *exclusive_minimum, *exclusive_maximum, *multiple_of;
+};
+
+// Appends the rows; *row is the first.
+int number_rule(int32_t *row, struct automaton *automaton, bool integer, const struct number_limits *limits,
+                struct error *error);
+// The shortest digits that give the double back: 0.1 is 0.1, not 0.1000000000000000055.
+void number_shortest_text(char text[40], double value);
+
+#endif
