@@ -32,7 +32,7 @@ void number_shortest_text(char text[40], double value) {
 }
 
 static void decimal_from_json(struct decimal *decimal, const json_t *value) {
-    char text[40], digits[24];
+    char text[40], digits[24] = "";
     int count = 0, point;
     if (json_is_integer(value)) {
         snprintf(text, sizeof text, "%lld", (long long)json_integer_value(value));

@@ -189,8 +189,7 @@ static int end_tokens_set(struct token_vocabulary *vocabulary, const struct mink
                           const int32_t *end_tokens, int64_t end_count, struct error *error) {
     int32_t eos = minke_tokenizer_eos(tokenizer);
     if (end_count == 0 && eos >= 0) {
-        end_tokens = &eos;
-        end_count = 1;
+        token_set_add(vocabulary->end_tokens, eos);
     }
     for (int64_t i = 0; i < end_count; i++) {
         if (end_tokens[i] < 0 || end_tokens[i] >= vocabulary->vocab_size) {
