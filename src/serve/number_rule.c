@@ -9,7 +9,8 @@
 
 #define FORM_INTEGER "^-?(0|[1-9]\\d{0,17})$"
 #define FORM_DECIMAL "^-?(0|[1-9]\\d{0,17})(\\.\\d{1,20})?$"
-#define FORM_NUMBER "^-?(0|[1-9]\\d{0,17})(\\.\\d{1,20})?([eE][+-]?(\\d{1,2}|1\\d\\d|2[0-8]\\d))?$"
+#define FORM_NUMBER "^-?(0|[1-9]\\d{0,17})(\\.\\d{1,20})?([eE]([+-]?(\\d{1,2}|1\\d\\d|2[0-8]\\d)|-(29\\d|30\\d)))?$"
+#define FORM_LIMIT 128
 #define MULTIPLE_LIMIT 1024
 #define DIGITS_LIMIT 700
 
@@ -23,8 +24,8 @@ struct decimal {
 enum relation { LESS = 1, EQUAL = 2, GREATER = 4 };   // of a number to the bound
 
 void number_shortest_text(char text[40], double value) {
-    for (int digits = 0; digits < 17; digits++) {
-        snprintf(text, 40, "%.*e", digits, value);
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(text, 40, "%.*g", digits, value);
         if (strtod(text, NULL) == value) {
             return;
         }
@@ -32,8 +33,8 @@ void number_shortest_text(char text[40], double value) {
 }
 
 static void decimal_from_json(struct decimal *decimal, const json_t *value) {
-    char text[40], digits[24] = "";
-    int count = 0, point;
+    char text[40], digits[40] = "";
+    int count = 0, point = -1;   // point: how many of the digits stand in front of it
     if (json_is_integer(value)) {
         snprintf(text, sizeof text, "%lld", (long long)json_integer_value(value));
     } else {
@@ -42,11 +43,13 @@ static void decimal_from_json(struct decimal *decimal, const json_t *value) {
     const char *at = text + (text[0] == '-' ? 1 : 0);
     *decimal = (struct decimal){.negative = text[0] == '-'};
     for (; *at != 0 && *at != 'e'; at++) {
-        if (*at != '.') {
+        if (*at == '.') {
+            point = count;
+        } else {
             digits[count++] = *at;
         }
     }
-    point = *at == 'e' ? 1 + (int)strtol(at + 1, NULL, 10) : count;   // digits in front of the decimal point
+    point = (point < 0 ? count : point) + (*at == 'e' ? (int)strtol(at + 1, NULL, 10) : 0);
     for (int i = point < 0 ? point : 0; i < count || i < point; i++) {
         char digit = i < 0 || i >= count ? '0' : digits[i];
         if (i >= point) {
@@ -219,20 +222,20 @@ static int form_rule(int32_t *row, struct automaton *automaton, const char *form
 
 // The form of the number, given what it must be a multiple of: 1 to 1024 leave a divisor, 0.1, 0.01, ... limit the
 // digits behind the point.
-static int choose_form(char form[80], int32_t *divisor, bool integer, const struct number_limits *limits,
+static int choose_form(char form[FORM_LIMIT], int32_t *divisor, bool integer, const struct number_limits *limits,
                        struct error *error) {
     struct decimal multiple;
     bool bounded = limits->minimum != NULL || limits->maximum != NULL || limits->exclusive_minimum != NULL ||
                    limits->exclusive_maximum != NULL;
     *divisor = 1;
-    snprintf(form, 80, "%s", integer ? FORM_INTEGER : bounded ? FORM_DECIMAL : FORM_NUMBER);
+    snprintf(form, FORM_LIMIT, "%s", integer ? FORM_INTEGER : bounded ? FORM_DECIMAL : FORM_NUMBER);
     if (limits->multiple_of == NULL) {
         return 0;
     }
     decimal_from_json(&multiple, limits->multiple_of);
     if (!multiple.negative && multiple.fraction_size == 0 && multiple.whole_size <= 4 &&
         (*divisor = (int32_t)strtol(multiple.whole, NULL, 10)) > 0 && *divisor <= MULTIPLE_LIMIT) {
-        snprintf(form, 80, FORM_INTEGER);
+        snprintf(form, FORM_LIMIT, FORM_INTEGER);
         return 0;
     }
     bool power = !multiple.negative && multiple.fraction_size > 0 && multiple.fraction_size <= 18 &&
@@ -245,7 +248,7 @@ static int choose_form(char form[80], int32_t *divisor, bool integer, const stru
     }
     *divisor = 1;
     if (!integer) {
-        snprintf(form, 80, "^-?(0|[1-9]\\d{0,17})(\\.\\d{1,%d})?$", multiple.fraction_size);
+        snprintf(form, FORM_LIMIT, "^-?(0|[1-9]\\d{0,17})(\\.\\d{1,%d})?$", multiple.fraction_size);
     }
     return 0;
 }
@@ -260,7 +263,7 @@ int number_rule(int32_t *row, struct automaton *automaton, bool integer, const s
                   {limits->exclusive_minimum, GREATER},
                   {limits->exclusive_maximum, LESS}};
     struct automaton parts = {0};   // of which only the last result is wanted
-    char form[80];
+    char form[FORM_LIMIT];
     int32_t divisor, at, other;
     int code = choose_form(form, &divisor, integer, limits, error);
     if (code == 0) {
