@@ -20,6 +20,7 @@
 struct grammar {
     const struct token_vocabulary *vocabulary;
     struct automaton automaton;
+    struct wide_rows wide;
     enum answer_reasoning reasoning;
     int32_t rule;         // the whole bound part; -1 = the answer is free up to calls-begin
     int32_t calls_rule;   // behind a calls-begin in free text; -1 = none
@@ -257,7 +258,8 @@ static int grammar_build(struct builder *builder) {
                          "%s: no value can satisfy the schema, or none that is nested less than %d deep",
                          tools ? "tools" : "response_format", AUTOMATON_NEED_LIMIT);
     }
-    return code;
+    return code == 0 ? wide_rows_create(&grammar->wide, &grammar->automaton, grammar->vocabulary, builder->error)
+                     : code;
 }
 
 static int request_check(const struct grammar_request *request, struct error *error) {
@@ -322,6 +324,7 @@ int grammar_create(struct grammar **out, const struct grammar_request *request, 
 void grammar_free(struct grammar *grammar) {
     if (grammar != NULL) {
         automaton_destroy(&grammar->automaton);
+        wide_rows_destroy(&grammar->wide);
         memory_free(grammar);
     }
 }
@@ -329,8 +332,9 @@ void grammar_free(struct grammar *grammar) {
 // ---- running ----
 
 static void enter_bound(struct grammar_state *state, int32_t rule) {
+    const struct grammar *grammar = state->grammar;
     state->phase = PHASE_BOUND;
-    matcher_start(&state->matcher, &state->grammar->automaton, state->grammar->vocabulary, rule);
+    matcher_start(&state->matcher, &grammar->automaton, grammar->vocabulary, &grammar->wide, rule);
 }
 
 // What comes when reasoning is over, or at the beginning if there is none.

@@ -28,6 +28,9 @@ static size_t place_write(char *text, size_t capacity, const struct schema_place
 int schema_fail(struct schema_scope *scope, const struct schema_place *place, const char *format, ...) {
     char pointer[PLACE_LIMIT] = "", message[256];
     va_list arguments;
+    if (scope->compiler->out_of_memory) {
+        return error_set(scope->compiler->error, ERROR_MEMORY, "schema: out of memory");
+    }
     place_write(pointer, sizeof pointer, place);
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
@@ -194,6 +197,16 @@ int schema_keep(struct schema_compiler *compiler, json_t *made) {
     return 0;
 }
 
+json_t *schema_new(struct schema_compiler *compiler, json_t *made) {
+    compiler->out_of_memory = compiler->out_of_memory || made == NULL;
+    return made;
+}
+
+void schema_set(struct schema_compiler *compiler, json_t *object, const char *key, json_t *made) {
+    bool failed = made == NULL || json_object_set_new(object, key, made) != 0;
+    compiler->out_of_memory = compiler->out_of_memory || failed;
+}
+
 int schema_compile(struct schema_compiler *compiler) {
     int code = 0;
     while (code == 0 && compiler->task_done < compiler->task_count) {
@@ -203,6 +216,9 @@ int schema_compile(struct schema_compiler *compiler) {
         int32_t row;
         nfa_init(&nfa, compiler->error);
         code = schema_add(&scope, 0, 1, task.schema, NULL, task.rule == compiler->any_rule ? -1 : 0);
+        if (code == 0 && compiler->out_of_memory) {
+            code = error_set(compiler->error, ERROR_MEMORY, "schema: out of memory");
+        }
         if (code == 0 && (code = automaton_from_nfa(&row, compiler->automaton, &nfa)) == 0) {
             compiler->automaton->rules[task.rule] = row;
         }
@@ -452,7 +468,7 @@ static int add_alternatives(struct schema_scope *scope, int32_t from, int32_t to
     }
     json_object_foreach((json_t *)(uintptr_t)schema, key, value) {
         if (strcmp(key, keyword) != 0 && strcmp(key, "nullable") != 0 && !schema_is_annotation(key)) {
-            json_object_set(beside, key, (json_t *)(uintptr_t)value);
+            schema_set(scope->compiler, beside, key, json_incref((json_t *)(uintptr_t)value));
             count++;
         }
     }

@@ -30,6 +30,7 @@ struct schema_compiler {
     struct schema_task *tasks;
     int32_t task_count, task_capacity, task_done;
     int64_t work;
+    bool out_of_memory;   // a JSON value could not be made: whatever follows is an error
 };
 
 // The rows of strings, white space and values of any kind come first: row STRING_START is row 0.
@@ -81,6 +82,9 @@ int schema_merge(const json_t **merged, struct schema_scope *scope, const json_t
                  const struct schema_place *place);
 // Keeps a new reference; NULL = out of memory.
 int schema_keep(struct schema_compiler *compiler, json_t *made);
+// A new JSON value, NULL = out of memory, which is noted; sets a key to a new value, noting the same.
+json_t *schema_new(struct schema_compiler *compiler, json_t *made);
+void schema_set(struct schema_compiler *compiler, json_t *object, const char *key, json_t *made);
 
 // Edges for every value of the schema. Values that are not simple are calls in schema_add_value.
 int schema_add(struct schema_scope *scope, int32_t from, int32_t to, const json_t *schema,

@@ -111,8 +111,9 @@ static void set_step(struct expansion *it, const struct place *places, int32_t c
 // ---- where the answer stands ----
 
 void matcher_start(struct matcher *matcher, const struct automaton *automaton,
-                   const struct token_vocabulary *vocabulary, int32_t rule) {
+                   const struct token_vocabulary *vocabulary, const struct wide_rows *wide, int32_t rule) {
     matcher->automaton = automaton;
+    matcher->wide = wide;
     matcher->vocabulary = vocabulary;
     matcher->frame_count = 0;
     struct place_set set = {matcher->places, 0, MATCHER_PLACES, false};
@@ -168,6 +169,7 @@ bool matcher_is_alive(const struct matcher *matcher) {
 struct walk {
     struct matcher *matcher;
     uint64_t *allowed;
+    int64_t work;
     int32_t begin[TRIE_DEPTH + 2], frames[TRIE_DEPTH + 2];
 };
 
@@ -178,17 +180,39 @@ static void allow_tokens(struct walk *walk, int32_t node) {
     }
 }
 
+// The most frequent step: one place, in the middle of a rule. false = it is not as simple as that.
+static bool step_simply(struct place_set *set, const struct automaton *automaton, const struct place *place,
+                        uint8_t byte) {
+    if (place->row == STRING_BODY) {
+        return false;
+    }
+    struct place next = *place;
+    next.row = automaton_next(automaton, place->row, byte);
+    if (next.row >= 0) {
+        const struct automaton_row *row = &automaton->rows[next.row];
+        if (row->accept || row->call_count > 0 || row->need > 0) {
+            return false;
+        }
+        set->places[set->count++] = next;
+    }
+    return true;
+}
+
 // Below `root`, whose places are those of its depth.
 static void walk_below(struct walk *walk, int32_t root) {
     struct matcher *matcher = walk->matcher;
     const struct token_vocabulary *vocabulary = matcher->vocabulary;
     for (int32_t node = root + 1; node < vocabulary->skip[root];) {
         int32_t depth = vocabulary->depth[node], begin = walk->begin[depth - 1], end = walk->begin[depth];
-        matcher->frame_count = walk->frames[depth];
-        int32_t room = MATCHER_WALK - end;
+        int32_t count = walk->work < MATCHER_WORK ? end - begin : end > begin ? 1 : 0, room = MATCHER_WALK - end;
         struct place_set set = {matcher->walk + end, 0, room < MATCHER_PLACES ? room : MATCHER_PLACES, false};
-        struct expansion it = {matcher, &set, matcher->frame_count};
-        set_step(&it, matcher->walk + begin, end - begin, vocabulary->byte[node]);
+        walk->work += count - 1;
+        matcher->frame_count = walk->frames[depth];
+        if (count != 1 || room == 0 ||
+            !step_simply(&set, matcher->automaton, matcher->walk + begin, vocabulary->byte[node])) {
+            struct expansion it = {matcher, &set, matcher->frame_count};
+            set_step(&it, matcher->walk + begin, count, vocabulary->byte[node]);
+        }
         if (set.count > 0 || set.complete) {
             allow_tokens(walk, node);
         }
@@ -234,6 +258,34 @@ static bool leave_strings(struct walk *walk, const struct place *bodies, int32_t
     return set.count > 0 || set.complete;
 }
 
+// A place at a wide row: what stays in its rule is known; behind its end the callers go on.
+static void allow_at_wide_row(struct walk *walk, const struct wide_row *wide, int32_t stack) {
+    struct matcher *matcher = walk->matcher;
+    for (int64_t i = 0; i < matcher->vocabulary->words; i++) {
+        walk->allowed[i] |= wide->inside[i];
+    }
+    for (int32_t i = 0; i < wide->exit_count && stack >= 0; i++) {
+        int32_t depth = matcher->vocabulary->depth[wide->exits[i]];
+        struct place_set set = {matcher->walk, 0, MATCHER_PLACES, false};
+        struct expansion it = {matcher, &set, walk->frames[0]};
+        matcher->frame_count = walk->frames[0];
+        expand(&it, (struct place){matcher->frames[stack].row, matcher->frames[stack].below, 0, NO_MAXIMUM});
+        walk->begin[depth] = 0;
+        walk->begin[depth + 1] = set.count;
+        walk->frames[depth + 1] = matcher->frame_count;
+        walk_below(walk, wide->exits[i]);
+    }
+}
+
+static const struct wide_row *find_wide_row(const struct matcher *matcher, int32_t row) {
+    for (int32_t i = 0; i < matcher->wide->count; i++) {
+        if (matcher->wide->rows[i].row == row) {
+            return &matcher->wide->rows[i];
+        }
+    }
+    return NULL;
+}
+
 // Places in the body of a string, where most tokens may come: the vocabulary knows which stay in it and which leave it,
 // so that only the parts behind the closing quote are walked.
 static void allow_in_strings(struct walk *walk, const struct place *bodies, int32_t count) {
@@ -260,7 +312,7 @@ void matcher_allow(struct matcher *matcher, uint64_t *allowed) {
     for (int32_t i = 0; i < matcher->place_count; i++) {
         if (matcher->places[i].row == STRING_BODY) {
             bodies[body_count++] = matcher->places[i];
-        } else {
+        } else if (find_wide_row(matcher, matcher->places[i].row) == NULL) {
             matcher->walk[other_count++] = matcher->places[i];
         }
     }
@@ -271,6 +323,12 @@ void matcher_allow(struct matcher *matcher, uint64_t *allowed) {
     }
     if (body_count > 0) {
         allow_in_strings(&walk, bodies, body_count);
+    }
+    for (int32_t i = 0; i < matcher->place_count; i++) {
+        const struct wide_row *wide = find_wide_row(matcher, matcher->places[i].row);
+        if (wide != NULL) {
+            allow_at_wide_row(&walk, wide, matcher->places[i].stack);
+        }
     }
     matcher->frame_count = walk.frames[0];
 }

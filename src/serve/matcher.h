@@ -33,9 +33,30 @@ struct place_set {
     bool complete;   // the whole may end here
 };
 
+// Rows at which most tokens may come, such as those of a pattern with ".*": the tokens that stay within the rule, found
+// once for a grammar. The body of a JSON string is known to the vocabulary already.
+struct wide_row {
+    int32_t row;
+    uint64_t *inside;   // tokens whose bytes all fit
+    int32_t *exits;     // nodes of the trie at which the rule may end
+    int32_t exit_count;
+};
+#define MATCHER_WIDE_ROWS 16
+#define MATCHER_WIDE_BYTES 64    // next bytes that make a row a wide one
+#define MATCHER_WORK (1 << 19)   // places looked at for one set of tokens; beyond, only the first place counts
+
+struct wide_rows {   // starts as all zero
+    struct wide_row rows[MATCHER_WIDE_ROWS];
+    int32_t count;
+};
+int wide_rows_create(struct wide_rows *wide, const struct automaton *automaton,
+                     const struct token_vocabulary *vocabulary, struct error *error);
+void wide_rows_destroy(struct wide_rows *wide);
+
 struct matcher {
     const struct automaton *automaton;
     const struct token_vocabulary *vocabulary;
+    const struct wide_rows *wide;
     struct place places[MATCHER_PLACES];   // where the answer stands
     int32_t place_count;
     bool complete;
@@ -47,7 +68,7 @@ struct matcher {
 
 // Puts the answer at the beginning of a rule.
 void matcher_start(struct matcher *matcher, const struct automaton *automaton,
-                   const struct token_vocabulary *vocabulary, int32_t rule);
+                   const struct token_vocabulary *vocabulary, const struct wide_rows *wide, int32_t rule);
 // Adds to `allowed` the tokens of text and markup that may come next; not the end tokens.
 void matcher_allow(struct matcher *matcher, uint64_t *allowed);
 // Goes on by one byte; false = it may not come (the places are empty then).

@@ -8,9 +8,9 @@
 #include "serve/pattern.h"
 
 #define FORM_INTEGER "^-?(0|[1-9]\\d{0,17})$"
-#define FORM_DECIMAL "^-?(0|[1-9]\\d{0,17})(\\.\\d{1,20})?$"
 #define FORM_NUMBER "^-?(0|[1-9]\\d{0,17})(\\.\\d{1,20})?([eE]([+-]?(\\d{1,2}|1\\d\\d|2[0-8]\\d)|-(29\\d|30\\d)))?$"
-#define FORM_LIMIT 128
+#define FORM_LIMIT 1024
+#define EXACT_DIGITS 15   // decimal numbers of so many digits are different doubles
 #define MULTIPLE_LIMIT 1024
 #define DIGITS_LIMIT 700
 
@@ -220,6 +220,20 @@ static int form_rule(int32_t *row, struct automaton *automaton, const char *form
     return code;
 }
 
+// Decimals of at most EXACT_DIGITS digits, `places` of them behind the point: a bound is then a bound of the doubles
+// that they are read as.
+static void decimal_form(char form[FORM_LIMIT], int places) {
+    size_t used = (size_t)snprintf(form, FORM_LIMIT, "^-?(0(\\.\\d{1,%d})?", places);
+    for (int whole = 1; whole <= EXACT_DIGITS; whole++) {
+        int rest = EXACT_DIGITS - whole < places ? EXACT_DIGITS - whole : places;
+        used += (size_t)snprintf(form + used, FORM_LIMIT - used, "|[1-9]\\d{%d}", whole - 1);
+        if (rest > 0) {
+            used += (size_t)snprintf(form + used, FORM_LIMIT - used, "(\\.\\d{1,%d})?", rest);
+        }
+    }
+    snprintf(form + used, FORM_LIMIT - used, ")$");
+}
+
 // The form of the number, given what it must be a multiple of: 1 to 1024 leave a divisor, 0.1, 0.01, ... limit the
 // digits behind the point.
 static int choose_form(char form[FORM_LIMIT], int32_t *divisor, bool integer, const struct number_limits *limits,
@@ -228,7 +242,10 @@ static int choose_form(char form[FORM_LIMIT], int32_t *divisor, bool integer, co
     bool bounded = limits->minimum != NULL || limits->maximum != NULL || limits->exclusive_minimum != NULL ||
                    limits->exclusive_maximum != NULL;
     *divisor = 1;
-    snprintf(form, FORM_LIMIT, "%s", integer ? FORM_INTEGER : bounded ? FORM_DECIMAL : FORM_NUMBER);
+    snprintf(form, FORM_LIMIT, "%s", integer ? FORM_INTEGER : FORM_NUMBER);
+    if (bounded && !integer) {
+        decimal_form(form, EXACT_DIGITS);
+    }
     if (limits->multiple_of == NULL) {
         return 0;
     }
@@ -238,7 +255,7 @@ static int choose_form(char form[FORM_LIMIT], int32_t *divisor, bool integer, co
         snprintf(form, FORM_LIMIT, FORM_INTEGER);
         return 0;
     }
-    bool power = !multiple.negative && multiple.fraction_size > 0 && multiple.fraction_size <= 18 &&
+    bool power = !multiple.negative && multiple.fraction_size > 0 && multiple.fraction_size < EXACT_DIGITS &&
                  strcmp(multiple.whole, "0") == 0 &&
                  strspn(multiple.fraction, "0") == (size_t)multiple.fraction_size - 1 &&
                  multiple.fraction[multiple.fraction_size - 1] == '1';
@@ -248,7 +265,7 @@ static int choose_form(char form[FORM_LIMIT], int32_t *divisor, bool integer, co
     }
     *divisor = 1;
     if (!integer) {
-        snprintf(form, FORM_LIMIT, "^-?(0|[1-9]\\d{0,17})(\\.\\d{1,%d})?$", multiple.fraction_size);
+        decimal_form(form, multiple.fraction_size);
     }
     return 0;
 }

@@ -1,8 +1,9 @@
 // Integers and decimal numbers in JSON, within bounds -> automata. Decimal digits are compared one after the other, so
 // that bounds are exact whatever their size.
 //
-// Integers have at most 18 digits. Numbers have at most 18 digits in front of the point and 20 behind; an exponent of
-// at most 289, and only if there are neither bounds nor multiple_of.
+// Integers have at most 18 digits. Numbers have at most 18 digits in front of the point and 20 behind, and an exponent
+// from -309 to 289; with bounds or multiple_of at most 15 digits in all and no exponent, so that a number that keeps a
+// bound in decimal keeps it as a double too.
 #ifndef MINKE_SERVE_NUMBER_RULE_H
 #define MINKE_SERVE_NUMBER_RULE_H
 

@@ -119,25 +119,30 @@ static json_t *borrow(const json_t *value) {
     return json_incref((json_t *)(uintptr_t)value);
 }
 
-static json_t *both_schemas(const json_t *a, const json_t *b) {
+static json_t *both_schemas(struct schema_compiler *compiler, const json_t *a, const json_t *b) {
     if (json_equal(a, b) || json_is_true(b) || json_is_false(a)) {
         return borrow(a);
     }
     if (json_is_true(a) || json_is_false(b)) {
         return borrow(b);
     }
-    return json_pack("{s:[O,O]}", "allOf", a, b);
+    return schema_new(compiler, json_pack("{s:[O,O]}", "allOf", a, b));
 }
 
-static json_t *merge_properties(const json_t *a, const json_t *b) {
-    json_t *result = json_copy((json_t *)(uintptr_t)a);
+static json_t *merge_properties(struct schema_compiler *compiler, const json_t *a, const json_t *b) {
+    json_t *result = schema_new(compiler, json_copy((json_t *)(uintptr_t)a));
     const char *name;
     const json_t *value;
     json_object_foreach((json_t *)(uintptr_t)b, name, value) {
         const json_t *known = json_object_get(result, name);
-        json_object_set_new(result, name, known != NULL ? both_schemas(known, value) : borrow(value));
+        schema_set(compiler, result, name, known != NULL ? both_schemas(compiler, known, value) : borrow(value));
     }
     return result;
+}
+
+static void append(struct schema_compiler *compiler, json_t *array, json_t *made) {
+    bool failed = json_array_append_new(array, made) != 0;
+    compiler->out_of_memory = compiler->out_of_memory || failed;
 }
 
 static bool list_has(const json_t *list, const json_t *value) {
@@ -154,13 +159,13 @@ static bool list_has(const json_t *list, const json_t *value) {
     return false;
 }
 
-static json_t *merge_required(const json_t *a, const json_t *b) {
-    json_t *result = json_copy((json_t *)(uintptr_t)a);
+static json_t *merge_required(struct schema_compiler *compiler, const json_t *a, const json_t *b) {
+    json_t *result = schema_new(compiler, json_copy((json_t *)(uintptr_t)a));
     size_t index;
     const json_t *item;
     json_array_foreach(b, index, item) {
         if (!list_has(a, item)) {
-            json_array_append(result, (json_t *)(uintptr_t)item);
+            append(compiler, result, borrow(item));
         }
     }
     return result;
@@ -171,15 +176,16 @@ static json_t *as_list(const json_t *value) {
 }
 
 // What both lists have: values of enum; types, where integers are numbers.
-static json_t *merge_lists(const json_t *a, const json_t *b, bool types) {
-    json_t *left = as_list(a), *right = as_list(b), *result = json_array();
-    json_t *integer = json_string("integer"), *number = json_string("number"), *item;
+static json_t *merge_lists(struct schema_compiler *compiler, const json_t *a, const json_t *b, bool types) {
+    json_t *left = schema_new(compiler, as_list(a)), *right = schema_new(compiler, as_list(b)), *item;
+    json_t *integer = schema_new(compiler, json_string("integer"));
+    json_t *number = schema_new(compiler, json_string("number")), *result = schema_new(compiler, json_array());
     size_t index;
     json_array_foreach(left, index, item) {
         if (list_has(right, item) || (types && json_equal(item, integer) && list_has(right, number))) {
-            json_array_append(result, item);
+            append(compiler, result, borrow(item));
         } else if (types && json_equal(item, number) && list_has(right, integer)) {
-            json_array_append(result, integer);
+            append(compiler, result, borrow(integer));
         }
     }
     json_decref(integer);
@@ -197,7 +203,7 @@ static json_t *merge_bounds(const json_t *a, const json_t *b, bool larger) {
 }
 
 // One keyword that both schemas have with different values; NULL = cannot be merged.
-static json_t *merge_keyword(const char *keyword, const json_t *a, const json_t *b) {
+static json_t *merge_keyword(struct schema_compiler *compiler, const char *keyword, const json_t *a, const json_t *b) {
     static const char *const lower[] = {"minimum", "exclusiveMinimum", "minLength", "minItems"};
     static const char *const upper[] = {"maximum", "exclusiveMaximum", "maxLength", "maxItems"};
     for (int i = 0; i < 4; i++) {
@@ -206,19 +212,19 @@ static json_t *merge_keyword(const char *keyword, const json_t *a, const json_t 
         }
     }
     if (strcmp(keyword, "properties") == 0) {
-        return json_is_object(a) && json_is_object(b) ? merge_properties(a, b) : NULL;
+        return json_is_object(a) && json_is_object(b) ? merge_properties(compiler, a, b) : NULL;
     }
     if (strcmp(keyword, "required") == 0) {
-        return json_is_array(a) && json_is_array(b) ? merge_required(a, b) : NULL;
+        return json_is_array(a) && json_is_array(b) ? merge_required(compiler, a, b) : NULL;
     }
     if (strcmp(keyword, "enum") == 0) {
-        return json_is_array(a) && json_is_array(b) ? merge_lists(a, b, false) : NULL;
+        return json_is_array(a) && json_is_array(b) ? merge_lists(compiler, a, b, false) : NULL;
     }
     if (strcmp(keyword, "nullable") == 0) {
         return json_boolean(json_is_true(a) && json_is_true(b));
     }
     if (strcmp(keyword, "items") == 0 || strcmp(keyword, "additionalProperties") == 0) {
-        return both_schemas(a, b);
+        return both_schemas(compiler, a, b);
     }
     return NULL;
 }
@@ -263,10 +269,11 @@ int schema_merge(const json_t **merged, struct schema_scope *scope, const json_t
             break;
         }
         if (known == NULL) {
-            json_object_set(result, key, (json_t *)(uintptr_t)value);
+            schema_set(scope->compiler, result, key, borrow(value));
         } else if (!schema_is_annotation(key) && !json_equal(known, value)) {
             bool types = strcmp(key, "type") == 0;
-            json_t *both = types ? merge_lists(known, value, true) : merge_keyword(key, known, value);
+            json_t *both = types ? merge_lists(scope->compiler, known, value, true)
+                                 : merge_keyword(scope->compiler, key, known, value);
             if (both == NULL) {
                 return schema_fail(scope, place, "keyword \"%s\" cannot be combined with another one", key);
             }
@@ -275,7 +282,7 @@ int schema_merge(const json_t **merged, struct schema_scope *scope, const json_t
                 *merged = json_false();
                 return 0;
             }
-            json_object_set_new(result, key, both);
+            schema_set(scope->compiler, result, key, both);
         }
     }
     *merged = result;

@@ -208,10 +208,10 @@ static int collect_properties(json_t **properties, json_t **required, struct sch
         if (code != 0) {
             break;
         }
-        json_object_set_new(*required, json_string_value(name), json_true());
+        schema_set(scope->compiler, *required, json_string_value(name), json_true());
         if (json_object_get(*properties, json_string_value(name)) == NULL) {
-            json_object_set_new(*properties, json_string_value(name),
-                                additional != NULL ? json_incref((json_t *)(uintptr_t)additional) : json_true());
+            schema_set(scope->compiler, *properties, json_string_value(name),
+                       additional != NULL ? json_incref((json_t *)(uintptr_t)additional) : json_true());
         }
     }
     return code;
