@@ -115,7 +115,8 @@ static const struct example examples[] = {
      {"{\"b\":\"\"}", "{\"a\":1,\"b\":\"x\",\"c\":true}", "{\"b\": \"x\", \"c\": false}"},
      {"{}", "{\"a\":1}", "{\"b\":\"\",\"a\":1}", "{\"b\":\"\",\"d\":1}", "{\"a\":1.5,\"b\":\"\"}",
       "{\"b\":\"\",\"b\":\"\"}"}},
-    {"{\"properties\":{\"aa\":{\"type\":\"integer\"},\"ab\":{\"type\":\"integer\"}},\"additionalProperties\":{\"type\":\"null\"}}",
+    {"{\"properties\":{\"aa\":{\"type\":\"integer\"},\"ab\":{\"type\":\"integer\"}},"
+     "\"additionalProperties\":{\"type\":\"null\"}}",
      {"{\"aa\":1,\"ab\":2,\"a\":null}", "{\"aaa\":null}", "{\"\":null,\"é\":null}", "{\"b\\n\":null}"},
      {"{\"aa\":null}", "{\"x\":1}", "{\"a\\u0061\":null}", "{\"x\":null,\"aa\":1}"}},
     {"{\"type\":\"string\",\"minLength\":2,\"maxLength\":4}",
@@ -144,25 +145,31 @@ static const struct example examples[] = {
     {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":1,\"maxItems\":3}",
      {"[1]", "[1, 2,3]"},
      {"[]", "[1,2,3,4]", "[null]", "[1,]"}},
-    {"{\"type\":\"array\",\"prefixItems\":[{\"type\":\"null\"},{\"type\":\"boolean\"}],\"items\":{\"type\":\"string\"}}",
+    {"{\"type\":\"array\",\"prefixItems\":[{\"type\":\"null\"},{\"type\":\"boolean\"}],"
+     "\"items\":{\"type\":\"string\"}}",
      {"[]", "[null]", "[null,true]", "[null,true,\"a\",\"b\"]"},
      {"[true]", "[null,true,1]"}},
     {"{\"type\":\"array\",\"prefixItems\":[{\"type\":\"null\"}],\"items\":false,\"minItems\":1}",
      {"[null]"},
      {"[]", "[null,1]"}},
-    {"{\"anyOf\":[{\"type\":\"object\",\"properties\":{\"k\":{\"const\":1}},\"required\":[\"k\"],\"additionalProperties\":false},"
-     "{\"type\":\"object\",\"properties\":{\"k\":{\"const\":2},\"x\":{}},\"required\":[\"k\",\"x\"],\"additionalProperties\":false}]}",
+    {"{\"anyOf\":[{\"type\":\"object\",\"properties\":{\"k\":{\"const\":1}},\"required\":[\"k\"],"
+     "\"additionalProperties\":false},"
+     "{\"type\":\"object\",\"properties\":{\"k\":{\"const\":2},\"x\":{}},\"required\":[\"k\",\"x\"],"
+     "\"additionalProperties\":false}]}",
      {"{\"k\":1}", "{\"k\":2,\"x\":[]}"},
      {"{\"k\":2}", "{\"k\":1,\"x\":1}"}},
-    {"{\"$defs\":{\"n\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"integer\"},\"n\":{\"anyOf\":[{\"$ref\":\"#/$defs/n\"},"
+    {"{\"$defs\":{\"n\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"integer\"},"
+     "\"n\":{\"anyOf\":[{\"$ref\":\"#/$defs/n\"},"
      "{\"type\":\"null\"}]}},\"required\":[\"v\",\"n\"],\"additionalProperties\":false}},\"$ref\":\"#/$defs/n\"}",
      {"{\"v\":1,\"n\":null}", "{\"v\":1,\"n\":{\"v\":2,\"n\":{\"v\":3,\"n\":null}}}"},
      {"{\"v\":1}", "null"}},
-    {"{\"allOf\":[{\"properties\":{\"a\":{\"type\":\"number\"}},\"required\":[\"a\"]},{\"properties\":{\"a\":{\"type\":\"integer\"},"
+    {"{\"allOf\":[{\"properties\":{\"a\":{\"type\":\"number\"}},"
+     "\"required\":[\"a\"]},{\"properties\":{\"a\":{\"type\":\"integer\"},"
      "\"b\":{\"minimum\":3}}}]}",
      {"{\"a\":1}", "{\"a\":1,\"b\":3}"},
      {"{\"a\":1.5}", "{\"b\":3}", "{\"a\":1,\"b\":2}"}},
-    {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\"},\"b\":{\"type\":\"string\"}},\"additionalProperties\":false,"
+    {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\"},\"b\":{\"type\":\"string\"}},"
+     "\"additionalProperties\":false,"
      "\"anyOf\":[{\"required\":[\"a\"]},{\"required\":[\"b\"]}]}",
      {"{\"a\":\"\"}", "{\"b\":\"\"}", "{\"a\":\"\",\"b\":\"\"}"},
      {"{}"}},
@@ -371,9 +378,10 @@ static int create_grammar(void *argument, struct error *error) {
 
 // ---- tools and reasoning ----
 
-#define TOOLS                                                                                                          \
-    "[{\"type\":\"function\",\"function\":{\"name\":\"get_time\",\"strict\":true,\"parameters\":{\"type\":\"object\"," \
-    "\"properties\":{\"zone\":{\"type\":\"string\"}},\"required\":[\"zone\"],\"additionalProperties\":false}}},"       \
+#define TOOLS "[{\"type\":\"function\",\"function\":{\"name\":\"get_time\",\"strict\":true,"
+"\"parameters\":{\"type\":\"object\","
+    "\"properties\":{\"zone\":{\"type\":\"string\"}},\"required\":[\"zone\"],"
+    "\"additionalProperties\":false}}},"
     "{\"type\":\"function\",\"function\":{\"name\":\"stop\"}}]"
 #define CSB MARKER_CALLS_BEGIN
 #define CSE MARKER_CALLS_END
@@ -382,8 +390,9 @@ static int create_grammar(void *argument, struct error *error) {
 #define SEP MARKER_SEPARATOR
 #define ZONE "{\"zone\": \"UTC\"}"
 
-static struct grammar *tool_grammar(enum minke_chat_style style, enum tool_choice choice, const char *name,
-                                    enum answer_reasoning reasoning, bool single) {
+    static struct grammar *
+    tool_grammar(enum minke_chat_style style, enum tool_choice choice, const char *name,
+                 enum answer_reasoning reasoning, bool single) {
     struct grammar *grammar;
     struct error error = {0};
     json_t *tools = parse_json(TOOLS);
