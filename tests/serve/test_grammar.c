@@ -378,11 +378,10 @@ static int create_grammar(void *argument, struct error *error) {
 
 // ---- tools and reasoning ----
 
-#define TOOLS "[{\"type\":\"function\",\"function\":{\"name\":\"get_time\",\"strict\":true,"
-"\"parameters\":{\"type\":\"object\","
-    "\"properties\":{\"zone\":{\"type\":\"string\"}},\"required\":[\"zone\"],"
-    "\"additionalProperties\":false}}},"
-    "{\"type\":\"function\",\"function\":{\"name\":\"stop\"}}]"
+static const char tools_text[] =
+    "[{\"type\":\"function\",\"function\":{\"name\":\"get_time\",\"strict\":true,\"parameters\":{\"type\":\"object\","
+    "\"properties\":{\"zone\":{\"type\":\"string\"}},\"required\":[\"zone\"],\"additionalProperties\":false}}},"
+    "{\"type\":\"function\",\"function\":{\"name\":\"stop\"}}]";
 #define CSB MARKER_CALLS_BEGIN
 #define CSE MARKER_CALLS_END
 #define CB MARKER_CALL_BEGIN
@@ -390,12 +389,11 @@ static int create_grammar(void *argument, struct error *error) {
 #define SEP MARKER_SEPARATOR
 #define ZONE "{\"zone\": \"UTC\"}"
 
-    static struct grammar *
-    tool_grammar(enum minke_chat_style style, enum tool_choice choice, const char *name,
-                 enum answer_reasoning reasoning, bool single) {
+static struct grammar *tool_grammar(enum minke_chat_style style, enum tool_choice choice, const char *name,
+                                    enum answer_reasoning reasoning, bool single) {
     struct grammar *grammar;
     struct error error = {0};
-    json_t *tools = parse_json(TOOLS);
+    json_t *tools = parse_json(tools_text);
     struct grammar_request request = {.style = style,
                                       .reasoning = reasoning,
                                       .tools = tools,
@@ -476,7 +474,7 @@ static void test_schema_and_tools(void **unused) {
     (void)unused;
     struct grammar *grammar;
     json_t *format = parse_json("{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"type\":\"integer\"}}}");
-    json_t *tools = parse_json(TOOLS);
+    json_t *tools = parse_json(tools_text);
     struct grammar_request request = {.style = MINKE_CHAT_V3_1, .response_format = format, .tools = tools};
     assert_int_equal(grammar_create(&grammar, &request, vocabulary, NULL), 0);
     assert_true(accepts(grammar, "12"));
