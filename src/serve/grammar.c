@@ -386,10 +386,10 @@ static void forbid(uint64_t *allowed, int64_t vocab_size, int32_t id) {
 // The tokens of the grammar; ids that the tokenizer does not have stay forbidden.
 static void restrict_bound(struct grammar_state *state, uint64_t *allowed, int64_t vocab_size) {
     const struct token_vocabulary *vocabulary = state->grammar->vocabulary;
-    if (vocab_size < vocabulary->vocab_size) {
-        return;   // another model's vocabulary: cannot happen with the model's own tokenizer
-    }
     memset(allowed, 0, (size_t)((vocab_size + 63) / 64) * sizeof *allowed);
+    if (vocab_size < vocabulary->vocab_size) {
+        return;   // not the model's own tokenizer: nothing can be allowed
+    }
     matcher_allow(&state->matcher, allowed);
     if (state->phase == PHASE_START) {
         token_set_add(allowed, state->grammar->think);

@@ -13,6 +13,7 @@
 #include "serve/markers.h"
 #include "serve/token_trie.h"
 #include "support/test.h"
+#include "text/chat_template.h"
 
 #define TOKENIZER "tests/golden/text/small"
 
@@ -535,6 +536,48 @@ static void test_walks_of_calls(void **unused) {
     }
 }
 
+static void count_calls(void *argument, const struct answer_event *event) {
+    char *log = argument;
+    assert_true(event->kind != ANSWER_CONTENT && event->kind != ANSWER_REASONING && !event->cut);
+    if (event->size > 0) {
+        strncat(log, event->text, event->size);
+    }
+    strcat(log, event->kind == ANSWER_CALL_ARGUMENTS ? "" : event->kind == ANSWER_CALL_BEGIN ? "(" : ")");
+}
+
+// Calls as the chat templates write them into a conversation are what the grammar lets through and the parser reads.
+static void test_calls_of_templates(void **unused) {
+    (void)unused;
+    const struct chat_tool_call calls[2] = {{.name = "stop", .arguments = "{}"},
+                                            {.name = "get_time", .arguments = ZONE}};
+    const struct chat_message messages[2] = {{.role = "user", .content = "Time?"},
+                                             {.role = "assistant", .tool_calls = calls, .tool_call_count = 2}};
+    for (int style = MINKE_CHAT_V3; style <= MINKE_CHAT_V3_1; style++) {
+        struct chat_prompt prompt = {0};
+        struct chat_options chat = {0};
+        char text[2000], log[200] = "";
+        assert_int_equal(chat_render(&prompt, (enum chat_style)style, messages, 2, &chat, NULL), 0);
+        snprintf(text, sizeof text, "%.*s", (int)prompt.text.size, prompt.text.data);
+        char *begin = strstr(text, CSB), *end = strstr(text, "<｜end▁of▁sentence｜>");
+        assert_true(begin != NULL && end != NULL && end > begin);
+        *end = 0;
+        struct grammar *grammar = tool_grammar((enum minke_chat_style)style, TOOL_CHOICE_REQUIRED, NULL, REASONING_NONE,
+                                               false);
+        if (!accepts(grammar, begin)) {
+            fail_msg("style %d: %s", style, begin);
+        }
+        struct answer_options options = {(enum minke_chat_style)style, REASONING_NONE, true};
+        struct answer_parser *parser;
+        assert_int_equal(answer_parser_create(&parser, &options, count_calls, log, NULL), 0);
+        answer_parser_push(parser, begin, strlen(begin));
+        answer_parser_finish(parser);
+        assert_string_equal(log, "stop({})get_time(" ZONE ")");
+        answer_parser_free(parser);
+        grammar_free(grammar);
+        chat_prompt_destroy(&prompt);
+    }
+}
+
 // Nesting has an end: of two states behind many opening brackets, the deeper one must close.
 static void test_depth(void **unused) {
     (void)unused;
@@ -599,6 +642,7 @@ int main(void) {
         cmocka_unit_test(test_reasoning),
         cmocka_unit_test(test_schema_and_tools),
         cmocka_unit_test(test_walks_of_calls),
+        cmocka_unit_test(test_calls_of_templates),
         cmocka_unit_test(test_depth),
         cmocka_unit_test(test_memory),
     };

@@ -16,7 +16,7 @@
 #include "serve/grammar.h"
 #include "serve/token_trie.h"
 
-#define TOKENS_LIMIT 4000
+#define TOKENS_LIMIT 1000
 
 static struct minke_tokenizer *tokenizer;
 static struct token_vocabulary *vocabulary;
