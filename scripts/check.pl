@@ -17,6 +17,7 @@ my %may_include = (
     model   => [qw(base tensor op weights)],
     infer   => [qw(base tensor op weights model minke.h)],
     train   => [qw(base tensor op weights text data comm model infer)],
+    serve   => [qw(base minke.h)],
     api     => [qw(base tensor op weights text model infer minke.h)],
     serve   => [qw(base minke.h)],
     app     => [qw(base tensor op weights text data comm model infer train api minke.h)],
