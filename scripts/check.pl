@@ -19,8 +19,7 @@ my %may_include = (
     train   => [qw(base tensor op weights text data comm model infer)],
     serve   => [qw(base minke.h)],
     api     => [qw(base tensor op weights text model infer minke.h)],
-    serve   => [qw(base minke.h)],
-    app     => [qw(base tensor op weights text data comm model infer train api minke.h)],
+    app     => [qw(base tensor op weights text data comm model infer train api serve minke.h)],
 );
 
 # Calls banned in src/: pattern, folder (regex) where they are allowed, what to use instead.
