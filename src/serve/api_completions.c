@@ -17,7 +17,7 @@ struct text_request {
     struct generation generation;
     struct prompt *prompts;
     int64_t prompt_count;
-    bool echo, add_bos;
+    bool echo, add_bos, from_text;   // from_text: prompts are strings
     const char *suffix;
     struct grammar *grammar;
 };
@@ -63,6 +63,9 @@ static int encode_text(struct prompt *prompt, const struct text_request *request
 // One prompt: a string, or an array of ids.
 static int read_prompt(struct prompt *prompt, const struct text_request *request, const struct server *server,
                        const json_t *value, struct failure *failure) {
+    if (json_is_string(value) != request->from_text) {
+        return failure_set(failure, 400, NULL, "prompt", "'prompt': expected either strings or token ids, found both");
+    }
     if (json_is_string(value)) {
         return encode_text(prompt, request, server, value, failure);
     }
@@ -84,6 +87,7 @@ static int read_prompts(struct text_request *request, const struct server *serve
     const json_t *first = json_array_get(value, 0);
     bool many = json_is_array(value) && (json_is_string(first) || json_is_array(first));
     size_t count = many ? json_array_size(value) : 1;
+    request->from_text = json_is_string(many ? first : value);
     if (count > PROMPTS_MAX) {
         return failure_set(failure, 400, NULL, "prompt", "'prompt': expected at most %d prompts, found %zu",
                            PROMPTS_MAX, count);
@@ -160,6 +164,7 @@ static int start(struct exchange *exchange, struct text_request *request) {
     call->grammar = request->grammar;
     request->grammar = NULL;
     call->echo = request->echo;
+    call->bos_added = request->add_bos && request->from_text;
     call->score_prompt = request->echo && call->generation.log_probabilities;
     return call_submit(call, failure);
 }

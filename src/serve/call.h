@@ -124,8 +124,8 @@ struct call {
     int64_t prompt_count;
     struct choice *choices;   // prompt_count * n
     int64_t choice_count;
-    bool echo, score_prompt;   // completions
-    bool tools;                // chat: calls are looked for
+    bool echo, score_prompt, bos_added;   // completions; bos_added: in front of prompts that came as text
+    bool tools;                           // chat: calls are looked for
     bool is_chat;
     enum answer_reasoning reasoning;   // chat
     struct grammar *grammar;

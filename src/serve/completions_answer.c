@@ -8,12 +8,13 @@
 
 enum { TOKENS, TOKEN_VALUES, TOP_VALUES, OFFSETS };
 
-// A token as a JSON string: its text, or "bytes:\xe2\x80" where the bytes alone are no text.
+// A token as a JSON string: its text, or "bytes:\xe2\x80" where the bytes alone are no text. (A zero byte would be,
+// but not every JSON parser takes it in a key.)
 static void write_token(struct text *out, const struct call *call, int32_t id) {
     char *bytes;
     size_t size;
     token_bytes(&bytes, &size, call, id);
-    if (utf8_is_valid(bytes, size)) {
+    if (size == 0 || (utf8_is_valid(bytes, size) && memchr(bytes, '\0', size) == NULL)) {
         text_json(out, bytes, size);
     } else {
         text_string(out, "\"bytes:");
@@ -79,6 +80,9 @@ static void completions_entry(struct choice *choice, const struct pending_entry 
         text_string(&choice->entries[TOP_VALUES], "null");
     }
     text_format(&choice->entries[OFFSETS], "%zu", choice->offset);
+    if (record->prompt && !record->has_value && choice->call->bos_added) {
+        return;   // a token of ours in front of the client's text
+    }
     char *bytes;
     size_t size;
     token_bytes(&bytes, &size, choice->call, record->id);
@@ -131,9 +135,10 @@ static void write_echo(struct choice *choice) {
     choice->begun = true;
     const struct prompt *prompt = &call->prompts[choice->prompt];
     char *text = NULL;
-    size_t size = 0;
+    size_t size = 0, skip = call->bos_added ? 1 : 0;
     struct minke_error error = {0};
-    if (minke_decode(&text, &size, call->server->tokenizer, prompt->ids, prompt->count, &error) != 0) {
+    if (minke_decode(&text, &size, call->server->tokenizer, prompt->ids + skip, prompt->count - (int64_t)skip,
+                     &error) != 0) {
         failure_set(&call->failure, 500, NULL, NULL, "%s", error.text);
         return;
     }
