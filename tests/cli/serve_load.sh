@@ -20,7 +20,7 @@ trap '[ -n "$server" ] && kill -9 $server 2>/dev/null; rm -rf "$folder"' EXIT
 cd "$folder" || exit 1
 small_model && start_server --log none --cache 8192
 check "a server" $?
-memory() { sed -n 's/^VmRSS: *\([0-9]*\) kB/\1/p' "/proc/$server/status"; }
+memory() { sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$server/status"; }
 "$load" "${url##*:}" 4 2 > warm
 check "a few clients" $?
 before=$(memory)
