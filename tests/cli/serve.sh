@@ -30,18 +30,18 @@ has() {   # file, texts...: all of them are there
     local file=$1 piece
     shift
     for piece in "$@"; do
-        grep -qF -- "$piece" "$file" || { printf '  %s lacks: %s\n' "$file" "$piece"; head -c 600 "$file"; return 1; }
+        grep -qF -- "$piece" "$file" || { printf '  %s lacks: %s\n' "$file" "$piece"; head -c 600 "$file"; echo; return 1; }
     done
 }
 
 # ---- What there is ----
 curl -s "$url/health" > a && has a '{"status":"ok"}'
 check "/health" $?
-curl -s "$url/v1/models" > a && has a '"id":"model"' '"object":"list"' '"max_model_len":256'
+curl -s "$url/v1/models" > a && has a '"id":"model"' '"object":"list"' '"max_model_len":2048'
 check "/v1/models" $?
 curl -s "$url/v1/models/model" > a && has a '"id":"model"' && status /v1/models/other '' 404
 check "/v1/models/NAME" $?
-post /tokenize '{"prompt":"The quick brown"}' > a && has a '"count":' '"tokens":[0,' '"max_model_len":256'
+post /tokenize '{"prompt":"The quick brown"}' > a && has a '"count":' '"tokens":[0,' '"max_model_len":2048'
 check "/tokenize puts BOS in front" $?
 post /tokenize '{"prompt":"The quick brown","add_special_tokens":false,"return_token_strs":true}' > a
 ids=$(sed -n 's/.*"tokens":\(\[[0-9,]*\]\).*/\1/p' a)
@@ -124,7 +124,7 @@ status /v1/completions '{"prompt":"x","n":100000}' 400 && has error '"param":"n"
 check "too many answers: 400" $?
 status /v1/completions '{"prompt":"x","model":"gpt-9"}' 404 && has error model_not_found
 check "an unknown model: 404" $?
-status /v1/completions "{\"prompt\":\"$(head -c 3000 text | tr '\n"' '  ')\"}" 400 && has error context_length_exceeded
+status /v1/completions "{\"prompt\":\"$(head -c 20000 text | tr '\n"' '  ')\"}" 400 && has error context_length_exceeded
 check "a prompt longer than the context: 400" $?
 status /v1/chat/completions '{"messages":[{"role":"robot","content":"x"}]}' 400 && has error 'messages[0].role'
 check "an unknown role: 400" $?
@@ -145,7 +145,7 @@ curl -s "$url/metrics" > a && has a 'minke_answer_tokens_total ' 'minke_time_to_
 check "/metrics" $?
 curl -s "$url/engine" > a && has a '"chat_style":"v3_0324"' '"cache_tokens_total":' '"expert_load":[[' '"sampling":{"temperature":' '"waiting":0'
 check "/engine" $?
-[ "$(grep -c '/v1/completions 200' messages)" -gt 10 ] && has messages 'serving model: context 256 tokens'
+[ "$(grep -c '/v1/completions 200' messages)" -gt 10 ] && has messages 'serving model: context 2048 tokens'
 check "the access log" $?
 curl -sN "$url/v1/completions" -d '{"prompt":"The quick","max_tokens":200,"ignore_eos":true,"stream":true}' > s &
 client=$!

@@ -9,7 +9,7 @@ small_model() {
  "num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16,
  "qk_rope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 2,
  "topk_group": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": true, "routed_scaling_factor": 2.5,
- "num_nextn_predict_layers": 1, "max_position_embeddings": 256, "rope_theta": 10000.0, "rope_scaling": null, "rms_norm_eps": 1e-6,
+ "num_nextn_predict_layers": 1, "max_position_embeddings": 2048, "rope_theta": 10000.0, "rope_scaling": null, "rms_norm_eps": 1e-6,
  "hidden_act": "silu", "attention_bias": false, "tie_word_embeddings": false, "initializer_range": 0.2, "bos_token_id": 0,
  "eos_token_id": 1, "torch_dtype": "bfloat16"}
 JSON
