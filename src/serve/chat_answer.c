@@ -63,7 +63,11 @@ static void chunk_close(struct choice *choice, const char *finish) {
     struct call *call = choice->call;
     text_string(&call->output, "},\"logprobs\":");
     write_entries(&call->output, choice);
-    text_format(&call->output, finish != NULL ? ",\"finish_reason\":\"%s\"" : ",\"finish_reason\":null", finish);
+    if (finish != NULL) {
+        text_format(&call->output, ",\"finish_reason\":\"%s\"", finish);
+    } else {
+        text_string(&call->output, ",\"finish_reason\":null");
+    }
     text_string(&call->output, call->generation.include_usage ? "}],\"usage\":null}\n\n" : "}]}\n\n");
 }
 

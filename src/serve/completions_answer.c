@@ -114,7 +114,11 @@ static void write_choice(struct text *out, struct choice *choice, const char *da
     text_json(out, data, size);
     text_string(out, ",\"logprobs\":");
     write_entries(out, choice);
-    text_format(out, end ? ",\"finish_reason\":\"%s\"}" : ",\"finish_reason\":null}", finish_reason(choice));
+    if (end) {
+        text_format(out, ",\"finish_reason\":\"%s\"}", finish_reason(choice));
+    } else {
+        text_string(out, ",\"finish_reason\":null}");
+    }
 }
 
 static void write_chunk(struct choice *choice, const char *data, size_t size, bool end) {
