@@ -14,13 +14,15 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-struct serve_arguments {
-    const char *directory, *compute, *weights, *attention, *log;
+// What the command line says. At file scope, like the table of options that points into it.
+static struct serve_arguments {
+    const char *directory, *attention, *log;
     char name[256];
-    int64_t ram;   // GiB
+    int64_t body_mib;
     bool no_mtp, no_prefix_cache;
+    struct model_arguments model;
     struct server_options server;
-};
+} arguments = {.attention = "auto", .log = "requests"};
 
 // The name of a model is that of its directory.
 static void name_model(char name[256], const char *directory) {
@@ -71,34 +73,30 @@ static int wait_for_end(struct server *server, const sigset_t *signals) {
     }
 }
 
-static int run(struct serve_arguments *arguments, const struct common_options *common) {
+static int run(const struct common_options *common) {
     struct minke_error error = {0};
     struct error inner = {0};
     struct minke_model *model = NULL;
     struct minke_tokenizer *tokenizer = NULL;
     struct server *server = NULL;
-    static const char *const isas[] = {
-        [ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_BEST] = "auto"};
-    const struct minke_model_options options = {.threads = (int)common->threads,
-                                                .isa = isas[common->isa],
-                                                .compute = arguments->compute,
-                                                .weights = arguments->weights,
-                                                .ram_bytes = arguments->ram << 30};
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);   // before any thread is made: they inherit it
     signal(SIGPIPE, SIG_IGN);
+    if (app_open_model(&model, arguments.directory, common, &arguments.model) != 0) {
+        return 1;
+    }
     int status = 1;
-    if (minke_model_open(&model, arguments->directory, &options, &error) != 0 ||
-        minke_tokenizer_open(&tokenizer, arguments->directory, &error) != 0) {
+    if (minke_tokenizer_open(&tokenizer, arguments.directory, &error) != 0) {
         log_error("%s", error.text);
-    } else if (server_open(&server, &arguments->server, model, tokenizer, &inner) != 0) {
+    } else if (server_open(&server, &arguments.server, model, tokenizer, &inner) != 0) {
         log_error("%s", inner.text);
     } else {
-        announce(server, &arguments->server);
+        announce(server, &arguments.server);
         status = wait_for_end(server, &signals);
+        app_report_memory(model);
     }
     server_close(server);
     minke_tokenizer_close(tokenizer);
@@ -112,149 +110,136 @@ static enum minke_attention attention_by_name(const char *name) {
                                            : MINKE_ATTENTION_AUTO;
 }
 
+static const struct command_option options[] = {
+    {.name = "host",
+     .argument = "H",
+     .help = "address to listen on (127.0.0.1: this machine only)",
+     .text = &arguments.server.host},
+    {.name = "port",
+     .argument = "P",
+     .help = "port, 0 = any free one (8080)",
+     .integer = &arguments.server.port,
+     .maximum = 65535},
+    {.name = "name",
+     .argument = "NAME",
+     .help = "name of the model (that of its directory)",
+     .text = &arguments.server.name},
+    {.name = "api-key-file",
+     .argument = "F",
+     .help = "ask for one of the keys in this file, one a line",
+     .text = &arguments.server.api_key_file},
+    {.name = "cors",
+     .argument = "ORIGIN",
+     .help = "let pages of this origin use the API; * = of any",
+     .text = &arguments.server.cors},
+    {.name = "context",
+     .argument = "N",
+     .help = "longest request in tokens (the model's context)",
+     .integer = &arguments.server.engine.context,
+     .minimum = 16,
+     .maximum = INT32_MAX},
+    {.name = "cache",
+     .argument = "N",
+     .help = "tokens of all requests in the attention cache",
+     .integer = &arguments.server.engine.cache_tokens,
+     .minimum = 16,
+     .maximum = INT32_MAX},
+    {.name = "cache-dir",
+     .argument = "DIR",
+     .help = "keep the prefix cache over restarts",
+     .text = &arguments.server.engine.cache_directory},
+    {.name = "no-prefix-cache", .help = "do not share beginnings of prompts", .flag = &arguments.no_prefix_cache},
+    {.name = "batch",
+     .argument = "N",
+     .help = "requests computed at the same time (64)",
+     .integer = &arguments.server.engine.batch,
+     .minimum = 1,
+     .maximum = 4096},
+    {.name = "chunk",
+     .argument = "N",
+     .help = "prompt tokens computed per step (512)",
+     .integer = &arguments.server.engine.chunk,
+     .minimum = 1,
+     .maximum = INT32_MAX},
+    {.name = "no-mtp", .help = "no drafting with the MTP modules", .flag = &arguments.no_mtp},
+    MODEL_OPTIONS(arguments.model),
+    {.name = "attention",
+     .argument = "A",
+     .help = "form of latent attention (auto)",
+     .text = &arguments.attention,
+     .choices = "auto|expanded|absorbed"},
+    {.name = "thinking",
+     .help = "thinking mode unless a request says otherwise (V3.1)",
+     .flag = &arguments.server.thinking},
+    {.name = "reuse-ids",
+     .help = "keep the ids of own answers for the next turn of a conversation",
+     .flag = &arguments.server.reuse_ids},
+    {.name = "max-n",
+     .argument = "N",
+     .help = "answers to one request at most (128)",
+     .integer = &arguments.server.n,
+     .minimum = 1,
+     .maximum = 4096},
+    {.name = "max-tokens",
+     .argument = "N",
+     .help = "tokens of one answer at most (the context)",
+     .integer = &arguments.server.max_tokens,
+     .minimum = 1,
+     .maximum = INT32_MAX},
+    {.name = "max-queue",
+     .argument = "N",
+     .help = "requests that wait at most; more get a 503 (512)",
+     .integer = &arguments.server.queue,
+     .minimum = 0,
+     .maximum = 1 << 20},
+    {.name = "max-body",
+     .argument = "MIB",
+     .help = "largest request body (16)",
+     .integer = &arguments.body_mib,
+     .minimum = 1,
+     .maximum = 4096},
+    {.name = "max-connections",
+     .argument = "N",
+     .help = "open connections at most (1000)",
+     .integer = &arguments.server.connections,
+     .minimum = 1,
+     .maximum = 100000},
+    {.name = "timeout",
+     .argument = "S",
+     .help = "seconds until a silent or stuck connection is closed (60)",
+     .number = &arguments.server.connection_seconds,
+     .least = 1,
+     .most = 86400},
+    {.name = "request-timeout",
+     .argument = "S",
+     .help = "seconds an answer may take (no limit)",
+     .number = &arguments.server.request_seconds,
+     .least = 1,
+     .most = 1e6},
+    {.name = "keep-alive",
+     .argument = "S",
+     .help = "seconds of silence until a sign of life is sent (5)",
+     .number = &arguments.server.keep_alive_seconds,
+     .least = 0.1,
+     .most = 3600},
+    {.name = "http-threads",
+     .argument = "N",
+     .help = "threads for HTTP (4)",
+     .integer = &arguments.server.http_threads,
+     .minimum = 1,
+     .maximum = 256},
+    {.name = "log",
+     .argument = "L",
+     .help = "what is reported (requests)",
+     .text = &arguments.log,
+     .choices = "none|requests|debug"},
+    {0},
+};
+
 int command_serve(int argc, char **argv) {
-    struct serve_arguments arguments = {.compute = "bf16", .weights = "stored", .attention = "auto", .log = "requests"};
     struct server_options *server = &arguments.server;
     server_defaults(server);
-    int64_t body_mib = server->body_bytes >> 20;
-    const struct command_option options[] = {
-        {.name = "host",
-         .argument = "H",
-         .help = "address to listen on (127.0.0.1: this machine only)",
-         .text = &server->host},
-        {.name = "port",
-         .argument = "P",
-         .help = "port, 0 = any free one (8080)",
-         .integer = &server->port,
-         .maximum = 65535},
-        {.name = "name",
-         .argument = "NAME",
-         .help = "name of the model (that of its directory)",
-         .text = &server->name},
-        {.name = "api-key-file",
-         .argument = "F",
-         .help = "ask for one of the keys in this file, one a line",
-         .text = &server->api_key_file},
-        {.name = "cors",
-         .argument = "ORIGIN",
-         .help = "let pages of this origin use the API; * = of any",
-         .text = &server->cors},
-        {.name = "context",
-         .argument = "N",
-         .help = "longest request in tokens (the model's context)",
-         .integer = &server->engine.context,
-         .minimum = 16,
-         .maximum = INT32_MAX},
-        {.name = "cache",
-         .argument = "N",
-         .help = "tokens of all requests in the attention cache",
-         .integer = &server->engine.cache_tokens,
-         .minimum = 16,
-         .maximum = INT32_MAX},
-        {.name = "cache-dir",
-         .argument = "DIR",
-         .help = "keep the prefix cache over restarts",
-         .text = &server->engine.cache_directory},
-        {.name = "no-prefix-cache", .help = "do not share beginnings of prompts", .flag = &arguments.no_prefix_cache},
-        {.name = "batch",
-         .argument = "N",
-         .help = "requests computed at the same time (64)",
-         .integer = &server->engine.batch,
-         .minimum = 1,
-         .maximum = 4096},
-        {.name = "chunk",
-         .argument = "N",
-         .help = "prompt tokens computed per step (512)",
-         .integer = &server->engine.chunk,
-         .minimum = 1,
-         .maximum = INT32_MAX},
-        {.name = "no-mtp", .help = "no drafting with the MTP modules", .flag = &arguments.no_mtp},
-        {.name = "compute",
-         .argument = "C",
-         .help = "format of activations (bf16)",
-         .text = &arguments.compute,
-         .choices = "bf16|f32"},
-        {.name = "weights",
-         .argument = "W",
-         .help = "format of weights (stored)",
-         .text = &arguments.weights,
-         .choices = "stored|int8|int4"},
-        {.name = "ram",
-         .argument = "GIB",
-         .help = "keep at most so much of the weights in memory",
-         .integer = &arguments.ram,
-         .minimum = 1,
-         .maximum = 1 << 20},
-        {.name = "attention",
-         .argument = "A",
-         .help = "form of latent attention (auto)",
-         .text = &arguments.attention,
-         .choices = "auto|expanded|absorbed"},
-        {.name = "thinking", .help = "thinking mode unless a request says otherwise (V3.1)", .flag = &server->thinking},
-        {.name = "reuse-ids",
-         .help = "keep the ids of own answers for the next turn of a conversation",
-         .flag = &server->reuse_ids},
-        {.name = "max-n",
-         .argument = "N",
-         .help = "answers to one request at most (128)",
-         .integer = &server->n,
-         .minimum = 1,
-         .maximum = 4096},
-        {.name = "max-tokens",
-         .argument = "N",
-         .help = "tokens of one answer at most (the context)",
-         .integer = &server->max_tokens,
-         .minimum = 1,
-         .maximum = INT32_MAX},
-        {.name = "max-queue",
-         .argument = "N",
-         .help = "requests that wait at most; more get a 503 (512)",
-         .integer = &server->queue,
-         .minimum = 0,
-         .maximum = 1 << 20},
-        {.name = "max-body",
-         .argument = "MIB",
-         .help = "largest request body (16)",
-         .integer = &body_mib,
-         .minimum = 1,
-         .maximum = 4096},
-        {.name = "max-connections",
-         .argument = "N",
-         .help = "open connections at most (1000)",
-         .integer = &server->connections,
-         .minimum = 1,
-         .maximum = 100000},
-        {.name = "timeout",
-         .argument = "S",
-         .help = "seconds until a silent or stuck connection is closed (60)",
-         .number = &server->connection_seconds,
-         .least = 1,
-         .most = 86400},
-        {.name = "request-timeout",
-         .argument = "S",
-         .help = "seconds an answer may take (no limit)",
-         .number = &server->request_seconds,
-         .least = 1,
-         .most = 1e6},
-        {.name = "keep-alive",
-         .argument = "S",
-         .help = "seconds of silence until a sign of life is sent (5)",
-         .number = &server->keep_alive_seconds,
-         .least = 0.1,
-         .most = 3600},
-        {.name = "http-threads",
-         .argument = "N",
-         .help = "threads for HTTP (4)",
-         .integer = &server->http_threads,
-         .minimum = 1,
-         .maximum = 256},
-        {.name = "log",
-         .argument = "L",
-         .help = "what is reported (requests)",
-         .text = &arguments.log,
-         .choices = "none|requests|debug"},
-        {0},
-    };
+    arguments.body_mib = server->body_bytes >> 20;
     const struct command_positional positionals[] = {
         {.name = "MODEL_DIR", .help = "a Hugging Face model directory with a tokenizer", .text = &arguments.directory},
         {0},
@@ -277,7 +262,7 @@ int command_serve(int argc, char **argv) {
     if (!options_parse(&syntax, argc, argv, &status)) {
         return status;
     }
-    server->body_bytes = body_mib << 20;
+    server->body_bytes = arguments.body_mib << 20;
     server->engine.attention = attention_by_name(arguments.attention);
     server->engine.no_drafts = arguments.no_mtp;
     server->engine.no_prefix_cache = arguments.no_prefix_cache;
@@ -288,5 +273,5 @@ int command_serve(int argc, char **argv) {
     if (strcmp(arguments.log, "debug") == 0) {
         log_set_level(LOG_DEBUG);
     }
-    return run(&arguments, &common);
+    return run(&common);
 }

@@ -108,7 +108,7 @@ static int submit_choice(struct choice *choice, struct failure *failure) {
     struct call *call = choice->call;
     const struct generation *generation = &call->generation;
     const struct prompt *prompt = &call->prompts[choice->prompt];
-    struct minke_token_filter filter;
+    struct minke_token_filter filter = {0};
     struct error inner = {0};
     if (call->grammar != NULL) {
         if (grammar_state_create(&choice->grammar_state, call->grammar, &inner) != 0) {
