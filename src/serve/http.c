@@ -264,9 +264,12 @@ static enum MHD_Result on_request(void *argument, struct MHD_Connection *connect
         return exchange != NULL ? MHD_YES : MHD_NO;
     }
     if (*size > 0) {
+        const struct server_options *options = &exchange->server->options;
         append_body(exchange, data, *size);
         *size = 0;
-        return exchange->sent <= DISCARD_FACTOR * exchange->server->options.body_bytes ? MHD_YES : MHD_NO;
+        // A body that comes byte by byte never looks idle: it has a time for the whole of it.
+        bool late = clock_seconds() - exchange->started > options->connection_seconds;
+        return !late && exchange->sent <= DISCARD_FACTOR * options->body_bytes ? MHD_YES : MHD_NO;
     }
     exchange->sent = 0;
     return exchange->call != NULL ? continue_call(exchange) : respond(exchange);

@@ -145,6 +145,17 @@ curl -s "$url/metrics" > a && has a 'minke_answer_tokens_total ' 'minke_time_to_
 check "/metrics" $?
 curl -s "$url/engine" > a && has a '"chat_style":"v3_0324"' '"cache_tokens_total":' '"expert_load":[[' '"sampling":{"temperature":' '"waiting":0'
 check "/engine" $?
+long='{"prompt":"The quick","max_tokens":1900,"n":64,"temperature":1,"ignore_eos":true}'
+curl -s --max-time 1 "$url/v1/completions" -d "$long" > a
+curl -sN --max-time 1 "$url/v1/completions" -d "${long%\}},\"stream\":true}" > b
+for _ in $(seq 1 100); do
+    curl -s "$url/engine" > a
+    grep -q '"waiting":0,"running":0' a && break
+    sleep 0.1
+done
+curl -s "$url/metrics" > c
+has a '"waiting":0,"running":0' && has c 'minke_disconnects_total 2' && ! grep -q 'reason="cancelled"} 0' c && has b ': keep-alive' 'data: {'
+check "clients that hang up are no longer computed for" $?
 [ "$(grep -c '/v1/completions 200' messages)" -gt 10 ] && has messages 'serving model: context 2048 tokens'
 check "the access log" $?
 curl -sN "$url/v1/completions" -d '{"prompt":"The quick","max_tokens":200,"ignore_eos":true,"stream":true}' > s &
@@ -158,7 +169,7 @@ wait "$client"
 check "SIGTERM: what runs is finished, exit status 0" $?
 
 printf 'sk-one\nsk-two\n' > keys
-start_server --api-key-file keys --cors https://example.org --log none --max-n 2 --reuse-ids --name small --no-mtp
+start_server --api-key-file keys --threads 1 --cors https://example.org --log none --max-n 2 --reuse-ids --name small --no-mtp
 status /v1/models '' 401 && has error invalid_api_key && [ "$(curl -s -o a -w '%{http_code}' "$url/health")" = 200 ] &&
     [ "$(curl -s -o a -w '%{http_code}' -H 'Authorization: Bearer sk-two' "$url/v1/models")" = 200 ] && has a '"id":"small"' &&
     [ "$(curl -s -o a -w '%{http_code}' -H 'Authorization: Bearer sk-tw' "$url/v1/models")" = 401 ]
@@ -173,10 +184,18 @@ key /v1/chat/completions "{\"messages\":[{\"role\":\"user\",\"content\":\"Hello\
 hit=$(sed -n 's/.*"prompt_cache_hit_tokens":\([0-9]*\).*/\1/p' b)
 [ "${hit:-0}" -ge 64 ]
 check "the next turn of a conversation finds its own answer in the cache (${hit:-no} tokens)" $?
+key /v1/completions "$(printf '%s' "$long" | sed 's/64/2/')" > a &
+client=$!
+sleep 0.5
+kill -TERM "$server"
+sleep 0.3
 kill -TERM "$server"
 wait "$server"
-check "and the second server ends well" $?
-[ "$(wc -l < messages)" -eq 2 ]
+ended=$?
+wait "$client"
+[ "$ended" -eq 0 ] && has a '"code":"cancelled"'
+check "a second signal cancels what runs" $?
+[ "$(wc -l < messages)" -eq 3 ]
 check "a quiet log" $?
 server=
 "$MINKE" serve model --port 70000 2>messages
