@@ -28,7 +28,9 @@ static void add_pending(struct choice *choice, const struct token_record *record
     entry->record = *record;
     entry->begin = begin;
     entry->end = end;
-    memcpy(entry->tops, choice->taken.tops + record->top_first, record->top_count * sizeof *entry->tops);
+    for (int i = 0; i < record->top_count; i++) {
+        entry->tops[i] = choice->taken.tops[record->top_first + i];
+    }
 }
 
 // Reports the tokens that lie in front of `certain` as a whole; at the end also those that begin there.

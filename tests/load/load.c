@@ -294,6 +294,7 @@ static void good_client(uint64_t *random, useconds_t pause) {
         usleep(20000);
     } else if (answer == NULL) {
         atomic_fetch_add(&lost_count, 1);
+        usleep(200000);   // a server that is gone is not asked a thousand times a second
         fprintf(stderr, "load: no answer (status %d) to %s\n", status, bodies[number]);
     } else if (strcmp(answer, answers[number]) != 0) {
         atomic_fetch_add(&wrong_count, 1);
