@@ -103,7 +103,7 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(SUPPORT_OBJECTS) $(BUILD)/libminke.a
 # A job for each processor, unless make was called with -j.
 AGAIN = $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
-.PHONY: demo test test-long test-page tests run-tests
+.PHONY: demo test test-long test-load test-clients test-page tests run-tests
 demo:
 	@scripts/deps.sh build demo
 	@$(AGAIN) all
@@ -126,7 +126,24 @@ test-page:
 	@node tests/page/test_page.mjs $(BUILD)/page.png
 	@node tests/page/test_server.mjs $(BUILD)/minke
 
-tests: all $(TESTS)
+# The client that puts load on a running server (tests/cli/serve_load.sh).
+LOAD := $(BUILD)/tests/load/load
+$(LOAD): $(BUILD)/tests/load/load.o
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LDLIBS)
+
+# 200 clients for ten minutes on a small random model; and unmodified clients of OpenAI's API (installs their packages
+# in build/clients: the only target besides the oracles that needs a network).
+test-load:
+	@scripts/deps.sh build test
+	@$(AGAIN) all $(LOAD)
+	@MINKE=$(BUILD)/minke CLIENTS=200 SECONDS_OF_LOAD=600 tests/cli/serve_load.sh
+test-clients:
+	@scripts/deps.sh build test
+	@$(AGAIN) all
+	@MINKE=$(BUILD)/minke tests/clients/run.sh
+
+tests: all $(TESTS) $(LOAD)
 run-tests: tests
 	@MINKE=$(BUILD)/minke TEST_SECONDS=$(TEST_SECONDS) scripts/test.sh $(TESTS)
 
@@ -200,6 +217,7 @@ help:
 	@echo "make test         install what is missing, build, run all tests; TESTS_OF=base for those of one folder"
 	@echo "make test-long    the tests with exhaustive ranges (tens of minutes)"
 	@echo "make test-page    the web page in headless Chromium (installs chromium and nodejs)"
+	@echo "make test-load    200 clients on a server for ten minutes;  make test-clients  openai and lm-eval packages"
 	@echo "make fuzz         every tests/fuzz/fuzz_*.c under libFuzzer (clang), FUZZ_SECONDS=1800 each"
 	@echo "make check        source rules (scripts/check.pl), clang-format, cppcheck;  make format  applies clang-format"
 	@echo "make install      to PREFIX=$(PREFIX) under DESTDIR=$(DESTDIR);  make uninstall"
@@ -207,4 +225,4 @@ help:
 	@echo "variables         CC=gcc|clang  OPT=-O2  BUILD=build  SAN=address|undefined|thread (folder build-<SAN>)  V=1"
 
 .SECONDARY:
--include $(LIB_OBJECTS:.o=.d) $(APP_OBJECTS:.o=.d) $(TESTS:=.d) $(SUPPORT_OBJECTS:.o=.d)
+-include $(LIB_OBJECTS:.o=.d) $(APP_OBJECTS:.o=.d) $(TESTS:=.d) $(LOAD).d $(SUPPORT_OBJECTS:.o=.d)

@@ -65,6 +65,9 @@ struct minke_decoder {
 MINKE_API int minke_decode_next(char **text, size_t *size, struct minke_decoder *decoder,
                                 const struct minke_tokenizer *tokenizer, int32_t id, struct minke_error *error);
 MINKE_API void minke_free(void *pointer);
+/* The bytes of a token, valid as long as the tokenizer; NULL for an id without one. *markup: 1 if it is an added token
+ * such as <｜User｜>, which is no piece of a text. */
+MINKE_API const char *minke_token_bytes(size_t *size, int *markup, const struct minke_tokenizer *tokenizer, int32_t id);
 
 struct minke_tool_call {
     const char *name;

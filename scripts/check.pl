@@ -17,9 +17,9 @@ my %may_include = (
     model   => [qw(base tensor op weights)],
     infer   => [qw(base tensor op weights model minke.h)],
     train   => [qw(base tensor op weights text data comm model infer)],
-    api     => [qw(base tensor op weights text model infer minke.h)],
     serve   => [qw(base minke.h)],
-    app     => [qw(base tensor op weights text data comm model infer train api minke.h)],
+    api     => [qw(base tensor op weights text model infer minke.h)],
+    app     => [qw(base tensor op weights text data comm model infer train api serve minke.h)],
 );
 
 # Calls banned in src/: pattern, folder (regex) where they are allowed, what to use instead.

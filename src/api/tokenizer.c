@@ -215,6 +215,14 @@ int minke_decode_next(char **text, size_t *size, struct minke_decoder *decoder, 
     return give_text(text, size, &buffer, code, &inner, error);
 }
 
+const char *minke_token_bytes(size_t *size, int *markup, const struct minke_tokenizer *tokenizer, int32_t id) {
+    int64_t length;
+    const uint8_t *bytes = tokenizer_token(&length, tokenizer->tokenizer, id);
+    *size = (size_t)length;
+    *markup = bytes != NULL && tokenizer_is_added(tokenizer->tokenizer, id);
+    return (const char *)bytes;
+}
+
 void minke_free(void *pointer) {
     memory_free(pointer);
 }

@@ -10,9 +10,20 @@ const WAIT_MILLISECONDS = 15000;
 
 export async function openBrowser(program = "chromium") {
   const profile = mkdtempSync(join(tmpdir(), "minke-page-"));
-  const flags = ["--headless=new", "--remote-debugging-pipe", `--user-data-dir=${profile}`, "--no-first-run", "--disable-gpu",
-    "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--no-default-browser-check",
-    "--hide-scrollbars", "--lang=en-US", "--font-render-hinting=none"];
+  const flags = [
+    "--headless=new",
+    "--remote-debugging-pipe",
+    `--user-data-dir=${profile}`,
+    "--no-first-run",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-default-browser-check",
+    "--hide-scrollbars",
+    "--lang=en-US",
+    "--font-render-hinting=none",
+  ];
   // Chromium refuses to sandbox root, as whom containers run tests.
   if (process.getuid?.() === 0) flags.push("--no-sandbox");
   const child = spawn(program, [...flags, "about:blank"], { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] });
@@ -128,7 +139,9 @@ function actions(send) {
   async function evaluate(expression) {
     const answer = await send("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
     if (answer.exceptionDetails) {
-      throw new Error(`${expression}: ${answer.exceptionDetails.exception?.description ?? answer.exceptionDetails.text}`);
+      throw new Error(
+        `${expression}: ${answer.exceptionDetails.exception?.description ?? answer.exceptionDetails.text}`,
+      );
     }
     return answer.result.value;
   }
@@ -163,7 +176,8 @@ function actions(send) {
   }
 
   async function moveTo(selector, fractionX = 0.5, fractionY = 0.5) {
-    const box = await until(`(() => { const b = document.querySelector(${JSON.stringify(selector)})?.getBoundingClientRect();
+    const box =
+      await until(`(() => { const b = document.querySelector(${JSON.stringify(selector)})?.getBoundingClientRect();
       return b && b.toJSON(); })()`);
     const x = box.x + box.width * fractionX;
     const y = box.y + box.height * fractionY;

@@ -6,21 +6,32 @@ import { fileURLToPath } from "node:url";
 import { HOSTILE, SHOWCASE, SHOWCASE_REASONING } from "./answers.mjs";
 
 const SOURCES = new URL("../../src/serve/", import.meta.url);
-const TYPES = { html: "text/html; charset=utf-8", css: "text/css; charset=utf-8", js: "text/javascript; charset=utf-8", svg: "image/svg+xml" };
+const TYPES = {
+  html: "text/html; charset=utf-8",
+  css: "text/css; charset=utf-8",
+  js: "text/javascript; charset=utf-8",
+  svg: "image/svg+xml",
+};
 
 // The headers that the real server sends with the page: read from page.c, so that the policy under test is the real one.
 function pageHeaders() {
-  const source = readFileSync(new URL("page.c", SOURCES), "utf8").split("page_headers[PAGE_HEADERS] = {")[1].split("\n};")[0];
+  const source = readFileSync(new URL("page.c", SOURCES), "utf8")
+    .split("page_headers[PAGE_HEADERS] = {")[1]
+    .split("\n};")[0];
   const entries = [...source.matchAll(/\{("[^{}]*")\}/gs)].map((match) => {
-    return [...match[1].matchAll(/"([^"]*)"(,?)/g)].reduce(([name, value], [, text, comma], i) => {
-      return i === 0 && comma ? [text, value] : [name, value + text];
-    }, ["", ""]);
+    return [...match[1].matchAll(/"([^"]*)"(,?)/g)].reduce(
+      ([name, value], [, text, comma], i) => {
+        return i === 0 && comma ? [text, value] : [name, value + text];
+      },
+      ["", ""],
+    );
   });
   return Object.fromEntries(entries);
 }
 
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-const pieces = (text, size = 4) => Array.from({ length: Math.ceil(text.length / size) }, (_, i) => text.slice(i * size, i * size + size));
+const pieces = (text, size = 4) =>
+  Array.from({ length: Math.ceil(text.length / size) }, (_, i) => text.slice(i * size, i * size + size));
 const content = (text, size) => pieces(text, size).map((piece) => ({ content: piece }));
 const reasoning = (text) => pieces(text).map((piece) => ({ reasoning_content: piece }));
 
@@ -28,25 +39,38 @@ const reasoning = (text) => pieces(text).map((piece) => ({ reasoning_content: pi
 const ANSWERS = {
   hostile: () => ({ deltas: content(HOSTILE, 7) }),
   showcase: () => ({ deltas: [...reasoning(SHOWCASE_REASONING), ...content(SHOWCASE)], delay: 4 }),
-  think: () => ({ deltas: [...reasoning("First I *think*.\n\nThen more."), ...content("**Done** thinking.")], delay: 20 }),
+  think: () => ({
+    deltas: [...reasoning("First I *think*.\n\nThen more."), ...content("**Done** thinking.")],
+    delay: 20,
+  }),
   slow: () => ({ deltas: content("word ".repeat(2000), 5), delay: 20 }),
   long: () => ({ deltas: content(`${"A paragraph of *some* length with `code`. ".repeat(6)}\n\n`.repeat(120), 24) }),
   code: () => ({ deltas: content("```c\n" + "int line;   // of a long listing\n".repeat(3000) + "```\n", 60) }),
   list: () => ({ deltas: content("- an *item* of a `long` list\n".repeat(1000), 29) }),
   babble: () => ({ deltas: content("words without an end ".repeat(5000), 60) }),
   emoji: () => ({ deltas: content("whale 🐋 family 👨‍👩‍👧 flag 🇩🇪 é ü 中文", 2), bytes: 1 }),
-  error: () => ({ deltas: content("Half an ans"), fail: { message: "the cache is <b>full</b>", type: "server_error", code: 500 } }),
+  error: () => ({
+    deltas: content("Half an ans"),
+    fail: { message: "the cache is <b>full</b>", type: "server_error", code: 500 },
+  }),
   drop: () => ({ deltas: content("Cut off"), drop: true }),
   refuse: () => ({ status: 400, fail: { message: "temperature: expected 0..2, found 9" } }),
   limit: () => ({ deltas: content("to the limit"), finish: "length" }),
   silent: () => ({ deltas: content("after a pause"), before: 700 }),
-  tools: () => ({ deltas: [
-    { content: "Let me look." },
-    { tool_calls: [{ index: 0, id: "c1", type: "function", function: { name: "weather", arguments: "" } }] },
-    { tool_calls: [{ index: 0, function: { arguments: '{"city":' } }] },
-    { tool_calls: [{ index: 0, function: { arguments: '"Oslo"}' } }] },
-    { tool_calls: [{ index: 1, id: "c2", type: "function", function: { name: "<img src=x onerror=alert(1)>", arguments: "{" } }] },
-  ], finish: "tool_calls" }),
+  tools: () => ({
+    deltas: [
+      { content: "Let me look." },
+      { tool_calls: [{ index: 0, id: "c1", type: "function", function: { name: "weather", arguments: "" } }] },
+      { tool_calls: [{ index: 0, function: { arguments: '{"city":' } }] },
+      { tool_calls: [{ index: 0, function: { arguments: '"Oslo"}' } }] },
+      {
+        tool_calls: [
+          { index: 1, id: "c2", type: "function", function: { name: "<img src=x onerror=alert(1)>", arguments: "{" } },
+        ],
+      },
+    ],
+    finish: "tool_calls",
+  }),
 };
 
 function scriptFor(text) {
@@ -56,7 +80,17 @@ function scriptFor(text) {
 
 // State of a mock: what was asked, what was cancelled, and how it shall behave.
 export async function startMock({ key = null, chatStyle = "v3", port = 0 } = {}) {
-  const mock = { key, chatStyle, requests: [], cancelled: 0, running: 0, answered: 0, speed: 0, silent: false, fresh: Date.now() };
+  const mock = {
+    key,
+    chatStyle,
+    requests: [],
+    cancelled: 0,
+    running: 0,
+    answered: 0,
+    speed: 0,
+    silent: false,
+    fresh: Date.now(),
+  };
   const headers = pageHeaders();
   const server = createServer((request, response) => {
     handle(mock, headers, request, response).catch((error) => response.destroy(error));
@@ -138,13 +172,22 @@ function sendText(mock, body, response) {
 async function endAnswer(response, body, script) {
   await writeEvent(response, chunkOf(body, { delta: {}, finish_reason: script.finish ?? "stop" }));
   if (body.stream_options?.include_usage) {
-    const usage = { prompt_tokens: 1024, completion_tokens: script.deltas.length, prompt_tokens_details: { cached_tokens: 1000 } };
+    const usage = {
+      prompt_tokens: 1024,
+      completion_tokens: script.deltas.length,
+      prompt_tokens_details: { cached_tokens: 1000 },
+    };
     await writeEvent(response, { id: "x", object: "chat.completion.chunk", choices: [], usage });
   }
   response.write("data: [DONE]\n\n");
 }
 
-const chunkOf = (body, choice) => ({ id: "x", object: "chat.completion.chunk", model: body.model, choices: [{ index: 0, ...choice }] });
+const chunkOf = (body, choice) => ({
+  id: "x",
+  object: "chat.completion.chunk",
+  model: body.model,
+  choices: [{ index: 0, ...choice }],
+});
 
 // `bytes`: so many in each write, which cuts characters and line ends apart.
 async function writeEvent(response, value, bytes) {
@@ -190,13 +233,24 @@ function engineSnapshot(mock) {
   });
   const speed = mock.running > 0 ? 24 + 5 * Math.sin(seconds / 3) : 0;
   return {
-    model: MODEL, version: "0.1.0", context: 163840, chat_style: mock.chatStyle,
+    model: MODEL,
+    version: "0.1.0",
+    context: 163840,
+    chat_style: mock.chatStyle,
     sampling: { temperature: 0.6, top_p: 0.949999988079071, top_k: 0, min_p: 0 },
-    waiting: mock.running > 2 ? mock.running - 2 : 0, running: Math.min(mock.running, 2),
-    cache_tokens_used: mock.silent ? 0 : 11204, cache_tokens_total: 32768,
-    tokens_per_second: speed, prompt_tokens_per_second: mock.running > 0 ? 412 : 0,
-    requests: mock.requests.length, prompt_tokens: 18230, cached_tokens: 14100, answer_tokens: tokens, preemptions: 0,
-    drafted: mock.silent ? [0] : [3120, 2610], accepted: mock.silent ? [0] : [2684, 1801],
+    waiting: mock.running > 2 ? mock.running - 2 : 0,
+    running: Math.min(mock.running, 2),
+    cache_tokens_used: mock.silent ? 0 : 11204,
+    cache_tokens_total: 32768,
+    tokens_per_second: speed,
+    prompt_tokens_per_second: mock.running > 0 ? 412 : 0,
+    requests: mock.requests.length,
+    prompt_tokens: 18230,
+    cached_tokens: 14100,
+    answer_tokens: tokens,
+    preemptions: 0,
+    drafted: mock.silent ? [0] : [3120, 2610],
+    accepted: mock.silent ? [0] : [2684, 1801],
     expert_load: mock.silent ? [] : load,
   };
 }

@@ -6,7 +6,7 @@ import { startMock } from "./mock_server.mjs";
 import { test, finish } from "./report.mjs";
 
 const PICTURE = process.argv[2];
-const ONLY = process.argv[3];   // part of the name of the tests to run
+const ONLY = process.argv[3]; // part of the name of the tests to run
 const IDLE = `!document.querySelector(".growing")`;
 const LAST_ANSWER = `([...document.querySelectorAll(".answer > .markdown")].at(-1)?.textContent ?? "")`;
 const browser = await openBrowser();
@@ -46,9 +46,11 @@ async function answered(page) {
 }
 
 const count = (page, selector) => page.evaluate(`document.querySelectorAll(${JSON.stringify(selector)}).length`);
-const text = (page, selector) => page.evaluate(`document.querySelector(${JSON.stringify(selector)})?.textContent ?? null`);
+const text = (page, selector) =>
+  page.evaluate(`document.querySelector(${JSON.stringify(selector)})?.textContent ?? null`);
 const answer = (page) => page.evaluate(LAST_ANSWER);
-const stored = (page) => page.evaluate(`Object.keys(localStorage).filter((key) => key.startsWith("minke.conversation."))
+const stored = (page) =>
+  page.evaluate(`Object.keys(localStorage).filter((key) => key.startsWith("minke.conversation."))
   .map((key) => JSON.parse(localStorage[key]))`);
 
 // ---- Asking
@@ -88,7 +90,9 @@ pageTest("a conversation goes on: earlier messages are sent, reasoning is not", 
   await ask(page, "again");
   assert.equal(await page.evaluate(`document.querySelector(".reasoning").open`), true);
   assert.deepEqual(mock.requests[1].messages, [
-    { role: "user", content: "think about it" }, { role: "assistant", content: "**Done** thinking." }, { role: "user", content: "again" },
+    { role: "user", content: "think about it" },
+    { role: "assistant", content: "**Done** thinking." },
+    { role: "user", content: "again" },
   ]);
 });
 
@@ -104,7 +108,9 @@ pageTest("a model without a chat template continues the text", { chatStyle: null
 
 pageTest("reasoning is open while it is written", {}, async (page) => {
   await ask(page, "think", false);
-  await page.until(`document.querySelector(".reasoning")?.open && document.querySelector(".reasoning summary").textContent === "Thinking"`);
+  await page.until(
+    `document.querySelector(".reasoning")?.open && document.querySelector(".reasoning summary").textContent === "Thinking"`,
+  );
   await answered(page);
 });
 
@@ -179,14 +185,18 @@ pageTest("an error in mid-stream keeps what was written and says what happened",
   assert.equal(await text(page, ".failure"), "the cache is <b>full</b>");
 });
 
-pageTest("a cut connection and a refused request", { expected: [/400 \(Bad Request\)/, /ERR_INCOMPLETE_CHUNKED/] }, async (page) => {
-  await ask(page, "drop");
-  assert.equal(await answer(page), "Cut off");
-  assert.match(await text(page, ".failure"), /connection/);
-  await page.click("#new-conversation");
-  await ask(page, "refuse");
-  assert.equal(await text(page, ".failure"), "temperature: expected 0..2, found 9");
-});
+pageTest(
+  "a cut connection and a refused request",
+  { expected: [/400 \(Bad Request\)/, /ERR_INCOMPLETE_CHUNKED/] },
+  async (page) => {
+    await ask(page, "drop");
+    assert.equal(await answer(page), "Cut off");
+    assert.match(await text(page, ".failure"), /connection/);
+    await page.click("#new-conversation");
+    await ask(page, "refuse");
+    assert.equal(await text(page, ".failure"), "temperature: expected 0..2, found 9");
+  },
+);
 
 pageTest("a server that goes away is named, and found again", { expected: [/ERR_/] }, async (page, mock) => {
   const port = Number(new URL(mock.url).port);
@@ -204,45 +214,93 @@ pageTest("a server that goes away is named, and found again", { expected: [/ERR_
   }
 });
 
-pageTest("the key is asked for, kept in the session, and used", { key: "secret", expected: [/401/] }, async (page, mock) => {
-  await page.until(`document.querySelector("#key-dialog").open`);
-  await page.type("wrong");
-  await page.press("Enter");
-  await page.until(`document.querySelector("#key-dialog").open && document.querySelector("#key-text").textContent.includes("not accept")`);
-  await page.type("secret");
-  await page.press("Enter");
-  await page.until(`document.querySelector("#model").textContent !== ""`);
-  await ask(page, "hi");
-  assert.equal(await answer(page), "You said: hi");
-  assert.equal(await page.evaluate(`sessionStorage["minke.api-key"]`), "secret");
-  assert.ok(!(await page.evaluate(`JSON.stringify({ ...localStorage })`)).includes("secret"));
-  mock.key = "changed";
-  await page.until(`document.querySelector("#key-dialog").open`);
-  await page.press("Escape");
-  await ask(page, "and now");
-  await page.until(`document.querySelector("#key-dialog").open`);
-  await page.type("changed");
-  await page.press("Enter");
-  await page.until(`${LAST_ANSWER} === "You said: and now"`);
-});
+pageTest(
+  "the key is asked for, kept in the session, and used",
+  { key: "secret", expected: [/401/] },
+  async (page, mock) => {
+    await page.until(`document.querySelector("#key-dialog").open`);
+    await page.type("wrong");
+    await page.press("Enter");
+    await page.until(
+      `document.querySelector("#key-dialog").open && document.querySelector("#key-text").textContent.includes("not accept")`,
+    );
+    await page.type("secret");
+    await page.press("Enter");
+    await page.until(`document.querySelector("#model").textContent !== ""`);
+    await ask(page, "hi");
+    assert.equal(await answer(page), "You said: hi");
+    assert.equal(await page.evaluate(`sessionStorage["minke.api-key"]`), "secret");
+    assert.ok(!(await page.evaluate(`JSON.stringify({ ...localStorage })`)).includes("secret"));
+    mock.key = "changed";
+    await page.until(`document.querySelector("#key-dialog").open`);
+    await page.press("Escape");
+    await ask(page, "and now");
+    await page.until(`document.querySelector("#key-dialog").open`);
+    await page.type("changed");
+    await page.press("Enter");
+    await page.until(`${LAST_ANSWER} === "You said: and now"`);
+  },
+);
 
 // ---- Hostile text
 
 pageTest("hostile text stays text", {}, async (page) => {
-  await page.evaluate(`document.addEventListener("securitypolicyviolation", (event) => console.error(event.violatedDirective))`);
+  await page.evaluate(
+    `document.addEventListener("securitypolicyviolation", (event) => console.error(event.violatedDirective))`,
+  );
   await ask(page, "hostile");
   assert.equal(await page.evaluate("window.hacked"), undefined);
-  const tags = await page.evaluate(`[...new Set([...document.querySelectorAll(".markdown *")].map((node) => node.localName))]`);
-  const allowed = ["p", "br", "a", "svg", "use", "figure", "figcaption", "span", "button", "pre", "code", "table", "thead", "tbody",
-    "tr", "th", "td", "h2", "h3", "blockquote", "ul", "ol", "li", "div", "em", "strong", "del", "hr"];
-  assert.deepEqual(tags.filter((tag) => !allowed.includes(tag)), []);
+  const tags = await page.evaluate(
+    `[...new Set([...document.querySelectorAll(".markdown *")].map((node) => node.localName))]`,
+  );
+  const allowed = [
+    "p",
+    "br",
+    "a",
+    "svg",
+    "use",
+    "figure",
+    "figcaption",
+    "span",
+    "button",
+    "pre",
+    "code",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "h2",
+    "h3",
+    "blockquote",
+    "ul",
+    "ol",
+    "li",
+    "div",
+    "em",
+    "strong",
+    "del",
+    "hr",
+  ];
+  assert.deepEqual(
+    tags.filter((tag) => !allowed.includes(tag)),
+    [],
+  );
   const hrefs = await page.evaluate(`[...document.querySelectorAll(".markdown a")].map((node) => node.href)`);
   assert.deepEqual(hrefs, ["https://elsewhere.example/pixel.png"]);
-  const handlers = await page.evaluate(`[...document.querySelectorAll(".markdown *")].flatMap((node) => node.getAttributeNames())
+  const handlers =
+    await page.evaluate(`[...document.querySelectorAll(".markdown *")].flatMap((node) => node.getAttributeNames())
     .filter((name) => name.startsWith("on") || name === "style" || name === "src")`);
   assert.deepEqual(handlers, []);
   const shown = await answer(page);
-  for (const part of ["<script>window.hacked = 1", "onerror=", "<iframe", "javascript:window.hacked=4", "window.hacked = 10"]) {
+  for (const part of [
+    "<script>window.hacked = 1",
+    "onerror=",
+    "<iframe",
+    "javascript:window.hacked=4",
+    "window.hacked = 10",
+  ]) {
     assert.ok(shown.includes(part), part);
   }
 });
@@ -316,7 +374,8 @@ pageTest("export and import", {}, async (page) => {
   const parsed = JSON.parse(exported);
   assert.equal(parsed.format, "minke-conversations");
   assert.equal(parsed.conversations[0].messages[1].reasoning, "First I *think*.\n\nThen more.");
-  const give = (source) => page.evaluate(`(() => { const data = new DataTransfer(); data.items.add(new File([${JSON.stringify(source)}], "x.json"));
+  const give = (source) =>
+    page.evaluate(`(() => { const data = new DataTransfer(); data.items.add(new File([${JSON.stringify(source)}], "x.json"));
     const input = document.querySelector("#import-file"); input.files = data.files; input.dispatchEvent(new Event("change")); })()`);
   await give(exported);
   await page.until(`document.querySelectorAll("#conversations li").length === 2`);
@@ -331,7 +390,9 @@ pageTest("two tabs see each other's conversations", {}, async (page, mock) => {
   const other = await page.openTab();
   await other.open(mock.url);
   await ask(page, "from the first");
-  await other.until(`[...document.querySelectorAll("#conversations li")].some((item) => item.textContent === "from the first")`);
+  await other.until(
+    `[...document.querySelectorAll("#conversations li")].some((item) => item.textContent === "from the first")`,
+  );
   await other.click("#conversations li:last-child .choose");
   if ((await text(other, "#title")) !== "from the first") await other.click("#conversations li:first-child .choose");
   await ask(other, "from the second");
@@ -369,7 +430,10 @@ pageTest("settings are sent when set, and only then", { chatStyle: "v3_1" }, asy
     await page.type(value);
   };
   await fill("temperature", "9");
-  assert.equal(await page.evaluate(`document.querySelector("#setting-temperature").getAttribute("aria-invalid")`), "true");
+  assert.equal(
+    await page.evaluate(`document.querySelector("#setting-temperature").getAttribute("aria-invalid")`),
+    "true",
+  );
   await fill("temperature", "0");
   await fill("topK", "40");
   await fill("maxTokens", "77");
@@ -379,7 +443,14 @@ pageTest("settings are sent when set, and only then", { chatStyle: "v3_1" }, asy
   await page.click("[name=thinking][value=true]");
   await ask(page, "hello");
   const { messages, stream, stream_options: options, model, ...sent } = mock.requests[0];
-  assert.deepEqual(sent, { temperature: 0, top_k: 40, max_tokens: 77, seed: 5, stop: ["END"], chat_template_kwargs: { thinking: true } });
+  assert.deepEqual(sent, {
+    temperature: 0,
+    top_k: 40,
+    max_tokens: 77,
+    seed: 5,
+    stop: ["END"],
+    chat_template_kwargs: { thinking: true },
+  });
   assert.deepEqual(messages[0], { role: "system", content: "Be brief." });
   await page.send("Page.reload");
   await page.until(`document.querySelector("#setting-topK")?.value === "40"`);
@@ -399,8 +470,14 @@ pageTest("the panel shows the engine, and the heat map names its cells", {}, asy
   assert.equal(await text(page, "#running"), "1");
   assert.equal(await text(page, "#cache-used"), "11,204 of 32,768");
   assert.equal(await text(page, "#cache-hits"), "77 % of 18.2K");
-  assert.deepEqual(await page.evaluate(`[...document.querySelectorAll(".draft b")].map((node) => node.textContent)`), ["86 %", "69 %"]);
-  assert.match(await text(page, ".readout"), /^Busiest: MoE layer \d+, expert \d+, [23]\.\d+x even\. Idle: \d+ of 1,664$/);
+  assert.deepEqual(await page.evaluate(`[...document.querySelectorAll(".draft b")].map((node) => node.textContent)`), [
+    "86 %",
+    "69 %",
+  ]);
+  assert.match(
+    await text(page, ".readout"),
+    /^Busiest: MoE layer \d+, expert \d+, [23]\.\d+x even\. Idle: \d+ of 1,664$/,
+  );
   await page.click("#heatmap-open");
   await page.moveTo("#heatmap canvas", 0.005, 0.02);
   await page.until(`/^MoE layer 1, expert 0: [0-9,]+ tokens, /.test(document.querySelector(".readout").textContent)`);
@@ -490,27 +567,48 @@ pageTest("the keyboard reaches everything, and shows where it is", {}, async (pa
   const seen = new Set();
   for (let i = 0; i < 60; i++) {
     await page.press("Tab");
-    seen.add(await page.evaluate(`(document.activeElement.id || document.activeElement.getAttribute("aria-label")) ?? document.activeElement.className`));
+    seen.add(
+      await page.evaluate(
+        `(document.activeElement.id || document.activeElement.getAttribute("aria-label")) ?? document.activeElement.className`,
+      ),
+    );
   }
-  for (const id of ["new-conversation", "theme", "message", "tab-engine", "heatmap-open", "panel-toggle", "Copy answer", "Answer again"]) {
+  for (const id of [
+    "new-conversation",
+    "theme",
+    "message",
+    "tab-engine",
+    "heatmap-open",
+    "panel-toggle",
+    "Copy answer",
+    "Answer again",
+  ]) {
     assert.ok(seen.has(id), `${id} of ${[...seen].join(", ")}`);
   }
 });
 
-pageTest("on a phone nothing is wider than the screen, and the drawers open and close", { width: 360, height: 700 }, async (page) => {
-  await ask(page, "showcase");
-  assert.ok(await page.evaluate(`document.scrollingElement.scrollWidth <= 360`));
-  assert.ok(await page.evaluate(`document.querySelector("#scroller").scrollWidth <= document.querySelector("#scroller").clientWidth`));
-  await page.click("#sidebar-open");
-  await page.until(`document.querySelector("#sidebar").getBoundingClientRect().x === 0`);
-  await page.press("Escape");
-  await page.until(`document.querySelector("#sidebar").getBoundingClientRect().right <= 0`);
-  await page.click("#panel-toggle");
-  await page.until(`document.querySelector("#panel").getBoundingClientRect().right === 360`);
-  await page.click("#panel-close");
-  await page.until(`document.querySelector("#panel").getBoundingClientRect().x >= 360`);
-  assert.ok(await page.evaluate(`document.querySelector("#composer").getBoundingClientRect().bottom <= 700`));
-});
+pageTest(
+  "on a phone nothing is wider than the screen, and the drawers open and close",
+  { width: 360, height: 700 },
+  async (page) => {
+    await ask(page, "showcase");
+    assert.ok(await page.evaluate(`document.scrollingElement.scrollWidth <= 360`));
+    assert.ok(
+      await page.evaluate(
+        `document.querySelector("#scroller").scrollWidth <= document.querySelector("#scroller").clientWidth`,
+      ),
+    );
+    await page.click("#sidebar-open");
+    await page.until(`document.querySelector("#sidebar").getBoundingClientRect().x === 0`);
+    await page.press("Escape");
+    await page.until(`document.querySelector("#sidebar").getBoundingClientRect().right <= 0`);
+    await page.click("#panel-toggle");
+    await page.until(`document.querySelector("#panel").getBoundingClientRect().right === 360`);
+    await page.click("#panel-close");
+    await page.until(`document.querySelector("#panel").getBoundingClientRect().x >= 360`);
+    assert.ok(await page.evaluate(`document.querySelector("#composer").getBoundingClientRect().bottom <= 700`));
+  },
+);
 
 // ---- Long answers
 
@@ -559,7 +657,9 @@ pageTest("the growing rendering equals that of the whole text", {}, async (page)
 });
 
 pageTest("code is copied", {}, async (page) => {
-  await page.send("Browser.grantPermissions", { permissions: ["clipboardReadWrite", "clipboardSanitizedWrite"] }).catch(() => {});
+  await page
+    .send("Browser.grantPermissions", { permissions: ["clipboardReadWrite", "clipboardSanitizedWrite"] })
+    .catch(() => {});
   await ask(page, "showcase");
   await page.evaluate(`navigator.clipboard.writeText = (text) => (window.copied = text, Promise.resolve())`);
   await page.click(".copy");
@@ -570,28 +670,36 @@ pageTest("code is copied", {}, async (page) => {
 // ---- The picture of the documentation
 
 if (PICTURE) {
-  pageTest("a picture of the page", { chatStyle: "v3_1", width: 1360, height: 850, scale: 1.25 }, async (page, mock) => {
-    for (const title of ["A limerick about whales", "Explain YaRN in one paragraph"]) {
-      await ask(page, title);
-      await page.click("#new-conversation");
-    }
-    // Another reader's request, so that there is something to see in the panel.
-    const others = new AbortController();
-    const body = JSON.stringify({ messages: [{ role: "user", content: "slow" }], stream: true });
-    fetch(`${mock.url}v1/chat/completions`, { method: "POST", body, signal: others.signal }).catch(() => {});
-    await ask(page, "showcase", false);
-    await page.evaluate(`document.querySelector(".bubble").textContent = "Why is the cache of latent attention so small?"`);
-    await page.until(`Number(document.querySelector("#answer-speed").textContent) > 0`);
-    await answered(page);
-    const title = await page.evaluate(`(document.querySelector("#title").textContent = "The cache of latent attention")`);
-    await page.evaluate(`document.querySelector(".current .choose").textContent = ${JSON.stringify(title)}`);
-    await page.moveTo("#title");
-    await new Promise((resolve) => setTimeout(resolve, 9000));
-    assert.ok(mock.requests.length === 4);
-    const size = await page.screenshot(PICTURE);
-    others.abort();
-    assert.ok(size < 300000, `${size} bytes`);
-  });
+  pageTest(
+    "a picture of the page",
+    { chatStyle: "v3_1", width: 1360, height: 850, scale: 1.25 },
+    async (page, mock) => {
+      for (const title of ["A limerick about whales", "Explain YaRN in one paragraph"]) {
+        await ask(page, title);
+        await page.click("#new-conversation");
+      }
+      // Another reader's request, so that there is something to see in the panel.
+      const others = new AbortController();
+      const body = JSON.stringify({ messages: [{ role: "user", content: "slow" }], stream: true });
+      fetch(`${mock.url}v1/chat/completions`, { method: "POST", body, signal: others.signal }).catch(() => {});
+      await ask(page, "showcase", false);
+      await page.evaluate(
+        `document.querySelector(".bubble").textContent = "Why is the cache of latent attention so small?"`,
+      );
+      await page.until(`Number(document.querySelector("#answer-speed").textContent) > 0`);
+      await answered(page);
+      const title = await page.evaluate(
+        `(document.querySelector("#title").textContent = "The cache of latent attention")`,
+      );
+      await page.evaluate(`document.querySelector(".current .choose").textContent = ${JSON.stringify(title)}`);
+      await page.moveTo("#title");
+      await new Promise((resolve) => setTimeout(resolve, 9000));
+      assert.ok(mock.requests.length === 4);
+      const size = await page.screenshot(PICTURE);
+      others.abort();
+      assert.ok(size < 300000, `${size} bytes`);
+    },
+  );
 }
 
 try {

@@ -12,10 +12,28 @@ const MINKE = process.argv[2] ?? "build/minke";
 const TOKENIZER = fileURLToPath(new URL("../golden/text/small/", import.meta.url));
 const CONTEXT = 65536;
 const CONFIG = {
-  model_type: "deepseek_v3", vocab_size: 704, hidden_size: 64, num_hidden_layers: 3, first_k_dense_replace: 1, intermediate_size: 96,
-  moe_intermediate_size: 32, num_attention_heads: 2, q_lora_rank: 16, kv_lora_rank: 16, qk_nope_head_dim: 16, qk_rope_head_dim: 16,
-  v_head_dim: 16, n_routed_experts: 8, n_shared_experts: 1, num_experts_per_tok: 2, n_group: 2, topk_group: 1,
-  num_nextn_predict_layers: 1, routed_scaling_factor: 2.5, max_position_embeddings: CONTEXT, rope_theta: 10000,
+  model_type: "deepseek_v3",
+  vocab_size: 704,
+  hidden_size: 64,
+  num_hidden_layers: 3,
+  first_k_dense_replace: 1,
+  intermediate_size: 96,
+  moe_intermediate_size: 32,
+  num_attention_heads: 2,
+  q_lora_rank: 16,
+  kv_lora_rank: 16,
+  qk_nope_head_dim: 16,
+  qk_rope_head_dim: 16,
+  v_head_dim: 16,
+  n_routed_experts: 8,
+  n_shared_experts: 1,
+  num_experts_per_tok: 2,
+  n_group: 2,
+  topk_group: 1,
+  num_nextn_predict_layers: 1,
+  routed_scaling_factor: 2.5,
+  max_position_embeddings: CONTEXT,
+  rope_theta: 10000,
 };
 
 const folder = mkdtempSync(join(tmpdir(), "minke-server-"));
@@ -31,7 +49,9 @@ function makeModel() {
 
 // Starts the server; its first line of output is its address.
 async function startServer(model, ...options) {
-  const child = spawn(MINKE, ["serve", model, "--port", "0", "--threads", "1", "--log", "none", ...options], { stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(MINKE, ["serve", model, "--port", "0", "--threads", "1", "--log", "none", ...options], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   let complaints = "";
   child.stderr.on("data", (chunk) => (complaints += chunk));
   const address = await new Promise((resolve, reject) => {
@@ -123,7 +143,9 @@ test("chat: answers, limits, seeds, statistics, a second turn from the cache", a
   await ask(page, "And dolphins?");
   assert.match(await page.evaluate(STATS), /[1-9][0-9]* of [0-9]+ prompt tokens cached/);
   await page.until(`Number(document.querySelector("#answer-tokens").textContent) >= 120`);
-  await page.until(`document.querySelector("#heatmap canvas").getAttribute("aria-label").startsWith("Expert load, 3 layers of 8 experts. Busiest")`);
+  await page.until(
+    `document.querySelector("#heatmap canvas").getAttribute("aria-label").startsWith("Expert load, 3 layers of 8 experts. Busiest")`,
+  );
   assert.deepEqual(page.troubles, []);
   await page.close();
 });

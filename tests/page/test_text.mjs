@@ -10,14 +10,16 @@ import { test, finish } from "./report.mjs";
 // ---- A short notation for trees, so that expectations can be read
 
 function showInline(nodes) {
-  return nodes.map((node) => {
-    if (node.kind === "text") return node.text;
-    if (node.kind === "break") return "\\";
-    if (node.kind === "code") return `code(${node.text})`;
-    if (node.kind === "math") return `math(${node.text})`;
-    const href = node.kind === "link" ? `${node.href}: ` : "";
-    return `${node.kind}(${href}${showInline(node.content)})`;
-  }).join("");
+  return nodes
+    .map((node) => {
+      if (node.kind === "text") return node.text;
+      if (node.kind === "break") return "\\";
+      if (node.kind === "code") return `code(${node.text})`;
+      if (node.kind === "math") return `math(${node.text})`;
+      const href = node.kind === "link" ? `${node.href}: ` : "";
+      return `${node.kind}(${href}${showInline(node.content)})`;
+    })
+    .join("");
 }
 
 function showBlock(block) {
@@ -36,7 +38,8 @@ function showBlock(block) {
       return showList(block);
     case "table":
       return `table[${block.align.map((a) => a?.[0] ?? "-").join("")}](${[block.head, ...block.rows]
-        .map((row) => row.map(showInline).join("|")).join("/")})`;
+        .map((row) => row.map(showInline).join("|"))
+        .join("/")})`;
     default:
       return block.kind;
   }
@@ -93,7 +96,7 @@ check("inline: code and formulas", inline, [
 
 check("inline: links", inline, [
   ["[a](https://e.org/x)", "link(https://e.org/x: a)"],
-  ["[*a*](https://e.org/ \"t\")", "link(https://e.org/: emphasis(a))"],
+  ['[*a*](https://e.org/ "t")', "link(https://e.org/: emphasis(a))"],
   ["[a](https://e.org/x_(y))", "link(https://e.org/x_(y): a)"],
   ["![picture](https://e.org/p.png)", "!link(https://e.org/p.png: picture)".slice(1)],
   ["see https://e.org/a_b_c.", "see link(https://e.org/a_b_c: https://e.org/a_b_c)."],
@@ -105,9 +108,22 @@ check("inline: links", inline, [
 ]);
 
 test("inline: only harmless schemes become links", () => {
-  const bad = ["javascript:alert(1)", "JaVaScRiPt:alert(1)", "java\nscript:alert(1)", " javascript:alert(1)",
-    "\u0001javascript:alert(1)", "java\tscript:alert(1)", "data:text/html,<script>1</script>", "vbscript:x", "file:///etc/passwd", "//e.org", "/path",
-    "blob:null/1", "intent://x", "javascript&colon;alert(1)"];
+  const bad = [
+    "javascript:alert(1)",
+    "JaVaScRiPt:alert(1)",
+    "java\nscript:alert(1)",
+    " javascript:alert(1)",
+    "\u0001javascript:alert(1)",
+    "java\tscript:alert(1)",
+    "data:text/html,<script>1</script>",
+    "vbscript:x",
+    "file:///etc/passwd",
+    "//e.org",
+    "/path",
+    "blob:null/1",
+    "intent://x",
+    "javascript&colon;alert(1)",
+  ];
   for (const address of bad) {
     assert.equal(safeAddress(address), null, address);
     for (const text of [`[a](${address})`, `[a](<${address}>)`, `<${address}>`, `![a](${address})`]) {
@@ -175,9 +191,38 @@ check("blocks: quotes, tables, formulas", document, [
 // ---- Growing text
 
 const SAMPLE = [
-  "# Title", "", "First *paragraph*", "second line", "", "- one", "  - two", "", "  more", "- three", "", "| a | b |",
-  "|---|---|", "| 1 | 2 |", "", "```js", "const a = 1;", "", "b();", "```", "> quote", "", "\\[", "x^2", "\\]", "", "1. a", "",
-  "2. b", "", "end **bold** 🐋", "",
+  "# Title",
+  "",
+  "First *paragraph*",
+  "second line",
+  "",
+  "- one",
+  "  - two",
+  "",
+  "  more",
+  "- three",
+  "",
+  "| a | b |",
+  "|---|---|",
+  "| 1 | 2 |",
+  "",
+  "```js",
+  "const a = 1;",
+  "",
+  "b();",
+  "```",
+  "> quote",
+  "",
+  "\\[",
+  "x^2",
+  "\\]",
+  "",
+  "1. a",
+  "",
+  "2. b",
+  "",
+  "end **bold** 🐋",
+  "",
 ].join("\n");
 
 // What the page does: parse the end anew, keep what precedes it.
@@ -204,8 +249,37 @@ test("a growing answer ends like the whole one, at every cut", () => {
 });
 
 test("random markup never throws and grows consistently", () => {
-  const parts = ["*", "**", "_", "`", "```", "\n", "\n\n", "- ", "  ", "1. ", "> ", "|", "---", "# ", "[", "](", ")", "a", " b ",
-    "~~", "\\", "$$", "\\[", "\\]", "https://e.org", "<", "🐋", "\t", "!["];
+  const parts = [
+    "*",
+    "**",
+    "_",
+    "`",
+    "```",
+    "\n",
+    "\n\n",
+    "- ",
+    "  ",
+    "1. ",
+    "> ",
+    "|",
+    "---",
+    "# ",
+    "[",
+    "](",
+    ")",
+    "a",
+    " b ",
+    "~~",
+    "\\",
+    "$$",
+    "\\[",
+    "\\]",
+    "https://e.org",
+    "<",
+    "🐋",
+    "\t",
+    "![",
+  ];
   let state = 12345;
   const random = (n) => (state = (state * 1103515245 + 12345) & 0x7fffffff) % n;
   for (let round = 0; round < 3000; round++) {
@@ -218,23 +292,51 @@ test("random markup never throws and grows consistently", () => {
 
 test("hostile lengths stay fast and shallow", () => {
   const n = 20000;
-  const texts = ["*".repeat(n), "*a ".repeat(n), "a* ".repeat(n), "*a ".repeat(n) + "a* ".repeat(n), "**a_".repeat(n), "[".repeat(n),
-    "[a](".repeat(n), "![".repeat(n) + "](x)".repeat(n), "`a``b```".repeat(n), "> ".repeat(n), "- ".repeat(n), "\\(".repeat(n),
-    "$$".repeat(n), "| a ".repeat(n) + "\n" + "|---".repeat(n), " ".repeat(n) + "-", "#".repeat(n), "# " + " #".repeat(n) + "x",
-    "~~a".repeat(n), "<https://".repeat(n), "\n".repeat(n), "```\n".repeat(n), "- a\n".repeat(n), "(".repeat(n) + ")".repeat(n),
-    "https://e.org/" + "(".repeat(n), "https://e.org/" + ".".repeat(n), "*_".repeat(n), "|\n".repeat(n), "> - ".repeat(n),
-    " - - ".repeat(n) + "x", "\t".repeat(n) + "1. x"];
+  const texts = [
+    "*".repeat(n),
+    "*a ".repeat(n),
+    "a* ".repeat(n),
+    "*a ".repeat(n) + "a* ".repeat(n),
+    "**a_".repeat(n),
+    "[".repeat(n),
+    "[a](".repeat(n),
+    "![".repeat(n) + "](x)".repeat(n),
+    "`a``b```".repeat(n),
+    "> ".repeat(n),
+    "- ".repeat(n),
+    "\\(".repeat(n),
+    "$$".repeat(n),
+    "| a ".repeat(n) + "\n" + "|---".repeat(n),
+    " ".repeat(n) + "-",
+    "#".repeat(n),
+    "# " + " #".repeat(n) + "x",
+    "~~a".repeat(n),
+    "<https://".repeat(n),
+    "\n".repeat(n),
+    "```\n".repeat(n),
+    "- a\n".repeat(n),
+    "(".repeat(n) + ")".repeat(n),
+    "https://e.org/" + "(".repeat(n),
+    "https://e.org/" + ".".repeat(n),
+    "*_".repeat(n),
+    "|\n".repeat(n),
+    "> - ".repeat(n),
+    " - - ".repeat(n) + "x",
+    "\t".repeat(n) + "1. x",
+  ];
   for (const text of texts) {
-    const start = performance.now();
+    const start = process.cpuUsage();
     const tree = JSON.stringify(parseDocument(text));
-    assert.ok(performance.now() - start < 1500, `${text.slice(0, 12)}: ${performance.now() - start} ms`);
+    const { user } = process.cpuUsage(start);
+    assert.ok(user < 1000000, `${text.slice(0, 12)}: ${user / 1000} ms`);
     assert.ok(tree.length > 0);
   }
 });
 
 // ---- Server-sent events
 
-const STREAM = ': keep-alive\n\ndata: {"a":"🐋é"}\r\n\r\ndata: one\ndata: two\n\nevent: x\nid: 1\ndata:three\n\n: bye\n\ndata: [DONE]\n\n';
+const STREAM =
+  ': keep-alive\n\ndata: {"a":"🐋é"}\r\n\r\ndata: one\ndata: two\n\nevent: x\nid: 1\ndata:three\n\n: bye\n\ndata: [DONE]\n\n';
 const EVENTS = ['{"a":"🐋é"}', "one\ntwo", "three", "[DONE]"];
 
 test("events: any cut of the text gives the same events", () => {
@@ -289,12 +391,17 @@ test("every script parses", () => {
 });
 
 test("no script makes markup or code out of text, and nothing points elsewhere", () => {
-  const banned = /\b(innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval|new Function|setAttribute\("style|srcdoc)\b/;
+  const banned =
+    /\b(innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval|new Function|setAttribute\("style|srcdoc)\b/;
   for (const { name, source } of sources) {
     const code = source.replace(/\/\/ .*$/gm, "");
     assert.ok(!banned.test(code), `${name}: ${banned.exec(code)}`);
     const addresses = [...source.matchAll(/https?:\/\/[a-z][^\s"'`)]*/g)].map(([address]) => address);
-    assert.deepEqual(addresses.filter((address) => !address.startsWith("http://www.w3.org/")), [], name);
+    assert.deepEqual(
+      addresses.filter((address) => !address.startsWith("http://www.w3.org/")),
+      [],
+      name,
+    );
   }
 });
 

@@ -1,7 +1,7 @@
 // One answer: the request that asks for it, and the message that grows while it streams.
 import { ApiError, streamAnswer } from "./api.js";
 
-const TEXT_TOKENS = 512;   // a model without a chat template seldom ends by itself
+const TEXT_TOKENS = 512; // a model without a chat template seldom ends by itself
 
 // What the server gets: {path, body}. Models without a chat template continue the text of the conversation.
 export function answerRequest(conversation, settings, engine) {
@@ -27,8 +27,12 @@ function chatMessages(conversation) {
 
 function samplingFields(settings) {
   const fields = {
-    temperature: settings.temperature, top_p: settings.topP, top_k: settings.topK, min_p: settings.minP,
-    max_tokens: settings.maxTokens, seed: settings.seed,
+    temperature: settings.temperature,
+    top_p: settings.topP,
+    top_k: settings.topK,
+    min_p: settings.minP,
+    max_tokens: settings.maxTokens,
+    seed: settings.seed,
   };
   const stop = settings.stop.split("\n").filter((line) => line !== "");
   if (stop.length > 0) fields.stop = stop;
@@ -37,7 +41,13 @@ function samplingFields(settings) {
 
 export function emptyAnswer() {
   const stats = {
-    tokens: null, exact: false, promptTokens: null, cachedTokens: null, firstToken: null, seconds: null, thought: null,
+    tokens: null,
+    exact: false,
+    promptTokens: null,
+    cachedTokens: null,
+    firstToken: null,
+    seconds: null,
+    thought: null,
   };
   return { role: "assistant", content: "", reasoning: "", toolCalls: [], finish: "", error: "", stats };
 }

@@ -52,8 +52,8 @@ export async function countTokens(text, signal) {
   return answer.count;
 }
 
-// Streams an answer of v1/chat/completions or v1/completions. Yields {content, reasoning, toolCalls, finish, usage}, each undefined where a chunk has none;
-// throws ApiError for what the server reports, also in mid-stream.
+// Streams an answer of v1/chat/completions or v1/completions. Yields {content, reasoning, toolCalls, finish, usage},
+// each undefined where a chunk has none; throws ApiError for what the server reports, also in mid-stream.
 export async function* streamAnswer(path, body, signal) {
   const streaming = { ...body, stream: true, stream_options: { include_usage: true } };
   const response = await request(path, streaming, signal);

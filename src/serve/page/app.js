@@ -16,7 +16,7 @@ const state = {
   current: null,
   settings: store.loadSettings(),
   engine: null,
-  answers: new Map(),   // conversation id -> {message, controller}
+  answers: new Map(), // conversation id -> {message, controller}
 };
 
 const transcript = createTranscript({ edit: editMessage, regenerate });
@@ -73,7 +73,9 @@ function choose(id) {
 
 // One empty conversation at most: asking for a new one twice gives the same.
 function startConversation() {
-  const empty = state.conversations.find((conversation) => conversation.messages.length === 0 && conversation.title === "");
+  const empty = state.conversations.find(
+    (conversation) => conversation.messages.length === 0 && conversation.title === "",
+  );
   const fresh = empty ?? store.createConversation(state.current?.system ?? "");
   if (!empty) state.conversations.unshift(fresh);
   choose(fresh.id);
@@ -106,7 +108,11 @@ function remove(id) {
 
 function exportOne(id) {
   const conversation = state.conversations.find((one) => one.id === id);
-  const name = titleOf(conversation).replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "conversation";
+  const name =
+    titleOf(conversation)
+      .replace(/[^\p{L}\p{N}]+/gu, "-")
+      .replace(/^-|-$/g, "")
+      .slice(0, 60) || "conversation";
   download(`${name}.json`, store.exportText([conversation]));
 }
 
@@ -239,8 +245,10 @@ function askForKey(whenGiven) {
   const dialog = byId("key-dialog");
   if (whenGiven) dialog.addEventListener("close", () => dialog.returnValue === "use" && whenGiven(), { once: true });
   if (dialog.open || (!whenGiven && dialog.dataset.refused === "true")) return;
-  byId("key-text").textContent = store.loadApiKey() === ""
-    ? "It is kept in this tab until you close it." : "The server did not accept the last one.";
+  byId("key-text").textContent =
+    store.loadApiKey() === ""
+      ? "It is kept in this tab until you close it."
+      : "The server did not accept the last one.";
   byId("key").value = "";
   dialog.returnValue = "cancel";
   dialog.showModal();
@@ -346,11 +354,20 @@ function storageChanged(event) {
 
 function connect() {
   const clicks = {
-    "new-conversation": startConversation, "export-all": exportAll, import: () => byId("import-file").click(),
-    "sidebar-open": () => openDrawer("sidebar"), "sidebar-close": closeDrawers, "panel-close": closeDrawers,
-    "panel-toggle": togglePanel, veil: closeDrawers, "tab-engine": () => selectTab("engine"),
-    "tab-settings": () => selectTab("settings"), "heatmap-open": openHeatmap,
-    "heatmap-close": () => byId("heatmap-dialog").close(), "key-cancel": () => byId("key-dialog").close("cancel"), theme: () => window.minkeTheme.next(),
+    "new-conversation": startConversation,
+    "export-all": exportAll,
+    import: () => byId("import-file").click(),
+    "sidebar-open": () => openDrawer("sidebar"),
+    "sidebar-close": closeDrawers,
+    "panel-close": closeDrawers,
+    "panel-toggle": togglePanel,
+    veil: closeDrawers,
+    "tab-engine": () => selectTab("engine"),
+    "tab-settings": () => selectTab("settings"),
+    "heatmap-open": openHeatmap,
+    "heatmap-close": () => byId("heatmap-dialog").close(),
+    "key-cancel": () => byId("key-dialog").close("cancel"),
+    theme: () => window.minkeTheme.next(),
   };
   for (const [id, onclick] of Object.entries(clicks)) byId(id).addEventListener("click", onclick);
   byId("tab-engine").addEventListener("keydown", tabKey);

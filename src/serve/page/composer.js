@@ -84,7 +84,7 @@ function createCounter(output) {
         const tokens = await countTokens(text, controller.signal);
         if (Number.isFinite(tokens)) output.textContent = `${formatCount(tokens)} ${tokens === 1 ? "token" : "tokens"}`;
       } catch {
-        output.textContent = "";   // A count is a courtesy.
+        output.textContent = ""; // A count is a courtesy.
       }
     }, COUNT_DELAY);
   };

@@ -15,8 +15,10 @@ export function readEngine(raw) {
     // V3.1 alone can be asked to think or not.
     thinking: raw?.chat_style === "v3_1",
     sampling: {
-      temperature: numberOrNull(sampling.temperature), topP: numberOrNull(sampling.top_p),
-      topK: numberOrNull(sampling.top_k), minP: numberOrNull(sampling.min_p),
+      temperature: numberOrNull(sampling.temperature),
+      topP: numberOrNull(sampling.top_p),
+      topK: numberOrNull(sampling.top_k),
+      minP: numberOrNull(sampling.min_p),
     },
     waiting: count(raw?.waiting),
     running: count(raw?.running),

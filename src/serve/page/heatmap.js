@@ -1,6 +1,6 @@
-// Expert load: layers x experts on a canvas. A cell's colour is its load relative to an even spread over the layer: 1, as
-// much as every expert would get, is the colour of the ground, so that only what is idle (amber) or busy (blue, to the
-// strongest at `TOP` and more) stands out. Hover, touch or the arrow keys name a cell.
+// Expert load: layers x experts on a canvas. A cell's colour is its load relative to an even spread over the layer: 1,
+// as much as every expert would get, is the colour of the ground, so that only what is idle (amber) or busy (blue, to
+// the strongest at `TOP` and more) stands out. Hover, touch or the arrow keys name a cell.
 import { element, formatCount, formatFigure } from "./dom.js";
 import { prepareCanvas, themeColor } from "./sparkline.js";
 
@@ -39,8 +39,10 @@ export function createHeatmap(root) {
   }
 
   function describe() {
-    const text = marked && marked.layer < load.length && marked.expert < load[0].length
-      ? cellText(load, marked) : summaryText(load);
+    const text =
+      marked && marked.layer < load.length && marked.expert < load[0].length
+        ? cellText(load, marked)
+        : summaryText(load);
     if (readout.textContent !== text) readout.textContent = text;
     canvas.setAttribute("aria-label", `Expert load, ${load.length} layers of ${load[0].length} experts. ${text}`);
   }
@@ -74,8 +76,12 @@ function createModes(onchange) {
     const input = element("input", { type: "radio", name: "load-period", value, checked, onchange });
     return element("label", {}, input, element("span", {}, label));
   };
-  const node = element("div.segmented", { role: "radiogroup", "aria-label": "Period of the expert load" },
-    radio("all", "Since the start", true), radio("recent", "Last minute", false));
+  const node = element(
+    "div.segmented",
+    { role: "radiogroup", "aria-label": "Period of the expert load" },
+    radio("all", "Since the start", true),
+    radio("recent", "Last minute", false),
+  );
   return { node, recent: () => node.querySelector("input:checked").value === "recent" };
 }
 
@@ -155,7 +161,12 @@ function drawCells(canvas, load, marked) {
     relativeRow(row).forEach((relative, expert) => {
       context.fillStyle = ramp[rampStep(relative)];
       // Without a gap, a hair more than the cell hides the seams of fractional widths.
-      context.fillRect(expert * cell, layer * rowHeight, cell - gap + (gap ? 0 : 0.5), rowHeight - gap + (gap ? 0 : 0.5));
+      context.fillRect(
+        expert * cell,
+        layer * rowHeight,
+        cell - gap + (gap ? 0 : 0.5),
+        rowHeight - gap + (gap ? 0 : 0.5),
+      );
     });
   });
   if (marked) markCell(context, marked, cell, rowHeight);
@@ -199,10 +210,12 @@ function cellText(load, { layer, expert }) {
 function summaryText(load) {
   let most = { relative: 0, layer: 0, expert: 0 };
   let idle = 0;
-  load.forEach((row, layer) => relativeRow(row).forEach((relative, expert) => {
-    if (relative > most.relative) most = { relative, layer, expert };
-    if (relative === 0) idle++;
-  }));
+  load.forEach((row, layer) =>
+    relativeRow(row).forEach((relative, expert) => {
+      if (relative > most.relative) most = { relative, layer, expert };
+      if (relative === 0) idle++;
+    }),
+  );
   if (most.relative === 0) return "No tokens yet.";
   const busiest = `Busiest: MoE layer ${most.layer + 1}, expert ${most.expert}, ${formatFigure(most.relative)}x even`;
   return `${busiest}. Idle: ${formatCount(idle)} of ${formatCount(load.length * load[0].length)}`;

@@ -16,7 +16,7 @@ export function parseInline(text, insideLink = false) {
     if (plain !== "") pieces.push({ kind: "text", text: plain });
     plain = "";
   };
-  for (let at = 0; at < text.length; ) {
+  for (let at = 0; at < text.length;) {
     const special = MARKS.test(text[at]) ? parseSpecial(text, at, closers, insideLink) : null;
     if (special === null) {
       plain += text[at++];
@@ -92,7 +92,7 @@ function parseDollars(text, at) {
 function codeClosers(text) {
   const closers = new Map();
   const later = new Map();
-  for (let at = text.lastIndexOf("`"); at >= 0; ) {
+  for (let at = text.lastIndexOf("`"); at >= 0;) {
     let start = at;
     while (start > 0 && text[start - 1] === "`") start--;
     const length = at - start + 1;
@@ -127,9 +127,10 @@ function bracketClosers(text) {
   return closers;
 }
 
-// The address if it is absolute and its scheme is harmless, else null. URL strips the blanks and control characters
-// with which "javascript:" likes to disguise itself.
+// The address if it is absolute and its scheme is harmless, else null. The scheme is looked at as it is written, so
+// that no blank or control character in it can disguise another one, and again as the browser reads it.
 export function safeAddress(address) {
+  if (!/^(https?:\/\/|mailto:)/i.test(address)) return null;
   try {
     const url = new URL(address);
     return ["http:", "https:", "mailto:"].includes(url.protocol) ? url.href : null;
@@ -138,7 +139,8 @@ export function safeAddress(address) {
   }
 }
 
-const DESTINATION = /^\([ \t]*(?:<([^<>\n]*)>|([^\s()]*(?:\([^\s()]*\)[^\s()]*)*))(?:[ \t\n]+(?:"[^"]*"|'[^']*'))?[ \t]*\)/;
+const DESTINATION =
+  /^\([ \t]*(?:<([^<>\n]*)>|([^\s()]*(?:\([^\s()]*\)[^\s()]*)*))(?:[ \t\n]+(?:"[^"]*"|'[^']*'))?[ \t]*\)/;
 
 function parseLink(text, at, closers, insideLink) {
   const close = closers.get(at);

@@ -22,7 +22,7 @@ const MATH = /^[ \t]*(\$\$|\\\[)/;
 export function parseDocument(text, from = 0) {
   const lines = [];
   const offsets = [];
-  for (let at = from; at < text.length; ) {
+  for (let at = from; at < text.length;) {
     const end = text.indexOf("\n", at);
     const stop = end < 0 ? text.length : end;
     lines.push(text.slice(at, text[stop - 1] === "\r" && stop > at ? stop - 1 : stop));
@@ -37,17 +37,17 @@ export function parseDocument(text, from = 0) {
   return blocks;
 }
 
-// Where to parse again once the text has grown: at its last block, or at the one before if the last block is no more than
-// a line that is still being written ("2" may become "2. next item" of the list before it).
+// Where to parse again once the text has grown: at its last block, or at the one before if the last block is no more
+// than a line that is still being written ("2" may become "2. next item" of the list before it).
 export function resumeOffset(text, blocks) {
   const last = blocks[blocks.length - 1];
   const unfinished = last && last.start > text.lastIndexOf("\n");
-  return (unfinished ? blocks[blocks.length - 2] ?? last : last)?.start ?? 0;
+  return (unfinished ? (blocks[blocks.length - 2] ?? last) : last)?.start ?? 0;
 }
 
 function parseLines(lines, depth) {
   const blocks = [];
-  for (let at = 0; at < lines.length; ) {
+  for (let at = 0; at < lines.length;) {
     if (isBlank(lines[at])) {
       at++;
       continue;
@@ -86,13 +86,22 @@ function interrupts(lines, at, depth) {
 function parseParagraph(lines, at, depth) {
   let next = at + 1;
   while (next < lines.length && !interrupts(lines, next, depth)) next++;
-  const text = lines.slice(at, next).map((line) => line.trimStart()).join("\n").trimEnd();
+  const text = lines
+    .slice(at, next)
+    .map((line) => line.trimStart())
+    .join("\n")
+    .trimEnd();
   return { block: { kind: "paragraph", content: parseInline(text) }, next };
 }
 
 function parseHeading(line) {
   const level = HEADING.exec(line)[1].length;
-  const text = line.trim().slice(level).trim().replace(/(^|[ \t])#+$/, "").trimEnd();
+  const text = line
+    .trim()
+    .slice(level)
+    .trim()
+    .replace(/(^|[ \t])#+$/, "")
+    .trimEnd();
   return { kind: "heading", level, content: parseInline(text) };
 }
 
@@ -103,7 +112,10 @@ function parseFence(lines, at) {
   const close = new RegExp(`^[ \\t]*${fence[0]}{${fence.length},}[ \\t]*$`);
   let next = at + 1;
   while (next < lines.length && !close.test(lines[next])) next++;
-  const text = lines.slice(at + 1, next).map((line) => dedent(line, indent)).join("\n");
+  const text = lines
+    .slice(at + 1, next)
+    .map((line) => dedent(line, indent))
+    .join("\n");
   const language = info.trim().split(/\s+/)[0];
   return { block: { kind: "code", language, text }, next: next + 1 };
 }

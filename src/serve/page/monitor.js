@@ -43,8 +43,11 @@ export function createMonitor(onEngine, onFailure, isBusy) {
     showCache(engine);
     byId("mtp").replaceChildren(...draftRows(engine));
     heatmap.update(engine.expertLoad);
-    const facts = [engine.model, engine.context > 0 ? `${formatCount(engine.context)} tokens of context` : "",
-      engine.version ? `Minke ${engine.version}` : ""];
+    const facts = [
+      engine.model,
+      engine.context > 0 ? `${formatCount(engine.context)} tokens of context` : "",
+      engine.version ? `Minke ${engine.version}` : "",
+    ];
     byId("engine-facts").textContent = facts.filter((fact) => fact !== "").join(", ");
   }
 
@@ -79,7 +82,10 @@ function showCache(engine) {
   bar.setAttribute("aria-valuetext", `${used} of ${total} tokens`);
   setText("cache-used", `${formatCount(used)} of ${formatCount(total)}`);
   const { cachedTokens, promptTokens } = engine;
-  setText("cache-hits", promptTokens > 0 ? `${percent(cachedTokens, promptTokens)} of ${formatShort(promptTokens)}` : "none yet");
+  setText(
+    "cache-hits",
+    promptTokens > 0 ? `${percent(cachedTokens, promptTokens)} of ${formatShort(promptTokens)}` : "none yet",
+  );
 }
 
 function percent(part, all) {
@@ -88,14 +94,29 @@ function percent(part, all) {
 
 // One row per position of the draft that has been tried.
 function draftRows(engine) {
-  const tried = engine.drafted.map((drafted, i) => ({ drafted, accepted: engine.accepted[i] ?? 0, position: i + 1 }))
+  const tried = engine.drafted
+    .map((drafted, i) => ({ drafted, accepted: engine.accepted[i] ?? 0, position: i + 1 }))
     .filter((row) => row.drafted > 0);
   if (tried.length === 0) return [element("p.note", {}, "No drafts yet.")];
   return tried.map(({ drafted, accepted, position }) => {
-    const bar = element("div.bar", { role: "meter", "aria-label": `Draft token ${position}`, "aria-valuemin": "0",
-      "aria-valuemax": String(drafted), "aria-valuenow": String(accepted) }, element("i"));
+    const bar = element(
+      "div.bar",
+      {
+        role: "meter",
+        "aria-label": `Draft token ${position}`,
+        "aria-valuemin": "0",
+        "aria-valuemax": String(drafted),
+        "aria-valuenow": String(accepted),
+      },
+      element("i"),
+    );
     bar.firstChild.style.width = `${Math.min(100, (100 * accepted) / drafted)}%`;
-    return element("div.draft", {}, element("span", {}, `Token ${position}`), bar,
-      element("b", { title: `${formatCount(accepted)} of ${formatCount(drafted)}` }, percent(accepted, drafted)));
+    return element(
+      "div.draft",
+      {},
+      element("span", {}, `Token ${position}`),
+      bar,
+      element("b", { title: `${formatCount(accepted)} of ${formatCount(drafted)}` }, percent(accepted, drafted)),
+    );
   });
 }

@@ -13,7 +13,10 @@ export function createGrowingText(container) {
     const stale = shown.slice(kept.length);
     shown = [...kept, ...fresh.map((block, i) => replaceBlock(container, stale[i], block))];
     for (const entry of stale.slice(fresh.length)) entry.node.remove();
-    start = resumeOffset(text, shown.map((entry) => entry.block));
+    start = resumeOffset(
+      text,
+      shown.map((entry) => entry.block),
+    );
   };
 }
 
@@ -35,7 +38,12 @@ function isSame(a, b) {
 
 // Appends what is new of a listing; false if it is not the same listing.
 function growCode({ block: old, node }, block) {
-  if (old.kind !== "code" || block.kind !== "code" || old.language !== block.language || !block.text.startsWith(old.text)) {
+  if (
+    old.kind !== "code" ||
+    block.kind !== "code" ||
+    old.language !== block.language ||
+    !block.text.startsWith(old.text)
+  ) {
     return false;
   }
   const more = block.text.slice(old.text.length);
@@ -45,7 +53,8 @@ function growCode({ block: old, node }, block) {
 
 // Builds the items that changed; false if it is not the same list.
 function growList({ block: old, node }, block) {
-  const same = old.kind === "list" && block.kind === "list" && old.ordered === block.ordered && old.first === block.first;
+  const same =
+    old.kind === "list" && block.kind === "list" && old.ordered === block.ordered && old.first === block.first;
   if (!same || old.loose !== block.loose || block.items.length < old.items.length) return false;
   block.items.forEach((item, i) => {
     if (i >= old.items.length) node.append(renderItem(item, block.loose));
@@ -108,7 +117,11 @@ function renderTable(table) {
   const head = element("thead", {}, row(table.head, "th"));
   const body = element("tbody", {}, ...table.rows.map((cells) => row(cells, "td")));
   // A wide table scrolls by itself instead of widening the page.
-  return element("div.table", { tabindex: "0", role: "group", "aria-label": "Table" }, element("table", {}, head, body));
+  return element(
+    "div.table",
+    { tabindex: "0", role: "group", "aria-label": "Table" },
+    element("table", {}, head, body),
+  );
 }
 
 const INLINE_TAGS = { strong: "strong", emphasis: "em", strike: "del" };
@@ -126,7 +139,11 @@ function renderInline(nodes) {
         return element("span.math", {}, node.text);
       case "link":
         // The address has passed safeAddress; the other site learns nothing of this one.
-        return element("a", { href: node.href, target: "_blank", rel: "noopener noreferrer" }, ...renderInline(node.content));
+        return element(
+          "a",
+          { href: node.href, target: "_blank", rel: "noopener noreferrer" },
+          ...renderInline(node.content),
+        );
       default:
         return element(INLINE_TAGS[node.kind], {}, ...renderInline(node.content));
     }

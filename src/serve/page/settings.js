@@ -4,12 +4,52 @@ import { byId, element } from "./dom.js";
 import { DEFAULT_SETTINGS } from "./store.js";
 
 const FIELDS = [
-  { key: "temperature", label: "Temperature", help: "0 always takes the likeliest token", min: 0, max: 2, step: 0.05, slider: true },
-  { key: "topP", label: "Top-p", help: "Keep the likeliest tokens up to this probability", min: 0, max: 1, step: 0.01, slider: true },
+  {
+    key: "temperature",
+    label: "Temperature",
+    help: "0 always takes the likeliest token",
+    min: 0,
+    max: 2,
+    step: 0.05,
+    slider: true,
+  },
+  {
+    key: "topP",
+    label: "Top-p",
+    help: "Keep the likeliest tokens up to this probability",
+    min: 0,
+    max: 1,
+    step: 0.01,
+    slider: true,
+  },
   { key: "topK", label: "Top-k", help: "Keep this many tokens, 0 keeps all", min: 0, max: 1000000, step: 1 },
-  { key: "minP", label: "Min-p", help: "Drop tokens less likely than this share of the likeliest", min: 0, max: 1, step: 0.01, slider: true },
-  { key: "maxTokens", label: "Longest answer", help: "In tokens", min: 1, max: 10000000, step: 1, fallback: "no limit" },
-  { key: "seed", label: "Seed", help: "The same seed gives the same answer", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, fallback: "random" },
+  {
+    key: "minP",
+    label: "Min-p",
+    help: "Drop tokens less likely than this share of the likeliest",
+    min: 0,
+    max: 1,
+    step: 0.01,
+    slider: true,
+  },
+  {
+    key: "maxTokens",
+    label: "Longest answer",
+    help: "In tokens",
+    min: 1,
+    max: 10000000,
+    step: 1,
+    fallback: "no limit",
+  },
+  {
+    key: "seed",
+    label: "Seed",
+    help: "The same seed gives the same answer",
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    step: 1,
+    fallback: "random",
+  },
 ];
 
 // onChange(settings) and onSystem(text) after every change. `settings` is changed in place.
@@ -51,15 +91,25 @@ export function createSettings(settings, onChange, onSystem) {
 function createRow(field, settings, onChange) {
   const { key, label, help, min, max, step, slider, fallback = "" } = field;
   const id = `setting-${key}`;
-  const input = element("input", { id, type: "number", min, max, step: slider ? "any" : step, inputmode: "decimal",
-    placeholder: fallback, "aria-describedby": `${id}-help` });
+  const input = element("input", {
+    id,
+    type: "number",
+    min,
+    max,
+    step: slider ? "any" : step,
+    inputmode: "decimal",
+    placeholder: fallback,
+    "aria-describedby": `${id}-help`,
+  });
   const range = slider ? element("input", { type: "range", min, max, step, "aria-label": `${label}, slider` }) : null;
   let usual = null;
 
   function accept(text) {
     const value = text.trim() === "" ? null : Number(text);
-    const valid = value === null ? !input.validity.badInput
-      : Number.isFinite(value) && value >= min && value <= max && (slider || Number.isInteger(value));
+    const valid =
+      value === null
+        ? !input.validity.badInput
+        : Number.isFinite(value) && value >= min && value <= max && (slider || Number.isInteger(value));
     input.setAttribute("aria-invalid", String(!valid));
     if (!valid) return;
     settings[key] = value;
@@ -95,7 +145,11 @@ function createRow(field, settings, onChange) {
 
 // Thinking is on, off, or what the server was started with.
 function createThinking(settings, onChange) {
-  const choices = [["null", "Server's choice"], ["true", "On"], ["false", "Off"]].map(([value, label]) => {
+  const choices = [
+    ["null", "Server's choice"],
+    ["true", "On"],
+    ["false", "Off"],
+  ].map(([value, label]) => {
     const input = element("input", { type: "radio", name: "thinking", value });
     input.addEventListener("change", () => {
       settings.thinking = JSON.parse(value);
@@ -103,11 +157,18 @@ function createThinking(settings, onChange) {
     });
     return { input, node: element("label", {}, input, element("span", {}, label)) };
   });
-  const group = element("div.segmented", { role: "radiogroup", "aria-labelledby": "setting-thinking" },
-    ...choices.map((choice) => choice.node));
-  const node = element("div.setting", { hidden: true },
-    element("p.setting-label", { id: "setting-thinking" }, "Thinking"), group,
-    element("p.help", {}, "Whether the model reasons before it answers"));
+  const group = element(
+    "div.segmented",
+    { role: "radiogroup", "aria-labelledby": "setting-thinking" },
+    ...choices.map((choice) => choice.node),
+  );
+  const node = element(
+    "div.setting",
+    { hidden: true },
+    element("p.setting-label", { id: "setting-thinking" }, "Thinking"),
+    group,
+    element("p.help", {}, "Whether the model reasons before it answers"),
+  );
   const show = () => choices.forEach(({ input }) => (input.checked = input.value === String(settings.thinking)));
   return { node, show };
 }
@@ -116,6 +177,12 @@ function createArea(label, help, lines, onText) {
   const id = `setting-${label.toLowerCase().replace(" ", "-")}`;
   const area = element("textarea", { id, rows: lines, "aria-describedby": `${id}-help` });
   area.addEventListener("input", () => onText(area.value));
-  const node = element("div.setting", {}, element("label", { for: id }, label), area, element("p.help", { id: `${id}-help` }, help));
+  const node = element(
+    "div.setting",
+    {},
+    element("label", { for: id }, label),
+    area,
+    element("p.help", { id: `${id}-help` }, help),
+  );
   return { node, set: (text) => (area.value = text) };
 }

@@ -11,9 +11,11 @@ export function createSidebar(actions) {
     const focused = list.contains(document.activeElement) ? document.activeElement.closest("li")?.dataset.id : null;
     // A title that is being edited must not vanish under the reader's hands.
     if (list.querySelector("input")) return;
-    list.replaceChildren(...conversations.map((conversation) => {
-      return createItem(conversation, conversation.id === currentId, busyIds.has(conversation.id), actions);
-    }));
+    list.replaceChildren(
+      ...conversations.map((conversation) => {
+        return createItem(conversation, conversation.id === currentId, busyIds.has(conversation.id), actions);
+      }),
+    );
     if (focused) list.querySelector(`[data-id="${focused}"] .choose`)?.focus();
   }
 
@@ -23,14 +25,30 @@ export function createSidebar(actions) {
 function createItem(conversation, current, busy, actions) {
   const { id } = conversation;
   const title = titleOf(conversation);
-  const choose = element("button.choose", { type: "button", "aria-current": current ? "true" : null, title,
-    onclick: () => actions.choose(id), ondblclick: () => startRename(item, conversation, actions) }, title);
-  const item = element(current ? "li.current" : "li", { "data-id": id }, choose,
+  const choose = element(
+    "button.choose",
+    {
+      type: "button",
+      "aria-current": current ? "true" : null,
+      title,
+      onclick: () => actions.choose(id),
+      ondblclick: () => startRename(item, conversation, actions),
+    },
+    title,
+  );
+  const item = element(
+    current ? "li.current" : "li",
+    { "data-id": id },
+    choose,
     busy ? element("span.busy", { role: "img", "aria-label": "Answering" }) : null,
-    element("span.item-tools", {},
+    element(
+      "span.item-tools",
+      {},
       iconButton("edit", `Rename ${title}`, () => startRename(item, conversation, actions)),
       iconButton("export", `Export ${title}`, () => actions.save(id)),
-      iconButton("trash", `Delete ${title}`, () => actions.remove(id))));
+      iconButton("trash", `Delete ${title}`, () => actions.remove(id)),
+    ),
+  );
   return item;
 }
 

@@ -1,6 +1,6 @@
 // Tokens per second over time, as a line on a canvas.
 
-const SECONDS = 120;   // across the width
+const SECONDS = 120; // across the width
 
 // Prepares a canvas for the screen's resolution; gives the context and the size in CSS pixels.
 export function prepareCanvas(canvas, width, height) {
@@ -28,7 +28,7 @@ export function createSparkline(canvas) {
 
   function draw() {
     const { clientWidth: width, clientHeight: height } = canvas;
-    if (width === 0) return;   // The panel is hidden.
+    if (width === 0) return; // The panel is hidden.
     const context = prepareCanvas(canvas, width, height);
     const top = niceCeiling(Math.max(1, ...samples.map((sample) => sample.value)));
     const y = (value) => height - 1 - (value / top) * (height - 16);

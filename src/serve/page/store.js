@@ -1,5 +1,5 @@
-// What the browser keeps: conversations (one key of localStorage each), settings, the theme; and, for this tab only, the
-// API key. Whatever is read back is checked field by field: storage and imported files are outside our control.
+// What the browser keeps: conversations (one key of localStorage each), settings; and, for this tab only, the API key.
+// Whatever is read back is checked field by field: storage and imported files are outside our control.
 
 const CONVERSATION = "minke.conversation.";
 const SETTINGS = "minke.settings";
@@ -30,7 +30,14 @@ const session = openStorage("sessionStorage");
 
 // null = the server's default. `stop` has one sequence per line.
 export const DEFAULT_SETTINGS = Object.freeze({
-  temperature: null, topP: null, topK: null, minP: null, maxTokens: null, seed: null, stop: "", thinking: null,
+  temperature: null,
+  topP: null,
+  topK: null,
+  minP: null,
+  maxTokens: null,
+  seed: null,
+  stop: "",
+  thinking: null,
 });
 
 const text = (value) => (typeof value === "string" ? value : "");
@@ -59,8 +66,12 @@ function cleanMessage(raw) {
     finish: text(raw.finish),
     error: text(raw.error),
     stats: {
-      tokens: number(stats.tokens), exact: stats.exact === true, promptTokens: number(stats.promptTokens),
-      cachedTokens: number(stats.cachedTokens), firstToken: number(stats.firstToken), seconds: number(stats.seconds),
+      tokens: number(stats.tokens),
+      exact: stats.exact === true,
+      promptTokens: number(stats.promptTokens),
+      cachedTokens: number(stats.cachedTokens),
+      firstToken: number(stats.firstToken),
+      seconds: number(stats.seconds),
       thought: number(stats.thought),
     },
   };
@@ -133,17 +144,25 @@ export function importText(source) {
   if (raw?.format !== "minke-conversations" || !Array.isArray(raw.conversations)) {
     throw new Error("Not a file of exported conversations");
   }
-  return raw.conversations.map((entry) => {
-    const conversation = cleanConversation(entry);
-    return conversation && { ...conversation, id: newId() };
-  }).filter((conversation) => conversation !== null);
+  return raw.conversations
+    .map((entry) => {
+      const conversation = cleanConversation(entry);
+      return conversation && { ...conversation, id: newId() };
+    })
+    .filter((conversation) => conversation !== null);
 }
 
 export function loadSettings() {
   const raw = readJson(local, SETTINGS) ?? {};
   return {
-    temperature: number(raw.temperature), topP: number(raw.topP), topK: number(raw.topK), minP: number(raw.minP),
-    maxTokens: number(raw.maxTokens), seed: number(raw.seed), stop: text(raw.stop), thinking: typeof raw.thinking === "boolean" ? raw.thinking : null,
+    temperature: number(raw.temperature),
+    topP: number(raw.topP),
+    topK: number(raw.topK),
+    minP: number(raw.minP),
+    maxTokens: number(raw.maxTokens),
+    seed: number(raw.seed),
+    stop: text(raw.stop),
+    thinking: typeof raw.thinking === "boolean" ? raw.thinking : null,
   };
 }
 

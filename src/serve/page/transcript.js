@@ -3,7 +3,7 @@
 import { announce, byId, copyText, element, formatCount, formatFigure, iconButton } from "./dom.js";
 import { createGrowingText } from "./render.js";
 
-const PINNED_DISTANCE = 48;   // pixels from the end within which the view follows a growing answer
+const PINNED_DISTANCE = 48; // pixels from the end within which the view follows a growing answer
 
 // `actions`: edit(index, text), regenerate(index). The transcript only shows; it never changes a conversation.
 export function createTranscript(actions) {
@@ -11,7 +11,7 @@ export function createTranscript(actions) {
   const scroller = byId("scroller");
   const jump = byId("jump");
   const top = element("div.top");
-  const views = [];   // one per message
+  const views = []; // one per message
   let pinned = true;
 
   const distance = () => scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop;
@@ -24,10 +24,14 @@ export function createTranscript(actions) {
     follow();
   };
   // Wheel, keys and touch unpin; our own scrolling ends at the bottom and keeps the pin.
-  scroller.addEventListener("scroll", () => {
-    pinned = distance() < PINNED_DISTANCE;
-    jump.hidden = pinned;
-  }, { passive: true });
+  scroller.addEventListener(
+    "scroll",
+    () => {
+      pinned = distance() < PINNED_DISTANCE;
+      jump.hidden = pinned;
+    },
+    { passive: true },
+  );
   new ResizeObserver(follow).observe(scroller);
   jump.addEventListener("click", toEnd);
   root.addEventListener("click", copyCode);
@@ -83,10 +87,13 @@ function welcome(engine) {
     "Conversations stay in this browser.",
     engine && engine.chatStyle === null ? "This model has no chat template: it continues your text." : "",
   ];
-  return element("div.welcome", {},
+  return element(
+    "div.welcome",
+    {},
     element("img", { src: "page/icon.svg", alt: "", width: 56, height: 56 }),
     element("h2", {}, engine?.model ? `Talk to ${engine.model}` : "Talk to the model"),
-    element("p", {}, about.filter((line) => line !== "").join(" ")));
+    element("p", {}, about.filter((line) => line !== "").join(" ")),
+  );
 }
 
 function systemNote(system) {
@@ -97,9 +104,13 @@ function systemNote(system) {
 
 function userView(message, index, actions) {
   const text = element("div.bubble", {}, message.content);
-  const tools = element("footer", {}, element("span.spring"),
+  const tools = element(
+    "footer",
+    {},
+    element("span.spring"),
     iconButton("copy", "Copy message", () => copyMessage(message.content)),
-    iconButton("edit", "Edit and ask again", () => startEdit(node, text, tools, message, index, actions)));
+    iconButton("edit", "Edit and ask again", () => startEdit(node, text, tools, message, index, actions)),
+  );
   const node = element("article.message.user", { "aria-label": "You" }, text, tools);
   return { node, update: () => {} };
 }
@@ -125,10 +136,17 @@ function startEdit(node, text, tools, message, index, actions) {
       save();
     }
   });
-  const form = element("form.edit", { onsubmit: (event) => (event.preventDefault(), save()) }, area,
-    element("div.edit-buttons", {},
+  const form = element(
+    "form.edit",
+    { onsubmit: (event) => (event.preventDefault(), save()) },
+    area,
+    element(
+      "div.edit-buttons",
+      {},
       element("button.quiet", { type: "button", onclick: cancel }, "Cancel"),
-      element("button.primary", { type: "submit" }, "Ask again")));
+      element("button.primary", { type: "submit" }, "Ask again"),
+    ),
+  );
   text.replaceWith(form);
   tools.hidden = true;
   area.focus();
@@ -205,8 +223,12 @@ function renderCall(call) {
   } catch {
     // Still being written, or not JSON: as it is.
   }
-  return element("figure.code.call", {}, element("figcaption", {}, element("span", {}, `Calls ${call.name}`)),
-    element("pre", { tabindex: "0" }, element("code", {}, shown)));
+  return element(
+    "figure.code.call",
+    {},
+    element("figcaption", {}, element("span", {}, `Calls ${call.name}`)),
+    element("pre", { tabindex: "0" }, element("code", {}, shown)),
+  );
 }
 
 const FINISHES = {
