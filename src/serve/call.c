@@ -10,6 +10,8 @@
 #include "base/memory.h"
 #include "serve/server_private.h"
 
+#define WHOLE_PATIENCE 6
+
 // ---- Creation and end -----------------------------------------------------------------------------------------------
 
 static void batch_destroy(struct record_batch *batch) {
@@ -334,7 +336,10 @@ bool call_wait(struct call *call, struct MHD_Connection *connection) {
 
 void call_keep_alive(struct call *call, double seconds) {
     pthread_mutex_lock(&call->lock);
-    if (call->suspended && clock_seconds() - call->last_output >= seconds) {
+    // A whole answer commits itself to status 200 with its first sign of life: that one comes late.
+    bool begun = call->generation.stream || call->last_output > call->started;
+    double patience = begun ? seconds : WHOLE_PATIENCE * seconds;
+    if (call->suspended && clock_seconds() - call->last_output >= patience) {
         call->keep_alive_due = true;
         resume(call);
     }
