@@ -56,7 +56,7 @@ static int table_reserve(struct subset_table *table, int32_t size) {
         table->slots = slots;
         table->slot_count = slot_count;
     }
-    if (table->member_capacity - table->member_count < size) {
+    if (table->members == NULL || table->member_capacity - table->member_count < size) {
         int32_t capacity = table->member_capacity * 2 + size + 1024;
         int32_t *members = memory_resize(table->members, (size_t)capacity, sizeof *members, "grammar", table->error);
         if (members == NULL) {
