@@ -78,6 +78,9 @@ static bool wanted(const struct bench_request *request, const char *subject) {
 
 static int check_names(const struct bench_request *request, struct error *error) {
     for (int i = 0; i < request->name_count; i++) {
+        if (strcmp(request->names[i], "directory") == 0 && request->options.directory == NULL) {
+            return error_set(error, ERROR_ARGUMENT, "directory: expected --model DIR");
+        }
         bool known = strcmp(request->names[i], "all") == 0;
         for (size_t s = 0; s < SUBJECTS; s++) {
             known = known || strcmp(request->names[i], subjects[s].name) == 0;
@@ -181,6 +184,11 @@ int command_bench(int argc, char **argv) {
          .maximum = 1 << 20},
         {.name = "model", .argument = "DIR", .help = "directory: measure this model directory", .text = &o->directory},
         {.name = "ram", .argument = "SIZE", .help = "directory: memory to use at most, e.g. 16G", .text = &request.ram},
+        {.name = "weights",
+         .argument = "W",
+         .help = "prefill, decode: this format alone",
+         .text = &o->weights,
+         .choices = "bf16|fp8|int8|int4"},
         {0},
     };
     const struct command_positional positionals[] = {

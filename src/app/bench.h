@@ -24,6 +24,7 @@ struct bench_options {
     int64_t batch, length, depth;        // sequences and tokens of a training step, tokens before decoding; 0 = default
     const char *directory;               // --model; NULL = none
     int64_t ram_bytes;                   // --ram: memory limit for it
+    const char *weights;                 // the one format of prefill and decode; NULL = all
     int64_t rows, columns, inner;        // --shape of gemm; rows 0 = the built-in list
     enum bench_team teams[TEAM_COUNT];   // those that peaks and square products are measured with
     int team_count;

@@ -4,7 +4,6 @@
 #include <stdio.h>
 
 #include "app/bench.h"
-#include "base/log.h"
 #include "base/rng.h"
 #include "infer/session.h"
 #include "model/experts.h"
@@ -70,19 +69,25 @@ static void decode(void *argument, struct op_context *op, int64_t round) {
     CHECK(append(directory, 1, SESSION_SAMPLED, round, &error) == 0, "%s", error.text);
 }
 
+// Since `before`; every token asks for top_k experts in each MoE layer of the main model.
 static void note_streaming(const struct bench *bench, const struct directory *directory,
-                           const struct expert_statistics *before, double seconds) {
+                           const struct expert_statistics *before) {
     struct expert_statistics now;
     expert_store_statistics(&now, directory->store);
+    const struct model_config *config = &directory->model.config;
+    int64_t layers = 0;
+    for (int64_t l = 0; l < config->num_hidden_layers; l++) {
+        layers += model_layer_is_moe(config, l);
+    }
     double asked = (double)(now.hits + now.late + now.misses - before->hits - before->late - before->misses);
+    double tokens = asked / (double)(layers * config->num_experts_per_tok);
     bench_print_note(
         bench,
-        "%" PRId64 " of %" PRId64 " experts of %.1f MB fit; %.1f %% were there, %.1f %% on their way; read "
-        "%.2f GB at %.2f GB/s, waiting %.0f %% of the time",
+        "%" PRId64 " of %" PRId64 " experts of %.1f MB fit; %.1f %% were there, %.1f %% on their way; %.1f MB "
+        "read and %.1f ms waited a token",
         now.slots, now.experts, (double)now.expert_bytes / 1e6, 100.0 * (double)(now.hits - before->hits) / asked,
-        100.0 * (double)(now.late - before->late) / asked, (double)(now.bytes_read - before->bytes_read) / 1e9,
-        (double)(now.bytes_read - before->bytes_read) / 1e9 / seconds,
-        100.0 * (now.stall_seconds - before->stall_seconds) / seconds);
+        100.0 * (double)(now.late - before->late) / asked, (double)(now.bytes_read - before->bytes_read) / 1e6 / tokens,
+        1e3 * (now.stall_seconds - before->stall_seconds) / tokens);
 }
 
 static void measure(struct directory *directory, struct bench *bench) {
@@ -100,12 +105,12 @@ static void measure(struct directory *directory, struct bench *bench) {
     if (directory->store != NULL) {
         expert_store_statistics(&before, directory->store);
     }
-    double began = clock_seconds(), seconds = bench_measure(bench, &measured);
+    double seconds = bench_measure(bench, &measured);
     double layers = (double)config->num_hidden_layers;
     bench_print_note(bench, "behind %" PRId64 " tokens; %.1f ms and %.1f MB a token, %.1f GB/s; 61 such layers: %.2f s",
                      directory->depth, seconds * 1e3, bytes / 1e6, bytes / seconds / 1e9, seconds * 61.0 / layers);
     if (directory->store != NULL) {
-        note_streaming(bench, directory, &before, clock_seconds() - began);
+        note_streaming(bench, directory, &before);
     }
 }
 

@@ -279,22 +279,35 @@ static void run_decode(void *argument, struct op_context *op, int64_t round) {
     append(inference, 1, SESSION_SAMPLED);
 }
 
-// The formats that weights are measured in, and what is put behind the names of the second.
+// The formats that weights are measured in; all but the first stand behind the names of the measurements.
 static const struct {
     enum format format;
-    const char *suffix;
-} stored[] = {{FORMAT_BF16, ""}, {FORMAT_E4M3_BLOCK, ".fp8"}, {FORMAT_INT8, ".int8"}, {FORMAT_INT4, ".int4"}};
+    const char *name;
+} weights[] = {{FORMAT_BF16, "bf16"}, {FORMAT_E4M3_BLOCK, "fp8"}, {FORMAT_INT8, "int8"}, {FORMAT_INT4, "int4"}};
+#define WEIGHTS (sizeof weights / sizeof weights[0])
+
+static bool is_wanted(const struct bench *bench, size_t f) {
+    return bench->options.weights == NULL || strcmp(bench->options.weights, weights[f].name) == 0;
+}
+
+static void name_case(struct bench_case *measured, const char *name, int64_t number, size_t f) {
+    snprintf(measured->name, sizeof measured->name, "%s.%" PRId64 "%s%s", name, number, f > 0 ? "." : "",
+             f > 0 ? weights[f].name : "");
+}
 
 int bench_prefill(struct bench *bench, struct error *error) {
     const struct model_config *config = &bench->config;
     int64_t length = bench->options.length > 0 ? bench->options.length : 512;
     int code = 0;
     bench_print_heading(bench, "reading a prompt");
-    for (size_t f = 0; f < sizeof stored / sizeof stored[0] && code == 0; f++) {
+    for (size_t f = 0; f < WEIGHTS && code == 0; f++) {
+        if (!is_wanted(bench, f)) {
+            continue;
+        }
         struct inference inference = {.count = length};
         arena_init(&inference.arena, "inference");
         arena_init(&inference.source, "weights");
-        if ((code = inference_open(&inference, bench, stored[f].format, length, error)) == 0) {
+        if ((code = inference_open(&inference, bench, weights[f].format, length, error)) == 0) {
             struct active active = count_active(&inference.model.params, config, false);
             double work = 2.0 * (active.parameters * (double)length + active.head) +
                           attention_work(config, config->num_hidden_layers, length);
@@ -306,7 +319,7 @@ int bench_prefill(struct bench *bench, struct error *error) {
                                           .evict = true,
                                           .run = run_prefill,
                                           .argument = &inference};
-            snprintf(measured.name, sizeof measured.name, "prefill.%" PRId64 "%s", length, stored[f].suffix);
+            name_case(&measured, "prefill", length, f);
             bench_measure(bench, &measured);
         }
         inference_close(&inference);
@@ -331,11 +344,14 @@ int bench_decode(struct bench *bench, struct error *error) {
     int64_t depth = bench->options.depth > 0 ? bench->options.depth : 512;
     int code = 0;
     bench_print_heading(bench, "writing token by token");
-    for (size_t f = 0; f < sizeof stored / sizeof stored[0] && code == 0; f++) {
+    for (size_t f = 0; f < WEIGHTS && code == 0; f++) {
+        if (!is_wanted(bench, f)) {
+            continue;
+        }
         struct inference inference = {.count = depth};
         arena_init(&inference.arena, "inference");
         arena_init(&inference.source, "weights");
-        if ((code = inference_open(&inference, bench, stored[f].format, depth + DECODE_TOKENS, error)) == 0) {
+        if ((code = inference_open(&inference, bench, weights[f].format, depth + DECODE_TOKENS, error)) == 0) {
             append(&inference, depth, SESSION_PROMPT);
             double bytes = bench_token_bytes(&inference.model.params, config, depth + DECODE_TOKENS / 2);
             struct bench_case measured = {.unit = "tokens/s",
@@ -346,7 +362,7 @@ int bench_decode(struct bench *bench, struct error *error) {
                                           .evict = true,
                                           .run = run_decode,
                                           .argument = &inference};
-            snprintf(measured.name, sizeof measured.name, "decode.1%s", stored[f].suffix);
+            name_case(&measured, "decode", 1, f);
             double seconds = bench_measure(bench, &measured);
             bench_print_note(bench, "behind %" PRId64 " tokens; %.1f MB a token, %.1f GB/s", depth, bytes / 1e6,
                              bytes / seconds / 1e9);

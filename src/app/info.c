@@ -14,6 +14,7 @@
 #include "base/memory.h"
 #include "infer/kv_cache.h"
 #include "model/params.h"
+#include "model/quantize.h"
 #include "train/memory_plan.h"
 #include "weights/checkpoint.h"
 
@@ -271,6 +272,41 @@ static struct needs model_needs(const struct model_info *info) {
                           .average = (TRAIN_BYTES + AVERAGE_BYTES) * parameters};
 }
 
+// Bytes of all weights, those that stay taken as BF16.
+struct quantized_bytes {
+    int64_t int8, int4;
+};
+
+static int64_t param_bytes(const struct param *param, enum format format) {
+    enum format quantized = model_quantized_format(param, format);
+    struct tensor tensor = tensor_make(quantized != FORMAT_NONE ? quantized : FORMAT_BF16, NULL, param->rank,
+                                       param->shape);
+    return tensor_bytes(&tensor);
+}
+
+static int add_quantized_bytes(void *argument, const struct param *param, struct error *unused) {
+    struct quantized_bytes *bytes = argument;
+    (void)unused;
+    bytes->int8 += param_bytes(param, FORMAT_INT8);
+    bytes->int4 += param_bytes(param, FORMAT_INT4);
+    return 0;
+}
+
+static void print_quantized(const struct model_info *info) {
+    char a[32], b[32];
+    struct quantized_bytes bytes = {0};
+    struct model_params params;
+    struct arena arena;
+    arena_init(&arena, "model tables");
+    if (arena_reserve(&arena, params_table_bytes(&info->config), NULL) == 0) {
+        params_create(&params, &info->config, &arena);
+        params_visit(&params, &info->config, add_quantized_bytes, &bytes, NULL);
+        printf("  quantised    %s with --weights int8, %s with int4\n", text_bytes(a, bytes.int8),
+               text_bytes(b, bytes.int4));
+    }
+    arena_destroy(&arena);
+}
+
 static void print_memory(const struct model_info *info) {
     char a[32], b[32];
     struct needs needs = model_needs(info);
@@ -278,6 +314,7 @@ static void print_memory(const struct model_info *info) {
     if (info->data_bytes > 0) {
         printf("  weights      %s, mapped\n", text_bytes(a, info->data_bytes));
     }
+    print_quantized(info);
     printf("  cache        %s per 1024 tokens as latents, %s expanded (bf16)\n", text_bytes(a, needs.latent),
            text_bytes(b, needs.expanded));
     printf("  training     %s of weights, gradients and optimizer state, %s with the moving average\n",

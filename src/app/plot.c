@@ -181,8 +181,8 @@ int command_plot(int argc, char **argv) {
         .summary = "draw the pictures of training runs",
         .description =
             "Draws loss, validation, learning rate, gradient norm and the balance of the experts, over the tokens\n"
-            "of a run: RUN_DIR/run.png. Several runs are drawn into one picture, compare.png, and the losses of all but\n"
-            "the first are compared with it over the second half of the steps. Needs gnuplot.",
+            "of a run: RUN_DIR/run.png. Several runs are drawn into one picture, compare.png, and the losses of\n"
+            "all but the first are compared with it over the second half of the steps. Needs gnuplot.",
         .examples = "  minke plot run\n  minke plot run-gamma run-no-gamma -o pictures --format svg\n",
         .options = rows,
         .positionals = positionals,

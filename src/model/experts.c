@@ -384,11 +384,20 @@ static void pin_guesses(struct expert_layer *layer, bool pinned) {
     }
 }
 
+static bool all_present(const struct expert_layer *layer) {
+    for (int64_t e = 0; e < layer->store->experts_per_layer; e++) {
+        if (layer->experts[e].slot < 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void expert_read_ahead(const struct pass *pass, struct expert_layer *layer, const struct tensor *h) {
     struct expert_store *store = layer->store;
     struct expert_layer *next = layer->next;
-    if (next == NULL || pass->op->error.code != 0 || reads_begin(layer) > 0) {
-        return;   // nothing to spare while the layer at hand lacks slots
+    if (next == NULL || pass->op->error.code != 0 || all_present(next) || reads_begin(layer) > 0) {
+        return;   // nothing to read, or nothing to spare while the layer at hand lacks slots
     }
     guess(pass, next, h);
     pin_guesses(next, true);

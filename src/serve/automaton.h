@@ -16,10 +16,11 @@
 
 #include "base/error.h"
 
-#define AUTOMATON_ROWS 400000     // of one grammar
-#define NFA_EDGES 400000          // of one rule
-#define NFA_WORK (16 << 20)       // states looked at while making one rule deterministic
-#define AUTOMATON_NEED_LIMIT 96   // nesting of calls that a grammar may need to spell its shortest text
+#define AUTOMATON_ROWS 400000       // of one grammar
+#define NFA_EDGES 400000            // of one rule
+#define NFA_WORK (16 << 20)         // states looked at while making one rule deterministic
+#define AUTOMATON_WORK (64 << 20)   // ... and all rules of a grammar
+#define AUTOMATON_NEED_LIMIT 96     // nesting of calls that a grammar may need to spell its shortest text
 
 struct automaton_row {
     int32_t edges, calls;   // the first of them
@@ -47,6 +48,7 @@ struct automaton {   // starts as all zero
     int32_t *rules;   // first row of a rule, -1 = not built yet
     int32_t row_count, edge_count, call_count, rule_count;
     int32_t row_capacity, edge_capacity, call_capacity, rule_capacity;
+    int64_t work;   // spent on making rules deterministic
 };
 
 void automaton_destroy(struct automaton *automaton);

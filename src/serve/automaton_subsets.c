@@ -56,7 +56,7 @@ static int table_reserve(struct subset_table *table, int32_t size) {
         table->slots = slots;
         table->slot_count = slot_count;
     }
-    if (table->member_capacity - table->member_count < size) {
+    if (table->members == NULL || table->member_capacity - table->member_count < size) {
         int32_t capacity = table->member_capacity * 2 + size + 1024;
         int32_t *members = memory_resize(table->members, (size_t)capacity, sizeof *members, "grammar", table->error);
         if (members == NULL) {
@@ -171,7 +171,7 @@ static int closure_finish(int32_t *number, struct determinizer *it) {
             it->closure[kept++] = state;
         }
     }
-    if (it->work > NFA_WORK) {
+    if (it->work > NFA_WORK || it->automaton->work + it->work > AUTOMATON_WORK) {
         return error_set(it->nfa->error, ERROR_LIMIT, "too complex to be compiled");
     }
     sort_numbers(it->closure, kept);
@@ -292,6 +292,7 @@ int automaton_from_nfa(int32_t *row, struct automaton *automaton, const struct n
         goto out;
     }
     index_edges(&it);
+    it.work = nfa->edge_count;
     closure_begin(&it);
     closure_add(&it, 0);
     code = closure_finish(&number, &it);
@@ -300,6 +301,7 @@ int automaton_from_nfa(int32_t *row, struct automaton *automaton, const struct n
     }
     *row = base;
 out:
+    automaton->work += it.work;
     memory_free(it.first);
     memory_free(it.order);
     memory_free(it.seen);
@@ -340,6 +342,7 @@ int automaton_intersect(int32_t *row, struct automaton *automaton, const struct 
     int32_t base = automaton->row_count, number, pair[2] = {row_a, row_b};
     int code = table_find(&number, &table, pair, 2);
     for (int32_t i = 0; code == 0 && i < table.count; i++) {
+        automaton->work += 16;
         code = pair_row(automaton, &table, i, base, a, b);
     }
     *row = base;

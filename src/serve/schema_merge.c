@@ -263,6 +263,9 @@ int schema_merge(const json_t **merged, struct schema_scope *scope, const json_t
     }
     json_t *result = json_copy((json_t *)(uintptr_t)a);
     int code = schema_keep(scope->compiler, result);
+    size_t properties = json_object_size(json_object_get(a, "properties")) +
+                        json_object_size(json_object_get(b, "properties"));
+    scope->compiler->work += (int64_t)(properties / 16);   // copied below
     json_object_foreach((json_t *)(uintptr_t)b, key, value) {
         const json_t *known = json_object_get(a, key);
         if (code != 0) {

@@ -393,7 +393,7 @@ static int narrow(int32_t *at, struct automaton *parts, const char *pattern, str
 
 static int pattern_rule(int32_t *rule, struct schema_compiler *compiler, const char *pattern, const char *format,
                         int64_t min, int64_t max) {
-    struct automaton parts = {0};
+    struct automaton parts = {.work = compiler->automaton->work};
     char length[60];
     int32_t at = -1, row;
     int code = 0;
@@ -411,6 +411,7 @@ static int pattern_rule(int32_t *rule, struct schema_compiler *compiler, const c
         (code = automaton_intersect(&row, compiler->automaton, &parts, at, &parts, at, compiler->error)) == 0) {
         compiler->automaton->rules[*rule] = row;
     }
+    compiler->automaton->work = parts.work;
     automaton_destroy(&parts);
     return code;
 }

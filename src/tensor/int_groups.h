@@ -17,16 +17,16 @@
 #define INT8_GROUP 128
 #define INT4_GROUP 32
 
-static inline bool format_is_int(int format) {
+static inline bool format_is_int(enum format format) {
     return format == FORMAT_INT8 || format == FORMAT_INT4;
 }
 
-static inline int64_t int_group(int format) {
+static inline int64_t int_group(enum format format) {
     return format == FORMAT_INT4 ? INT4_GROUP : INT8_GROUP;
 }
 
 // k of a row in one slab.
-static inline int64_t int_slab_depth(int format) {
+static inline int64_t int_slab_depth(enum format format) {
     return format == FORMAT_INT4 ? 8 : 4;
 }
 

@@ -61,6 +61,15 @@ tokens=$(tr ',' '\n' < ids | wc -l)
 check "logits: one row of the vocabulary for every token" $?
 "$MINKE" logits model --ids-file ids -o mtp.npy --mtp --quiet && [ "$(stat -c %s mtp.npy)" -eq $((128 + (tokens - 1) * 512 * 4)) ]
 check "MTP logits: a row less" $?
+for weights in int8 int4; do
+    "$MINKE" logits model --ids-file ids -o $weights.npy --weights $weights --threads 1 --quiet &&
+        "$MINKE" logits model --ids-file ids -o again.npy --weights $weights --threads 3 --isa scalar --quiet &&
+        cmp $weights.npy again.npy && ! cmp -s $weights.npy a.npy
+    check "--weights $weights: other logits, the same bits with other threads and instructions" $?
+done
+"$MINKE" logits model --ids 1,2 -o c.npy --weights int5 2>message
+[ $? -eq 2 ] && grep -q 'weights: found "int5", expected one of stored|int8|int4' message
+check "--weights of an unknown kind" $?
 "$MINKE" logits model --ids 1,2,9999 -o c.npy 2>message
 [ $? -ne 0 ] && grep -q "expected an id in 0..511, found 9999" message && [ ! -e c.npy ] && [ -z "$(ls | grep 'c.npy')" ]
 check "an id out of range: one clear line, no file" $?

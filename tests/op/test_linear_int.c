@@ -181,12 +181,14 @@ static void test_many_rows(void **state) {
     }
 }
 
-// Deeper than one block of k of the driver.
-static void test_deep(void **state) {
+// Deeper than one block of k of the driver, and taller than a piece of rows.
+static void test_deep_and_tall(void **state) {
     (void)state;
     for (enum format format = FORMAT_INT8; format <= FORMAT_INT4; format++) {
         check_product(format, 1, 33, 4133, false, false);
         check_product(format, 17, 33, 4133, false, false);
+        check_product(format, 530, 33, 70, false, false);
+        check_product(format, 530, 17, 70, true, false);
     }
 }
 
@@ -253,10 +255,8 @@ static void test_error_of_a_product(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_few_rows),
-        cmocka_unit_test(test_many_rows),
-        cmocka_unit_test(test_deep),
-        cmocka_unit_test(test_rows_alone_or_together),
+        cmocka_unit_test(test_few_rows),           cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_deep_and_tall),      cmocka_unit_test(test_rows_alone_or_together),
         cmocka_unit_test(test_error_of_a_product),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

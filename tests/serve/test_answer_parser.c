@@ -181,8 +181,9 @@ static void test_random_texts(void **state) {
     uint64_t counter = 0;
     for (int round = 0; round < 3000; round++) {
         char text[1600] = "";
-        struct example example = {(enum minke_chat_style)rng_below(1, 1, counter++, 6),
-                                  (enum answer_reasoning)rng_below(1, 1, counter++, 3), text, NULL};
+        struct example example = {.text = text};
+        example.style = (enum minke_chat_style)rng_below(1, 1, counter++, 6);
+        example.reasoning = (enum answer_reasoning)rng_below(1, 1, counter++, 3);
         uint64_t count = rng_below(1, 1, counter++, 20);
         for (uint64_t i = 0; i < count; i++) {
             uint64_t part = rng_below(1, 1, counter++, 19);

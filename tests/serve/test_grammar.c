@@ -366,6 +366,26 @@ static void test_unsupported(void **unused) {
     }
 }
 
+// Many patterns, each just below the limit, do not add up to minutes.
+static void test_much_work(void **unused) {
+    (void)unused;
+    json_t *properties = json_object();
+    for (int i = 0; i < 2000; i++) {
+        char name[20], pattern[60];
+        snprintf(name, sizeof name, "p%d", i);
+        snprintf(pattern, sizeof pattern, "^(a{0,%d}){0,40}$", 60 + i % 3);
+        snprintf(pattern + strlen(pattern) - 1, 20, "|b%d$", i);
+        json_object_set_new(properties, name, json_pack("{s:s, s:s}", "type", "string", "pattern", pattern));
+    }
+    json_t *format = json_pack("{s:s, s:{s:{s:o}}}", "type", "json_schema", "json_schema", "schema", "properties",
+                               properties);
+    struct grammar_request request = {.response_format = format};
+    struct grammar *grammar;
+    struct error error = {0};
+    test_assert_error(grammar_create(&grammar, &request, vocabulary, &error), &error, ERROR_LIMIT, "too complex");
+    json_decref(format);
+}
+
 static int create_grammar(void *argument, struct error *error) {
     struct grammar *grammar;
     struct grammar_state *state;
@@ -634,17 +654,12 @@ static void test_memory(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_examples),
-        cmocka_unit_test(test_walks),
-        cmocka_unit_test(test_walk_values),
-        cmocka_unit_test(test_unsupported),
-        cmocka_unit_test(test_tools),
-        cmocka_unit_test(test_reasoning),
-        cmocka_unit_test(test_schema_and_tools),
-        cmocka_unit_test(test_walks_of_calls),
-        cmocka_unit_test(test_calls_of_templates),
-        cmocka_unit_test(test_depth),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_examples),       cmocka_unit_test(test_walks),
+        cmocka_unit_test(test_walk_values),    cmocka_unit_test(test_unsupported),
+        cmocka_unit_test(test_much_work),      cmocka_unit_test(test_tools),
+        cmocka_unit_test(test_reasoning),      cmocka_unit_test(test_schema_and_tools),
+        cmocka_unit_test(test_walks_of_calls), cmocka_unit_test(test_calls_of_templates),
+        cmocka_unit_test(test_depth),          cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -21,6 +21,7 @@
 #define MIN_PIECE_ROWS 128   // when there are more threads than tasks
 #define AREA_ROWS 512        // when outputs pass through the F32 area of a worker
 #define MAX_PIECE_ROWS 4096
+#define INT4_ROWS 512          // of a piece with int4: its packed rows are read once for each 16 columns
 #define PASS_UNITS (1 << 24)   // packed units of side a at a time (64 MiB)
 #define PACK_UNITS (1 << 13)   // least work of a packing task
 #define DEPTH_UNITS 1024       // units of a block of k: 4 panels of 32 columns take half of an L2 cache of 1 MiB
@@ -425,6 +426,12 @@ static bool is_readable(const struct linear_group *group) {
     return !is_scaled(group->a.format) && blocks && (group->b.k_stride == 1 || group->b.row_stride == 1);
 }
 
+// Whether int4 is read where it lies by products of any size: its groups are short, so that tiles of packed operands
+// spend much of their time on scales.
+static bool is_unpacked_int4(enum linear_unit unit, const struct linear_group *group) {
+    return unit == UNIT_PAIR && group->b.format == FORMAT_INT4;
+}
+
 // Most rows of a tile that reads side b of a group where it lies, and of a product that does so tile by tile: b is
 // turned anew for each tile, which still costs less than packing it.
 static int64_t mapped_rows(const struct run *run, const struct linear_group *group) {
@@ -435,7 +442,7 @@ static int64_t mapped_rows(const struct run *run, const struct linear_group *gro
 
 static int64_t most_mapped_rows(const struct run *run, const struct linear_group *group) {
     int64_t rows = mapped_rows(run, group);
-    return rows > LINEAR_MAX_MAPPED ? LINEAR_MOST_MAPPED : rows;
+    return is_unpacked_int4(run->unit, group) ? INT4_ROWS : rows > LINEAR_MAX_MAPPED ? LINEAR_MOST_MAPPED : rows;
 }
 
 // Cuts the groups; `pieces` has room for all. Returns the units of the largest piece's packed rows and adds up all.
@@ -508,6 +515,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
         }
     }
     int64_t limit = most_depth > 0 ? piece_rows(&run, groups, count, most_depth, threads) : 1;
+    limit = is_unpacked_int4(run.unit, &groups[0]) ? minimum(limit, INT4_ROWS) : limit;
     for (int64_t g = 0; g < count; g++) {
         piece_count += pieces_of(&groups[g], limit);
     }

@@ -18,7 +18,7 @@ int64_t int_bytes(const struct tensor *tensor) {
     return int_tiles(tensor) * int_tile_bytes(tensor) + scales;
 }
 
-static int code_shift(int format, int64_t k) {
+static int code_shift(enum format format, int64_t k) {
     int64_t j = k % int_slab_depth(format);
     return (int)(16 * (1 - j % 2) + (format == FORMAT_INT4 ? 4 : 8) * (j / 2));
 }
@@ -47,6 +47,7 @@ void int_widen_row(float *out, const struct tensor *source, int64_t row, int64_t
 
 typedef float floats __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t words __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t bits_of_words __attribute__((vector_size(4 * WIDTH)));
 
 static inline floats set(float value) {
     return (floats){0} + value;
@@ -137,7 +138,7 @@ static words measure(struct groups *groups) {
     return finite;
 }
 
-static void choose_codes(struct groups *groups, int format) {
+static void choose_codes(struct groups *groups, enum format format) {
     words finite = measure(groups);
     if (format == FORMAT_INT4) {
         search_scale(groups);
@@ -150,14 +151,14 @@ static void choose_codes(struct groups *groups, int format) {
     groups->scale = choose(finite, groups->scale, set(NAN));
 }
 
-static void store_codes(uint8_t *to, const struct groups *groups, int format) {
+static void store_codes(uint8_t *to, const struct groups *groups, enum format format) {
     const int64_t slab_depth = int_slab_depth(format);
     for (int64_t k = 0; k < groups->depth; k += slab_depth, to += INT_SLAB_BYTES) {
-        words lanes = {0};
+        bits_of_words lanes = {0};
         int64_t end = k + slab_depth < groups->depth ? k + slab_depth : groups->depth;
         for (int64_t j = k; j < end; j++) {
-            words code = __builtin_convertvector(groups->code[j], words);
-            lanes |= (code & (format == FORMAT_INT4 ? 15 : 255)) << code_shift(format, j);
+            bits_of_words code = (bits_of_words) __builtin_convertvector(groups->code[j], words);
+            lanes |= (code & (format == FORMAT_INT4 ? 15u : 255u)) << code_shift(format, j);
         }
         memcpy(to, &lanes, sizeof lanes);
     }
@@ -171,7 +172,7 @@ static void load_weights(struct groups *groups, const struct tensor *source, int
     for (int64_t lane = 0; lane < rows; lane++) {
         float *to = (float *)groups->weight + lane;
         if (source->format == FORMAT_BF16 && source->stride[1] == 1) {
-            const char *from = format_element(source, row + lane, k);
+            const char *from = (const char *)source->data + 2 * ((row + lane) * source->stride[0] + k);
             for (int64_t i = 0; i < groups->depth; i++) {
                 uint16_t bits;
                 memcpy(&bits, from + 2 * i, sizeof bits);

@@ -18,7 +18,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 // Code j of eight lanes as F32.
-INLINE __m256 lane_codes(const uint8_t *lanes, const int format, const int j) {
+INLINE __m256 lane_codes(const uint8_t *lanes, const enum format format, const int j) {
     const int width = format == FORMAT_INT4 ? 4 : 8, shift = 16 * (1 - j % 2) + width * (j / 2);
     __m256i bits = _mm256_loadu_si256((const __m256i *)(const void *)lanes);
     return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(bits, 32 - width - shift), 32 - width));
@@ -29,7 +29,7 @@ INLINE __m256 load_scales(const uint16_t *scales) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));
 }
 
-INLINE void pack_lanes(const struct linear_strip *strip, const int format) {
+INLINE void pack_lanes(const struct linear_strip *strip, const enum format format) {
     const int depth = (int)int_slab_depth(format);
     const struct tensor *weight = strip->source->integers;
     for (int64_t first = 0; first < strip->rows; first += VECTOR) {
@@ -58,7 +58,7 @@ static void pack_columns_int(const struct linear_strip *strip) {
 }
 
 // `rows` rows of a, columns 0..7 or 8..15 of the tile.
-INLINE void tile_half(const struct linear_tile *tile, const int format, const int rows, int64_t half) {
+INLINE void tile_half(const struct linear_tile *tile, const enum format format, const int rows, int64_t half) {
     const struct tensor *weight = tile->mapped->integers;
     const int depth = (int)int_slab_depth(format);
     const int64_t group = int_group(format), tile_number = tile->column / INT_TILE_ROWS;
@@ -104,7 +104,7 @@ INLINE void tile_half(const struct linear_tile *tile, const int format, const in
 
 // Rows are computed as 1, 2, 4 or 8: those beyond tile->rows read what follows in a and end in rows of c that nobody
 // reads.
-INLINE void tile_format(const struct linear_tile *tile, const int format) {
+INLINE void tile_format(const struct linear_tile *tile, const enum format format) {
     for (int64_t half = 0; half * VECTOR < tile->columns; half++) {
         if (tile->rows == 1) {
             tile_half(tile, format, 1, half);

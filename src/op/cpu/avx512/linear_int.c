@@ -34,7 +34,8 @@ INLINE struct table table_load(void) {
 }
 
 // The pairs of a slab: BF16 of the even k in the upper half of each lane, of the next in the lower.
-INLINE void slab_pairs(__m512i pair[MAX_PAIRS], const struct table *table, const uint8_t *slab, const int format) {
+INLINE void slab_pairs(__m512i pair[MAX_PAIRS], const struct table *table, const uint8_t *slab,
+                       const enum format format) {
     __m512i codes = _mm512_loadu_si512(slab);
     if (format == FORMAT_INT4) {
         pair[0] = _mm512_permutexvar_epi16(codes, table->values);
@@ -59,7 +60,7 @@ INLINE __m512 load_scales(const uint16_t *scales) {
 }
 
 // Code j of a slab as F32.
-INLINE __m512 slab_code(const uint8_t *slab, const int format, const int j) {
+INLINE __m512 slab_code(const uint8_t *slab, const enum format format, const int j) {
     const int width = format == FORMAT_INT4 ? 4 : 8, shift = 16 * (1 - j % 2) + width * (j / 2);
     __m512i lanes = _mm512_slli_epi32(_mm512_loadu_si512(slab), (unsigned)(32 - width - shift));
     return _mm512_cvtepi32_ps(_mm512_srai_epi32(lanes, (unsigned)(32 - width)));
@@ -67,7 +68,7 @@ INLINE __m512 slab_code(const uint8_t *slab, const int format, const int j) {
 
 // ---- Packing --------------------------------------------------------------------------------------------------------
 
-INLINE void pack_pairs(uint32_t *out, const struct linear_strip *strip, const uint8_t *slab, const int format) {
+INLINE void pack_pairs(uint32_t *out, const struct linear_strip *strip, const uint8_t *slab, const enum format format) {
     const int pairs = (int)int_slab_depth(format) / 2;
     const struct table table = table_load();
     for (int64_t k = strip->k_begin; k < strip->k_end; k += 2 * pairs, slab += INT_SLAB_BYTES) {
@@ -83,7 +84,8 @@ INLINE void pack_pairs(uint32_t *out, const struct linear_strip *strip, const ui
     }
 }
 
-INLINE void pack_singles(uint32_t *out, const struct linear_strip *strip, const uint8_t *slab, const int format) {
+INLINE void pack_singles(uint32_t *out, const struct linear_strip *strip, const uint8_t *slab,
+                         const enum format format) {
     const int depth = (int)int_slab_depth(format);
     for (int64_t k = strip->k_begin; k < strip->k_end; k += depth, slab += INT_SLAB_BYTES) {
         UNROLL
@@ -96,7 +98,7 @@ INLINE void pack_singles(uint32_t *out, const struct linear_strip *strip, const 
     }
 }
 
-INLINE void pack_tiles(const struct linear_strip *strip, const int format) {
+INLINE void pack_tiles(const struct linear_strip *strip, const enum format format) {
     const struct tensor *weight = strip->source->integers;
     const int64_t offset = strip->k_begin / int_slab_depth(format) * INT_SLAB_BYTES;
     for (int64_t first = 0; first < strip->rows; first += VECTOR) {
@@ -124,7 +126,7 @@ static void pack_columns_int(const struct linear_strip *strip) {
 
 // One group: sum[i] = chain of row i of a with the codes. `units`: as many as the group has.
 INLINE void group_chain(__m512 sum[LINEAR_MAX_MAPPED], const uint32_t *a, const uint8_t *slab,
-                        const struct table *table, const int format, const int rows, const int64_t units,
+                        const struct table *table, const enum format format, const int rows, const int64_t units,
                         const bool whole) {
     const int pairs = (int)int_slab_depth(format) / 2;
     UNROLL
@@ -149,7 +151,7 @@ INLINE void group_chain(__m512 sum[LINEAR_MAX_MAPPED], const uint32_t *a, const 
     }
 }
 
-INLINE void tile_pairs(const struct linear_tile *tile, const int format, const int rows) {
+INLINE void tile_pairs(const struct linear_tile *tile, const enum format format, const int rows) {
     const struct tensor *weight = tile->mapped->integers;
     const struct table table = table_load();
     const int64_t group = int_group(format), group_units = group / 2;
@@ -184,7 +186,7 @@ INLINE void tile_pairs(const struct linear_tile *tile, const int format, const i
 }
 
 // F32 activations: any number of rows, one after another.
-INLINE void tile_singles(const struct linear_tile *tile, const int format) {
+INLINE void tile_singles(const struct linear_tile *tile, const enum format format) {
     const struct tensor *weight = tile->mapped->integers;
     const int64_t group = int_group(format), depth = int_slab_depth(format);
     const uint8_t *codes = int_codes(weight, tile->column / VECTOR);
