@@ -12,7 +12,8 @@
 
 #include "base/memory.h"
 
-#define COUNTING_BYTES ((size_t)32 << 40)
+#define COUNTING_MOST ((size_t)32 << 40)   // addresses; fewer where the process may not have as many
+#define COUNTING_LEAST ((size_t)64 << 30)
 #define COUNTING_ZERO ((size_t)1 << 20)   // largest block that is written
 #define CHUNK_MINIMUM ((size_t)64 << 10)
 
@@ -57,13 +58,18 @@ void arena_init(struct arena *arena, const char *name) {
 
 int arena_init_counting(struct arena *arena, const char *name, struct error *error) {
     arena_init(arena, name);
-    void *start = mmap(NULL, COUNTING_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-                       0);
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    size_t bytes = COUNTING_MOST;
+    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    while (start == MAP_FAILED && bytes > COUNTING_LEAST) {   // a limit of the process, a sanitizer's layout
+        bytes /= 2;
+        start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    }
     if (start == MAP_FAILED) {
-        return error_set_errno(error, "%s: cannot reserve %zu bytes of addresses", name, COUNTING_BYTES);
+        return error_set_errno(error, "%s: cannot reserve %zu bytes of addresses", name, bytes);
     }
     arena->chunk = start;
-    *arena->chunk = (struct arena_chunk){.capacity = COUNTING_BYTES - sizeof *arena->chunk, .counting = true};
+    *arena->chunk = (struct arena_chunk){.capacity = bytes - sizeof *arena->chunk, .counting = true};
     return 0;
 }
 
@@ -98,7 +104,7 @@ static void chunk_poison(const struct arena_chunk *chunk) {
 
 static void chunk_free(struct arena_chunk *chunk) {
     if (chunk->counting) {
-        munmap(chunk, COUNTING_BYTES);
+        munmap(chunk, sizeof *chunk + chunk->capacity);
         return;
     }
     unpoison(chunk->data, chunk->capacity);
