@@ -164,9 +164,13 @@ static int vectors(struct bench *bench, struct error *error) {
     static const struct {
         int64_t groups, rows, columns, inner;
     } shapes[] = {
-        {0, 1, 512, 1024},           {0, 1, 2048, 7168},          {0, 1, 7168, 2048}, {0, 1, 16384, 4096},
-        {0, 8, 2048, 7168},          {MOST_GROUPS, 4, 512, 1024},   // experts of a batch of sequences that write token
-                                                                    // by token
+        {0, 1, 512, 1024},
+        {0, 1, 2048, 7168},
+        {0, 1, 7168, 2048},
+        {0, 1, 16384, 4096},
+        {0, 8, 2048, 7168},
+        {MOST_GROUPS, 4, 512, 1024},   // experts of a batch of sequences that write token
+                                       // by token
         {MOST_GROUPS, 4, 1024, 512},
     };
     int code = 0;
