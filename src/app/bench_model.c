@@ -403,7 +403,7 @@ static int start_batch(struct engine **engine, struct inference *inference, stru
     return code;
 }
 
-static int measure_batch(struct bench *bench, struct inference *inference, int64_t sequences, const char *suffix,
+static int measure_batch(struct bench *bench, struct inference *inference, int64_t sequences, size_t f,
                          struct error *error) {
     struct engine *engine = NULL;
     int code = start_batch(&engine, inference, &bench->op[TEAM_ALL], sequences, error);
@@ -418,7 +418,7 @@ static int measure_batch(struct bench *bench, struct inference *inference, int64
                                       .evict = true,
                                       .run = run_step,
                                       .argument = engine};
-        snprintf(measured.name, sizeof measured.name, "decode.%" PRId64 "%s", sequences, suffix);
+        name_case(&measured, "decode", sequences, f);
         bench_measure(bench, &measured);
     }
     engine_destroy(engine);
@@ -453,7 +453,7 @@ int bench_decode(struct bench *bench, struct error *error) {
             bench_print_note(bench, "behind %" PRId64 " tokens; %.1f MB a token, %.1f GB/s", depth, bytes / 1e6,
                              bytes / seconds / 1e9);
             for (int64_t sequences = 8; sequences <= MOST_SEQUENCES && code == 0; sequences *= 4) {
-                code = measure_batch(bench, &inference, sequences, weights[f].suffix, error);
+                code = measure_batch(bench, &inference, sequences, f, error);
             }
         }
         inference_close(&inference);
