@@ -309,8 +309,10 @@ static bool is_wanted(const struct bench *bench, size_t f) {
 }
 
 static void name_case(struct bench_case *measured, const char *name, int64_t number, size_t f) {
-    snprintf(measured->name, sizeof measured->name, "%s.%" PRId64 "%s%s", name, number, f > 0 ? "." : "",
-             f > 0 ? weights[f].name : "");
+    const char *label = weights[f].name;
+    bool plain = weights[f].format == FORMAT_BF16;
+    snprintf(measured->name, sizeof measured->name, "%s.%" PRId64 "%s%s", name, number, plain ? "" : ".",
+             plain ? "" : label);
 }
 
 int bench_prefill(struct bench *bench, struct error *error) {
