@@ -97,7 +97,7 @@ static void measure_product(struct bench *bench, struct product_case *c, enum be
     if (c->by_memory) {
         measured.unit = "GB/s";
         measured.limit = LIMIT_READ;
-        measured.amount = (double)tensor_bytes(&c->sets[0].w[0]) / 1e9;
+        measured.amount = (double)(groups * tensor_bytes(&c->sets[0].w[0])) / 1e9;
     }
     measured.work = measured.amount;
     bench_measure(bench, &measured);
@@ -161,16 +161,27 @@ static int experts(struct bench *bench, struct error *error) {
 }
 
 static int vectors(struct bench *bench, struct error *error) {
-    static const int64_t shapes[][2] = {{512, 1024}, {2048, 7168}, {7168, 2048}, {16384, 4096}, {2048, 7168}};
-    static const int64_t rows[] = {1, 1, 1, 1, 8};
+    static const struct {
+        int64_t groups, rows, columns, inner;
+    } shapes[] = {
+        {0, 1, 512, 1024},
+        {0, 1, 2048, 7168},
+        {0, 1, 7168, 2048},
+        {0, 1, 16384, 4096},
+        {0, 8, 2048, 7168},
+        {MOST_GROUPS, 4, 512, 1024},   // experts of a batch of sequences that write token
+                                       // by token
+        {MOST_GROUPS, 4, 1024, 512},
+    };
     int code = 0;
-    for (int s = 0; s < 5; s++) {
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
         for (int f = 0; f < FORMATS && code == 0; f++) {
             struct product_case c = {.format = formats[f],
                                      .by_memory = true,
-                                     .rows = rows[s],
-                                     .columns = shapes[s][0],
-                                     .inner = shapes[s][1]};
+                                     .groups = shapes[s].groups,
+                                     .rows = shapes[s].rows,
+                                     .columns = shapes[s].columns,
+                                     .inner = shapes[s].inner};
             code = product(bench, c, false, error);
         }
     }

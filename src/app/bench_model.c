@@ -11,6 +11,7 @@
 #include "app/bench.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "infer/engine.h"
 #include "infer/session.h"
 #include "model/quantize.h"
 #include "tensor/formats.h"
@@ -19,16 +20,30 @@
 
 #define CHUNK 512          // prompt tokens per forward pass
 #define DECODE_TOKENS 16   // before the session is cut back to its depth
+#define BATCH_PROMPT 64    // tokens before
+#define BATCH_ANSWER 256   // most tokens that the measurement may take
+#define MOST_SEQUENCES 32
 
 // ---- Counting -------------------------------------------------------------------------------------------------------
 
 struct active {
     const struct model_config *config;
     bool mtp;            // with the MTP modules
+    int64_t rows;        // tokens at a time, for the experts that their bytes are counted of (0: one)
     double parameters;   // of matrices, without embedding and head
     double head;         // of one prediction
     double bytes;        // of everything a token reads, head included
 };
+
+// The share of the experts that `rows` tokens meet, if each chooses at random.
+static double expert_share(const struct active *active, const struct param *param) {
+    const struct model_config *config = active->config;
+    double missed = 1.0;
+    for (int64_t row = 0; row < (active->rows > 1 ? active->rows : 1); row++) {
+        missed *= 1.0 - (double)config->num_experts_per_tok / (double)config->n_routed_experts;
+    }
+    return param->expert >= 0 ? 1.0 - missed : 1.0;
+}
 
 static int count_param(void *argument, const struct param *param, struct error *error) {
     struct active *active = argument;
@@ -36,7 +51,8 @@ static int count_param(void *argument, const struct param *param, struct error *
     (void)error;
     double share = param->expert >= 0 ? (double)config->num_experts_per_tok / (double)config->n_routed_experts : 1.0;
     double elements = (double)(param->shape[0] * (param->rank > 1 ? param->shape[1] : 1)) * share;
-    double bytes = tensor_present(param->tensor) ? (double)tensor_bytes(param->tensor) * share : 0.0;
+    double met = expert_share(active, param);
+    double bytes = tensor_present(param->tensor) ? (double)tensor_bytes(param->tensor) * met : 0.0;
     bool head = param->kind == PARAM_HEAD || (param->kind == PARAM_EMBEDDING && config->tie_word_embeddings);
     bool of_mtp = param->layer >= config->num_hidden_layers;
     if (head) {
@@ -114,7 +130,8 @@ static int training_open(struct training *t, struct bench *bench, enum precision
     t->batch = (struct micro_batch){.sequences = sequences, .length = length, .ids = tokens};
     t->model = (struct model){.config = *config,
                               .params = t->optimizer.weights.params,
-                              .compute = precision == PRECISION_FP32 ? FORMAT_F32 : FORMAT_BF16};
+                              .compute = precision == PRECISION_FP32 ? FORMAT_F32 : FORMAT_BF16,
+                              .fp8 = precision == PRECISION_FP8};
     model_prepare(&t->model, length, &t->arena);
     return model_slot_create(&t->slot, &t->model, error);
 }
@@ -205,6 +222,7 @@ static int train(struct bench *bench, const char *name, enum precision precision
 int bench_train(struct bench *bench, struct error *error) {
     bench_print_heading(bench, "training");
     int code = train(bench, "train.step", PRECISION_BF16, error);
+    code = code == 0 ? train(bench, "train.step.fp8", PRECISION_FP8, error) : code;
     return code == 0 ? train(bench, "train.step.fp32", PRECISION_FP32, error) : code;
 }
 
@@ -291,8 +309,10 @@ static bool is_wanted(const struct bench *bench, size_t f) {
 }
 
 static void name_case(struct bench_case *measured, const char *name, int64_t number, size_t f) {
-    snprintf(measured->name, sizeof measured->name, "%s.%" PRId64 "%s%s", name, number, f > 0 ? "." : "",
-             f > 0 ? weights[f].name : "");
+    const char *label = weights[f].name;
+    bool plain = weights[f].format == FORMAT_BF16;
+    snprintf(measured->name, sizeof measured->name, "%s.%" PRId64 "%s%s", name, number, plain ? "" : ".",
+             plain ? "" : label);
 }
 
 int bench_prefill(struct bench *bench, struct error *error) {
@@ -339,6 +359,74 @@ double bench_token_bytes(struct model_params *params, const struct model_config 
     return bytes + count_active(params, config, false).bytes;
 }
 
+// Tokens of the session, and ids that the prompts of a batch are taken from.
+static int64_t decode_capacity(int64_t depth) {
+    int64_t batch = BATCH_PROMPT + BATCH_ANSWER;
+    return depth + DECODE_TOKENS > batch ? depth + DECODE_TOKENS : batch;
+}
+
+// ---- Many sequences -------------------------------------------------------------------------------------------------
+
+static int ignore_event(void *argument, const struct minke_event *event) {
+    (void)argument, (void)event;
+    return 0;
+}
+
+static void run_step(void *argument, struct op_context *op, int64_t round) {
+    struct engine *engine = argument;
+    struct error error = {0};
+    (void)op, (void)round;
+    CHECK(engine_step(engine, &error) >= 0, "%s", error.text);
+}
+
+// `sequences` requests that all write a token with each step.
+static int start_batch(struct engine **engine, struct inference *inference, struct op_context *op, int64_t sequences,
+                       struct error *error) {
+    const int64_t length = BATCH_PROMPT + BATCH_ANSWER;
+    struct engine_options options = {.context = length,
+                                     .cache_tokens = sequences * length,
+                                     .batch = sequences,
+                                     .chunk = sequences * BATCH_PROMPT,
+                                     .drafts = DRAFTS_NEVER};
+    int code = engine_create(engine, &inference->model, op, &options, error);
+    for (int64_t i = 0; i < sequences && code == 0; i++) {
+        int64_t number;
+        struct minke_request request = {.ids = inference->ids + i,   // all different
+                                        .count = BATCH_PROMPT,
+                                        .max_tokens = BATCH_ANSWER,
+                                        .ignore_end = 1,
+                                        .callback = ignore_event};
+        code = engine_submit(&number, *engine, &request, error);
+    }
+    for (int warm = 0; warm < 2 && code == 0; warm++) {
+        int64_t running = engine_step(*engine, error);
+        code = running < 0 ? (int)running : 0;
+    }
+    return code;
+}
+
+static int measure_batch(struct bench *bench, struct inference *inference, int64_t sequences, size_t f,
+                         struct error *error) {
+    struct engine *engine = NULL;
+    int code = start_batch(&engine, inference, &bench->op[TEAM_ALL], sequences, error);
+    if (code == 0) {
+        struct active active = {.config = &bench->config, .rows = sequences};
+        params_visit(&inference->model.params, &bench->config, count_param, &active, NULL);
+        struct bench_case measured = {.unit = "tokens/s",
+                                      .amount = (double)sequences,
+                                      .work = active.bytes / 1e9,
+                                      .limit = LIMIT_READ,
+                                      .team = TEAM_ALL,
+                                      .evict = true,
+                                      .run = run_step,
+                                      .argument = engine};
+        name_case(&measured, "decode", sequences, f);
+        bench_measure(bench, &measured);
+    }
+    engine_destroy(engine);
+    return code;
+}
+
 int bench_decode(struct bench *bench, struct error *error) {
     const struct model_config *config = &bench->config;
     int64_t depth = bench->options.depth > 0 ? bench->options.depth : 512;
@@ -351,7 +439,7 @@ int bench_decode(struct bench *bench, struct error *error) {
         struct inference inference = {.count = depth};
         arena_init(&inference.arena, "inference");
         arena_init(&inference.source, "weights");
-        if ((code = inference_open(&inference, bench, weights[f].format, depth + DECODE_TOKENS, error)) == 0) {
+        if ((code = inference_open(&inference, bench, weights[f].format, decode_capacity(depth), error)) == 0) {
             append(&inference, depth, SESSION_PROMPT);
             double bytes = bench_token_bytes(&inference.model.params, config, depth + DECODE_TOKENS / 2);
             struct bench_case measured = {.unit = "tokens/s",
@@ -366,6 +454,9 @@ int bench_decode(struct bench *bench, struct error *error) {
             double seconds = bench_measure(bench, &measured);
             bench_print_note(bench, "behind %" PRId64 " tokens; %.1f MB a token, %.1f GB/s", depth, bytes / 1e6,
                              bytes / seconds / 1e9);
+            for (int64_t sequences = 8; sequences <= MOST_SEQUENCES && code == 0; sequences *= 4) {
+                code = measure_batch(bench, &inference, sequences, f, error);
+            }
         }
         inference_close(&inference);
     }

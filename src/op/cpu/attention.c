@@ -6,12 +6,14 @@
 // row meets the same key blocks and the same order whatever task it is in; keys beyond its own position never enter a
 // product.
 #include <math.h>
+#include <string.h>
 
 #include "base/arena.h"
 #include "base/math.h"
 #include "op/cpu/attention.h"
 #include "op/cpu/cpu_ops.h"
 #include "op/cpu/kernels.h"
+#include "tensor/formats.h"
 
 // Per worker. q_words and columns are the packed widths of a query and a value row.
 struct attention_area {
@@ -19,6 +21,7 @@ struct attention_area {
     uint32_t *lanes;     // [q_words][KEY_ROWS]
     uint32_t *values;    // [KEY_ROWS / step][columns]
     uint32_t *factor;    // [QUERY_ROWS][KEY_ROWS / step]
+    uint32_t *direct;    // of few rows: queries, then factor, as side a of a matrix product (op/cpu/linear.h)
     float *score;        // [QUERY_ROWS][KEY_ROWS]
     float *sum;          // [QUERY_ROWS][columns]
     float maximum[QUERY_ROWS], denominator[QUERY_ROWS];
@@ -26,6 +29,8 @@ struct attention_area {
 
 struct attention_job {
     const struct attention_kernels *kernels;
+    const struct linear_kernels *linear;
+    enum linear_unit unit;
     struct attention_area *area;
     const struct tensor *out, *q, *k_nope, *k_rope, *v;
     float *lse;
@@ -78,11 +83,15 @@ static struct attention_piece piece_of_task(const struct attention_job *job, int
     return piece;
 }
 
+// The row of keys and values that block number `block` begins with.
+static int64_t first_key(const struct attention_span *span, int64_t block) {
+    return span->pages != NULL ? (int64_t)span->pages[block] * KEY_ROWS : span->key_row + block * KEY_ROWS;
+}
+
 static void pack_block(const struct attention_job *job, struct attention_area *area,
                        const struct attention_piece *piece, int64_t block, int64_t keys) {
     const struct attention_kernels *kernels = job->kernels;
-    const struct attention_span *span = piece->span;
-    int64_t first = span->pages != NULL ? (int64_t)span->pages[block] * KEY_ROWS : span->key_row + block * KEY_ROWS;
+    int64_t first = first_key(piece->span, block);
     kernels->pack_lanes(area->lanes, tensor_head_row(job->k_nope, first, piece->head), job->k_nope->stride[0],
                         job->nope, keys);
     if (job->rope > 0) {
@@ -125,6 +134,144 @@ static void attend_block(const struct attention_job *job, struct attention_area 
     }
 }
 
+// ---- Few rows (decoding) --------------------------------------------------------------------------------------------
+
+// A block of 64 keys costs more to pack than a few rows gain from it. Whole blocks are then read where they lie, by the
+// kernels of matrix products with few rows; the chains are the same.
+#define DIRECT_ROWS LINEAR_MAX_MAPPED
+
+static int64_t whole_chunks(int64_t words) {
+    return (words + LINEAR_CHUNK - 1) / LINEAR_CHUNK * LINEAR_CHUNK;
+}
+
+// Words [rows][stride] -> chunks of 16 words of every row, as a matrix product takes its side a.
+static void put_chunks(uint32_t *chunks, const uint32_t *words, int64_t stride, int64_t rows, int64_t count) {
+    for (int64_t begin = 0; begin < count; begin += LINEAR_CHUNK) {
+        int64_t length = count - begin < LINEAR_CHUNK ? count - begin : LINEAR_CHUNK;
+        for (int64_t row = 0; row < rows; row++) {
+            memcpy(chunks + begin * rows + row * LINEAR_CHUNK, words + row * stride + begin, (size_t)length * 4);
+        }
+    }
+}
+
+// Words of area.direct before the factor.
+static int64_t direct_query_words(const struct attention_job *job) {
+    return DIRECT_ROWS * (whole_chunks(job->nope_words) + whole_chunks(job->q_words - job->nope_words));
+}
+
+static void put_direct_queries(const struct attention_job *job, struct attention_area *area, int64_t rows) {
+    int64_t rope_words = job->q_words - job->nope_words;
+    put_chunks(area->direct, area->queries, job->q_words, rows, job->nope_words);
+    put_chunks(area->direct + whole_chunks(job->nope_words) * rows, area->queries + job->nope_words, job->q_words, rows,
+               rope_words);
+}
+
+static void multiply_direct(const struct attention_job *job, struct linear_tile tile, int64_t columns) {
+    int64_t width = job->linear->mapped_columns;
+    for (; tile.column < columns; tile.column += width, tile.c += width) {
+        tile.columns = (int)(columns - tile.column < width ? columns - tile.column : width);
+        job->linear->tile_mapped(&tile);
+    }
+}
+
+// Asks for part `part` of `parts` of `count` rows: what the product before does not ask for by itself.
+static void prefetch_rows(struct row first, int64_t stride, int64_t width, int64_t count, int64_t part, int64_t parts) {
+    const int64_t bytes = format_info(first.format)->bytes;
+    for (int64_t row = count * part / parts; row < count * (part + 1) / parts; row++) {
+        const char *from = (const char *)first.data + row * stride * bytes;
+        for (int64_t offset = 0; offset < width * bytes; offset += 64) {
+            __builtin_prefetch(from + offset, 0, 2);
+        }
+    }
+}
+
+// A mapped product asks for the keys that follow in memory. The beginning of the next block may lie elsewhere.
+static void prefetch_block(const struct attention_job *job, const struct attention_piece *piece, int64_t block,
+                           int64_t part, int64_t parts) {
+    int64_t first = first_key(piece->span, block);
+    prefetch_rows(tensor_head_row(job->k_nope, first, piece->head), job->k_nope->stride[0], job->nope, KEY_ROWS / 4,
+                  part, parts);
+    if (job->rope > 0) {
+        prefetch_rows(tensor_head_row(job->k_rope, first, 0), job->k_rope->stride[0], job->rope, KEY_ROWS, part, parts);
+    }
+}
+
+static struct linear_operand direct_operand(struct row first, int64_t row_stride, int64_t k_stride) {
+    return (struct linear_operand){
+        .data = first.data, .row_stride = row_stride, .k_stride = k_stride, .format = first.format};
+}
+
+static void direct_scores(const struct attention_job *job, struct attention_area *area,
+                          const struct attention_piece *piece, int64_t first) {
+    struct linear_operand nope = direct_operand(tensor_head_row(job->k_nope, first, piece->head),
+                                                job->k_nope->stride[0], 1);
+    struct linear_tile tile = {.c = area->score,
+                               .c_stride = KEY_ROWS,
+                               .a = area->direct,
+                               .mapped = &nope,
+                               .depth = job->nope,
+                               .units = job->nope_words,
+                               .rows = (int)piece->rows,
+                               .unit = job->unit};
+    if (job->nope > 0) {
+        multiply_direct(job, tile, KEY_ROWS);
+    }
+    if (job->rope > 0) {
+        struct linear_operand rope = direct_operand(tensor_head_row(job->k_rope, first, 0), job->k_rope->stride[0], 1);
+        tile.mapped = &rope;
+        tile.a += whole_chunks(job->nope_words) * piece->rows;
+        tile.depth = job->rope;
+        tile.units = job->q_words - job->nope_words;
+        tile.add = job->nope > 0;
+        multiply_direct(job, tile, KEY_ROWS);
+    }
+}
+
+// One whole block that all rows see wholly. `next`: there is one behind it, which is asked for between the products.
+#define PREFETCH_COLUMNS LINEAR_MAX_COLUMNS
+static void attend_direct(const struct attention_job *job, struct attention_area *area,
+                          const struct attention_piece *piece, int64_t block, bool next) {
+    const struct attention_kernels *kernels = job->kernels;
+    int64_t first = first_key(piece->span, block), words = KEY_ROWS / kernels->step;
+    uint32_t *factor = area->direct + direct_query_words(job);
+    direct_scores(job, area, piece, first);
+    for (int64_t r = 0; r < piece->rows; r++) {
+        float correction = kernels->softmax(area->factor + r * words, &area->maximum[r], &area->denominator[r],
+                                            area->score + r * KEY_ROWS, KEY_ROWS, job->scale);
+        if (correction != 1.0f) {
+            kernels->scale(area->sum + r * job->columns, correction, job->columns);
+        }
+    }
+    put_chunks(factor, area->factor, words, piece->rows, words);
+    struct linear_operand values = direct_operand(tensor_head_row(job->v, first, piece->head), 1, job->v->stride[0]);
+    struct linear_tile tile = {.c = area->sum,
+                               .c_stride = job->columns,
+                               .a = factor,
+                               .mapped = &values,
+                               .depth = KEY_ROWS,
+                               .units = words,
+                               .rows = (int)piece->rows,
+                               .unit = job->unit,
+                               .add = true};
+    int64_t columns = job->v->shape[2], parts = (columns + PREFETCH_COLUMNS - 1) / PREFETCH_COLUMNS;
+    for (int64_t part = 0; part < parts; part++) {
+        if (next) {
+            prefetch_block(job, piece, block + 1, part, parts);
+        }
+        tile.column = part * PREFETCH_COLUMNS;
+        tile.c = area->sum + tile.column;
+        multiply_direct(job, tile, columns < tile.column + PREFETCH_COLUMNS ? columns : tile.column + PREFETCH_COLUMNS);
+    }
+}
+
+// Whether all rows of a piece see all of a block.
+static bool is_direct(const struct attention_job *job, const struct attention_piece *piece, int64_t block) {
+    int64_t least = piece->span->position + piece_token(job, piece, 0) + 1;
+    return piece->rows <= DIRECT_ROWS && (block + 1) * KEY_ROWS <= least;
+}
+
+// ---- Tasks ----------------------------------------------------------------------------------------------------------
+
 static void attention_task(void *argument, int64_t task, int worker) {
     const struct attention_job *job = argument;
     const struct attention_kernels *kernels = job->kernels;
@@ -145,8 +292,15 @@ static void attention_task(void *argument, int64_t task, int worker) {
     for (int64_t i = 0; i < piece.rows * job->columns; i++) {
         area->sum[i] = 0.0f;
     }
+    if (piece.rows <= DIRECT_ROWS) {
+        put_direct_queries(job, area, piece.rows);
+    }
     int64_t seen = piece.span->position + piece_token(job, &piece, piece.rows - 1) + 1;
     for (int64_t block = 0; block * KEY_ROWS < seen; block++) {
+        if (is_direct(job, &piece, block)) {
+            attend_direct(job, area, &piece, block, (block + 1) * KEY_ROWS < seen);
+            continue;
+        }
         int64_t keys = seen - block * KEY_ROWS < KEY_ROWS ? seen - block * KEY_ROWS : KEY_ROWS;
         pack_block(job, area, &piece, block, keys);
         attend_block(job, area, &piece, block, keys);
@@ -172,6 +326,9 @@ static void attention_areas(struct attention_job *job, struct op_context *op) {
         area->values = arena_allocate_zero(op->scratch, KEY_ROWS / step * columns,
                                            sizeof(uint32_t));   // padding columns stay zero
         area->factor = arena_allocate(op->scratch, QUERY_ROWS * KEY_ROWS / step, sizeof(uint32_t));
+        // A mapped tile may read as if there were DIRECT_ROWS rows.
+        area->direct = arena_allocate_zero(
+            op->scratch, (size_t)(direct_query_words(job) + DIRECT_ROWS * (KEY_ROWS + LINEAR_CHUNK)), sizeof(uint32_t));
         area->score = arena_allocate(op->scratch, QUERY_ROWS * KEY_ROWS, sizeof(float));
         area->sum = arena_allocate(op->scratch, QUERY_ROWS * columns, sizeof(float));
     }
@@ -204,6 +361,8 @@ void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const 
                                 .spans = spans,
                                 .span_count = span_count,
                                 .scale = scale};
+    job.linear = &op->kernels->linear;
+    job.unit = job.kernels->step == 2 ? UNIT_PAIR : UNIT_F32;
     job.group_heads = shared ? q->shape[1] : 1;
     job.groups = q->shape[1] / job.group_heads;
     job.nope = k_nope->shape[2];
@@ -213,10 +372,10 @@ void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const 
     job.columns = (v->shape[2] + SUM_LANES - 1) / SUM_LANES * SUM_LANES;
     job.first_task = arena_allocate(op->scratch, (size_t)span_count + 1, sizeof *job.first_task);
     attention_areas(&job, op);
-    // Few long rows (decoding) are spread over all threads, at the price of packing a block once per task.
+    // Few long rows (decoding) are spread over all threads, at the price of reading a block once per task.
     job.rows_per_task = QUERY_ROWS;
-    int64_t tasks = count_tasks(&job);
-    while (job.rows_per_task > 8 && tasks < 2 * pool_threads(op->pool)) {
+    int64_t tasks = count_tasks(&job), threads = pool_threads(op->pool);
+    while (job.rows_per_task > 2 && tasks < (job.rows_per_task > DIRECT_ROWS ? 2 * threads : threads)) {
         job.rows_per_task /= 2;
         tasks = count_tasks(&job);
     }

@@ -1,5 +1,7 @@
 // AVX-512 kernels of products of few rows, which read b where it lies: matrix-vector at the speed of memory. Whole
 // cache lines of BF16 or E4M3 with contiguous k take the fast way (tile_lines), everything else step_mapped.
+#include <stddef.h>
+
 #include "op/cpu/avx512/linear_load.h"
 #include "op/cpu/kernels.h"
 #include "tensor/formats.h"
@@ -244,6 +246,59 @@ INLINE int64_t tile_lines(const struct linear_tile *tile, const int rows, const 
     return whole;
 }
 
+// ---- Columns of b contiguous (a transposed weight, the values of attention)
+// ------------------------------------------
+
+// Two groups of 16 columns of BF16: two k interleave to two vectors of pairs, without turning anything.
+INLINE void tile_interleaved(const struct linear_tile *tile, const int rows) {
+    const struct linear_operand *b = tile->mapped;
+    const int64_t bytes = 2 * b->k_stride;
+    const char *from = b->data + 2 * tile->column;
+    const uint32_t *a = tile->a;
+    uint16_t words[32];   // k + 1, k of columns 0 to 15
+    for (int i = 0; i < 32; i++) {
+        words[i] = (uint16_t)(i / 2 + (i % 2 == 0 ? 0 : 32));
+    }
+    const __m512i first = _mm512_loadu_si512(words), second = _mm512_add_epi16(first, _mm512_set1_epi16(VECTOR));
+    __m512 sum[2][MOST_ROWS];
+    UNROLL
+    for (int g = 0; g < 2; g++) {
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            sum[g][i] = tile->add ? _mm512_loadu_ps(tile->c + i * tile->c_stride + g * VECTOR) : _mm512_setzero_ps();
+        }
+    }
+    for (int64_t unit = 0; unit < tile->units; unit++, from += 2 * bytes) {
+        __m512i k0 = _mm512_loadu_si512(from);
+        __m512i k1 = 2 * unit + 1 < tile->depth ? _mm512_loadu_si512(from + bytes) : _mm512_setzero_si512();
+        __m512i pair[2] = {_mm512_permutex2var_epi16(k1, first, k0), _mm512_permutex2var_epi16(k1, second, k0)};
+        multiply_unit(sum, a + unit / LINEAR_CHUNK * rows * LINEAR_CHUNK + unit % LINEAR_CHUNK, rows, 2, pair);
+    }
+    UNROLL
+    for (int g = 0; g < 2; g++) {
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            _mm512_storeu_ps(tile->c + i * tile->c_stride + g * VECTOR, sum[g][i]);
+        }
+    }
+}
+
+#define INTERLEAVED(rows)                                            \
+    static void interleaved_##rows(const struct linear_tile *tile) { \
+        tile_interleaved(tile, rows);                                \
+    }
+INTERLEAVED(1)
+INTERLEAVED(2)
+INTERLEAVED(3)
+INTERLEAVED(4)
+INTERLEAVED(5)
+INTERLEAVED(6)
+INTERLEAVED(7)
+INTERLEAVED(8)
+static void (*const interleaved[])(const struct linear_tile *tile) = {NULL,          interleaved_1, interleaved_2,
+                                                                      interleaved_3, interleaved_4, interleaved_5,
+                                                                      interleaved_6, interleaved_7, interleaved_8};
+
 // ---- Everything else: 16 columns, any format and layout -------------------------------------------------------------
 
 // Up to 16 units of 16 columns (`count` k; fewer columns for the last tile).
@@ -414,6 +469,12 @@ static void tile_columns(struct linear_tile part) {
 }
 
 static void tile_mapped(const struct linear_tile *tile) {
+    const struct linear_operand *b = tile->mapped;
+    if (tile->unit == UNIT_PAIR && b->format == FORMAT_BF16 && b->row_stride == 1 && b->k_stride != 1 &&
+        tile->columns == COLUMNS && tile->rows <= LINEAR_MAX_MAPPED) {
+        interleaved[tile->rows](tile);
+        return;
+    }
     const int step = tile->columns == COLUMNS ? columns_at_once(tile) : VECTOR;
     for (int first = 0; first < tile->columns; first += step) {
         struct linear_tile part = *tile;
