@@ -75,10 +75,11 @@ static float define(const struct definition *d, float total, int64_t i, int64_t 
     return total;
 }
 
+enum product { FORWARD, INPUT, WEIGHT };
 struct product_case {
     struct tensor c, start, a, b;
     enum op_mode mode;
-    enum { FORWARD, INPUT, WEIGHT } product;
+    enum product product;
     float *expected;
 };
 
@@ -119,7 +120,7 @@ static void run_product(struct op_context *op, const char *name, void *argument)
     run_case(argument, op, name);
 }
 
-static void check_product(int product, int64_t rows, int64_t columns, int64_t depth, bool special) {
+static void check_product(enum product product, int64_t rows, int64_t columns, int64_t depth, bool special) {
     struct product_case test = {.product = product, .mode = product == WEIGHT || draw(2) == 0 ? OP_ADD : OP_SET};
     enum format format = test.mode == OP_SET && draw(2) == 0 ? FORMAT_BF16 : FORMAT_F32;
     int64_t tiles = (depth + 127) / 128;

@@ -120,7 +120,7 @@ static inline struct run_config tiny_run(const char *directory, const char *name
 static inline void tiny_train(const struct run_config *run, bool resume) {
     struct error error = {0};
     struct trainer *trainer;
-    bool finished;
+    bool finished = false;
     if (trainer_create(&trainer, run, resume, &error) != 0 || trainer_run(trainer, &finished, NULL, &error) != 0) {
         fail_msg("%s", error.text);
     }
