@@ -11,7 +11,7 @@
 set -eu
 
 build="gcc libc6-dev make pkg-config libjansson-dev libpcre2-dev libmicrohttpd-dev libedit-dev libxxhash-dev libinih-dev"
-test="libcmocka-dev curl"
+test="libcmocka-dev curl gnuplot-nox"
 check="clang-format cppcheck perl"
 demo="bible-kjv bible-kjv-text jargon-text gnuplot-nox xz-utils bzip2"
 page="chromium nodejs fonts-inter"
