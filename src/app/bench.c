@@ -54,9 +54,11 @@ static int peaks_only(struct bench *bench, struct error *error) {
 static const struct subject {
     const char *name;
     int (*run)(struct bench *bench, struct error *error);
+    bool needs_directory;   // --model DIR; left out of "all" without
 } subjects[] = {
-    {"peak", peaks_only},   {"gemm", bench_gemm},       {"attention", bench_attention}, {"ops", bench_ops},
-    {"train", bench_train}, {"prefill", bench_prefill}, {"decode", bench_decode},       {"directory", bench_directory},
+    {"peak", peaks_only, false},     {"gemm", bench_gemm, false},          {"attention", bench_attention, false},
+    {"ops", bench_ops, false},       {"train", bench_train, false},        {"prefill", bench_prefill, false},
+    {"decode", bench_decode, false}, {"directory", bench_directory, true}, {"mtp", bench_mtp, true},
 };
 #define SUBJECTS (sizeof subjects / sizeof subjects[0])
 
@@ -67,9 +69,12 @@ struct bench_request {
     int name_count;
 };
 
-static bool wanted(const struct bench_request *request, const char *subject) {
+static bool wanted(const struct bench_request *request, const struct subject *subject) {
+    if (subject->needs_directory && request->options.directory == NULL) {
+        return false;
+    }
     for (int i = 0; i < request->name_count; i++) {
-        if (strcmp(request->names[i], subject) == 0 || strcmp(request->names[i], "all") == 0) {
+        if (strcmp(request->names[i], subject->name) == 0 || strcmp(request->names[i], "all") == 0) {
             return true;
         }
     }
@@ -78,17 +83,18 @@ static bool wanted(const struct bench_request *request, const char *subject) {
 
 static int check_names(const struct bench_request *request, struct error *error) {
     for (int i = 0; i < request->name_count; i++) {
-        if (strcmp(request->names[i], "directory") == 0 && request->options.directory == NULL) {
-            return error_set(error, ERROR_ARGUMENT, "directory: expected --model DIR");
-        }
         bool known = strcmp(request->names[i], "all") == 0;
         for (size_t s = 0; s < SUBJECTS; s++) {
-            known = known || strcmp(request->names[i], subjects[s].name) == 0;
+            bool named = strcmp(request->names[i], subjects[s].name) == 0;
+            if (named && subjects[s].needs_directory && request->options.directory == NULL) {
+                return error_set(error, ERROR_ARGUMENT, "%s: expected --model DIR", subjects[s].name);
+            }
+            known = known || named;
         }
         if (!known) {
             return error_set(
                 error, ERROR_ARGUMENT,
-                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode, directory or all",
+                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode, directory, mtp or all",
                 request->names[i]);
         }
     }
@@ -134,7 +140,7 @@ static int run(const struct bench_request *request, const struct common_options 
         bench_peaks(&bench);
     }
     for (size_t s = 0; s < SUBJECTS && code == 0; s++) {
-        if (wanted(request, subjects[s].name)) {
+        if (wanted(request, &subjects[s])) {
             code = subjects[s].run(&bench, &error);
         }
     }
@@ -182,7 +188,10 @@ int command_bench(int argc, char **argv) {
          .integer = &o->depth,
          .minimum = 1,
          .maximum = 1 << 20},
-        {.name = "model", .argument = "DIR", .help = "directory: measure this model directory", .text = &o->directory},
+        {.name = "model",
+         .argument = "DIR",
+         .help = "directory, mtp: measure this model directory",
+         .text = &o->directory},
         {.name = "ram", .argument = "SIZE", .help = "directory: memory to use at most, e.g. 16G", .text = &request.ram},
         {.name = "weights",
          .argument = "W",
@@ -193,7 +202,7 @@ int command_bench(int argc, char **argv) {
     };
     const struct command_positional positionals[] = {
         {.name = "SUBJECT",
-         .help = "peak gemm attention ops train prefill decode directory all (all)",
+         .help = "peak gemm attention ops train prefill decode directory mtp all (all)",
          .list = &request.names,
          .count = &request.name_count},
         {0},
