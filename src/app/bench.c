@@ -58,7 +58,8 @@ static const struct subject {
 } subjects[] = {
     {"peak", peaks_only, false},     {"gemm", bench_gemm, false},          {"attention", bench_attention, false},
     {"ops", bench_ops, false},       {"train", bench_train, false},        {"prefill", bench_prefill, false},
-    {"decode", bench_decode, false}, {"directory", bench_directory, true}, {"mtp", bench_mtp, true},
+    {"decode", bench_decode, false}, {"directory", bench_directory, true}, {"mtp", bench_mtp, false},
+    {"serve", bench_serve, false},
 };
 #define SUBJECTS (sizeof subjects / sizeof subjects[0])
 
@@ -94,7 +95,7 @@ static int check_names(const struct bench_request *request, struct error *error)
         if (!known) {
             return error_set(
                 error, ERROR_ARGUMENT,
-                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode, directory, mtp or all",
+                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode, directory, mtp, serve or all",
                 request->names[i]);
         }
     }
@@ -168,17 +169,17 @@ int command_bench(int argc, char **argv) {
          .text = &request.shape},
         {.name = "config",
          .argument = "F.json",
-         .help = "model of train, prefill, decode (built in: 132 M parameters)",
+         .help = "model of train, prefill, decode, mtp, serve (built in: 132 M parameters)",
          .text = &request.config_path},
         {.name = "batch",
          .argument = "B",
-         .help = "train: sequences (8)",
+         .help = "train: sequences (8); mtp: requests at a time (1, 8, 32)",
          .integer = &o->batch,
          .minimum = 1,
          .maximum = 65536},
         {.name = "length",
          .argument = "T",
-         .help = "tokens of a sequence (train 256, attention 2048, prefill 512)",
+         .help = "tokens of a sequence (train 256, attention 2048, prefill 512, serve 128)",
          .integer = &o->length,
          .minimum = 1,
          .maximum = 1 << 20},
@@ -190,7 +191,7 @@ int command_bench(int argc, char **argv) {
          .maximum = 1 << 20},
         {.name = "model",
          .argument = "DIR",
-         .help = "directory, mtp: measure this model directory",
+         .help = "directory, mtp, serve: measure this model directory",
          .text = &o->directory},
         {.name = "ram", .argument = "SIZE", .help = "directory: memory to use at most, e.g. 16G", .text = &request.ram},
         {.name = "weights",
@@ -202,7 +203,7 @@ int command_bench(int argc, char **argv) {
     };
     const struct command_positional positionals[] = {
         {.name = "SUBJECT",
-         .help = "peak gemm attention ops train prefill decode directory mtp all (all)",
+         .help = "peak gemm attention ops train prefill decode directory mtp serve all (all)",
          .list = &request.names,
          .count = &request.name_count},
         {0},
@@ -216,7 +217,8 @@ int command_bench(int argc, char **argv) {
             "The limits (multiply-adds, BF16 pairs, reading, copying) are measured first, and again between the runs\n"
             "of every measurement. See BENCHMARKS.md for what is counted.",
         .examples =
-            "minke bench gemm --threads 1\nminke bench train --config config.json --batch 8 --length 256 --json",
+            "minke bench gemm --threads 1\nminke bench train --config config.json --batch 8 --length 256 --json\n"
+            "minke bench mtp --model DIR --batch 1\nminke bench serve --model DIR --clients 32 --length 512 --tokens 128",
         .options = options,
         .positionals = positionals,
         .common = &common,

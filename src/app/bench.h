@@ -22,13 +22,14 @@ enum bench_team { TEAM_ONE, TEAM_ALL, TEAM_COUNT };
 
 struct bench_options {
     bool json;
-    double seconds;                      // of one measurement, about
-    int64_t batch, length, depth;        // sequences and tokens of a training step, tokens before decoding; 0 = default
-    const char *directory;               // --model; NULL = none
-    int64_t ram_bytes;                   // --ram: memory limit for it
-    const char *weights;                 // the one format of prefill and decode; NULL = all
-    int64_t rows, columns, inner;        // --shape of gemm; rows 0 = the built-in list
-    enum bench_team teams[TEAM_COUNT];   // those that peaks and square products are measured with
+    double seconds;                 // of one measurement, about
+    int64_t batch, length, depth;   // sequences and tokens of a training step, tokens before decoding; 0 = default
+    int64_t clients, requests, tokens, shared;   // serve: at a time, in all, of an answer, of all prompts; 0 = default
+    const char *directory;                       // --model; NULL = none
+    int64_t ram_bytes;                           // --ram: memory limit for it
+    const char *weights;                         // the one format of prefill and decode; NULL = all
+    int64_t rows, columns, inner;                // --shape of gemm; rows 0 = the built-in list
+    enum bench_team teams[TEAM_COUNT];           // those that peaks and square products are measured with
     int team_count;
 };
 
@@ -94,6 +95,7 @@ int bench_decode(struct bench *bench, struct error *error);
 int bench_directory(struct bench *bench, struct error *error);
 
 int bench_mtp(struct bench *bench, struct error *error);
+int bench_serve(struct bench *bench, struct error *error);
 
 // The model of --model, all zero before; bench_directory_close is fine after a failure (bench_directory.c).
 struct bench_directory {

@@ -1,5 +1,7 @@
-// Drafting with the MTP module of a model directory: how many drafts are accepted, how much faster the engine writes
-// with them, and how much faster it should be by the bytes that its steps read.
+// Drafting with MTP modules: how many drafts are accepted, how much faster the engine writes with them, and how much
+// faster it should be by the bytes that its steps read. Of a model directory, or of random weights made so that the
+// module can guess: no block adds anything to the residual stream, so that the next token depends on the last one
+// alone, and the module sees that one too. The work of a step is that of any model of the shape.
 //
 //   predicted gain = tokens of a drafted step / tokens of a plain step * bytes of a plain step / bytes of a drafted
 //   step
@@ -19,11 +21,13 @@
 #include "base/rng.h"
 #include "infer/engine.h"
 #include "infer/kv_cache.h"
+#include "tensor/formats.h"
 
 #define CONTEXT 1024   // tokens of a request
 #define ROUNDS 9
 #define WARM_STEPS 40
 #define MOST_SEQUENCES 32
+#define OTHER_SHARE 0.25F   // of the hidden state in what a module made to guess sees: it errs now and then
 
 enum side { SIDE_PLAIN, SIDE_DRAFTED, SIDE_ADAPTIVE, SIDES };
 
@@ -39,7 +43,7 @@ struct writer {
 
 struct speculation {
     struct bench *bench;
-    struct bench_directory directory;
+    struct bench_directory files;
     int64_t sequences;
     bool sampled;
     double fixed, module_fixed;     // bytes without experts, head and cache
@@ -52,7 +56,7 @@ struct speculation {
 
 static int count_bytes(void *argument, const struct param *param, struct error *error) {
     struct speculation *s = argument;
-    const struct model_config *config = &s->directory.model.config;
+    const struct model_config *config = &s->files.model.config;
     double bytes = tensor_present(param->tensor) ? (double)tensor_bytes(param->tensor) : 0.0;
     bool of_module = param->layer >= config->num_hidden_layers;
     (void)error;
@@ -67,9 +71,9 @@ static int count_bytes(void *argument, const struct param *param, struct error *
 }
 
 static void count_all_bytes(struct speculation *s) {
-    const struct model_config *config = &s->directory.model.config;
+    const struct model_config *config = &s->files.model.config;
     int64_t layers = 0, modules = 0;
-    params_visit(&s->directory.model.params, config, count_bytes, s, NULL);
+    params_visit(&s->files.model.params, config, count_bytes, s, NULL);
     for (int64_t l = 0; l < config->num_hidden_layers + config->num_nextn_predict_layers; l++) {
         *(l < config->num_hidden_layers ? &layers : &modules) += model_layer_is_moe(config, l);
     }
@@ -79,7 +83,7 @@ static void count_all_bytes(struct speculation *s) {
 
 // Of the step that has just been made; writer->load is brought up to date.
 static double step_bytes(const struct speculation *s, struct writer *writer, double depth) {
-    const struct model_config *config = &s->directory.model.config;
+    const struct model_config *config = &s->files.model.config;
     struct minke_engine_stats stats;
     engine_statistics(&stats, writer->engine);
     int64_t modules = writer == &s->writers[SIDE_PLAIN] ? 0 : config->num_nextn_predict_layers;
@@ -107,7 +111,7 @@ static int on_event(void *argument, const struct minke_event *event) {
 // A fresh set of requests: each begins with the begin-of-sentence token and another one, and goes on to the end of the
 // context.
 static int start_wave(struct speculation *s, struct writer *writer, struct error *error) {
-    const struct model_config *config = &s->directory.model.config;
+    const struct model_config *config = &s->files.model.config;
     int code = 0;
     for (int64_t i = 0; i < s->sequences && code == 0; i++) {
         int64_t number;
@@ -139,7 +143,7 @@ static int writer_open(struct speculation *s, enum side side, struct error *erro
                                      .batch = s->sequences,
                                      .chunk = 512,
                                      .drafts = drafts[side]};
-    int code = engine_create(&writer->engine, &s->directory.model, &s->bench->op[TEAM_ALL], &options, error);
+    int code = engine_create(&writer->engine, &s->files.model, &s->bench->op[TEAM_ALL], &options, error);
     if (code != 0) {
         return code;
     }
@@ -273,23 +277,68 @@ static int measure(struct speculation *s, struct error *error) {
     return code;
 }
 
+// ---- Models ---------------------------------------------------------------------------------------------------------
+
+// Outputs of attention and of feed-forward networks are zero, and a module's input is its embedding and a little of the
+// hidden state: bf16 [d, 2d].
+static int make_guessable(void *argument, const struct param *param, struct error *error) {
+    (void)argument, (void)error;
+    bool output = strstr(param->name, "o_proj") != NULL || strstr(param->name, "down_proj") != NULL;
+    if (output || param->kind == PARAM_EH_PROJ) {
+        memset(param->tensor->data, 0, (size_t)tensor_bytes(param->tensor));
+    }
+    for (int64_t i = 0; param->kind == PARAM_EH_PROJ && i < param->shape[0]; i++) {
+        const struct format_info *info = format_info(param->tensor->format);
+        info->narrow(param->tensor, &(float){1.0F}, i, i, 1);
+        info->narrow(param->tensor, &(float){OTHER_SHARE}, i, param->shape[0] + i, 1);
+    }
+    return 0;
+}
+
+static int open_random(struct speculation *s, struct error *error) {
+    struct bench *bench = s->bench;
+    struct model *model = &s->files.model;
+    struct model_config *config = &model->config;
+    struct arena *arena = &s->files.arena;
+    struct op_context *op = &bench->op[TEAM_ALL];
+    int code;
+    *model = (struct model){.config = bench->config, .compute = FORMAT_BF16};
+    arena_init(arena, "model");
+    if ((code = arena_reserve(arena, params_table_bytes(config), error)) != 0) {
+        return code;
+    }
+    params_create(&model->params, config, arena);
+    if ((code = params_allocate(&model->params, config, FORMAT_BF16, false, false, arena, error)) != 0 ||
+        (code = params_initialize(&model->params, config, 1, config->initializer_range, op, error)) != 0 ||
+        (code = params_visit(&model->params, config, make_guessable, NULL, error)) != 0) {
+        return code;
+    }
+    model_prepare(model, CONTEXT, arena);
+    model_prepare_absorbed(model);
+    return 0;
+}
+
 int bench_mtp(struct bench *bench, struct error *error) {
     struct speculation s = {.bench = bench};
+    const char *directory = bench->options.directory;
     bench_print_heading(bench, "drafting with the MTP module");
-    int code = bench_directory_open(&s.directory, bench, CONTEXT, error);
-    if (code == 0 && s.directory.model.config.num_nextn_predict_layers == 0) {
-        code = error_set(error, ERROR_ARGUMENT, "%s: expected a model with MTP modules, found none",
-                         bench->options.directory);
+    int code = directory != NULL ? bench_directory_open(&s.files, bench, CONTEXT, error) : open_random(&s, error);
+    if (code == 0 && s.files.model.config.num_nextn_predict_layers == 0) {
+        code = error_set(error, ERROR_ARGUMENT, "mtp: expected a model with MTP modules, found none in %s",
+                         directory != NULL ? directory : "the configuration");
     }
     if (code == 0) {
         count_all_bytes(&s);
     }
+    int64_t only = bench->options.batch;
     for (int sampled = 0; sampled < 2 && code == 0; sampled++) {
-        for (s.sequences = 1; s.sequences <= MOST_SEQUENCES && code == 0; s.sequences *= s.sequences == 1 ? 8 : 4) {
+        int64_t most = only > 0 ? only : MOST_SEQUENCES;
+        for (s.sequences = only > 0 ? only : 1; s.sequences <= most && code == 0;
+             s.sequences *= s.sequences == 1 ? 8 : 4) {
             s.sampled = sampled;
             code = measure(&s, error);
         }
     }
-    bench_directory_close(&s.directory);
+    bench_directory_close(&s.files);
     return code;
 }
