@@ -5,7 +5,7 @@
 
 #include "app/app.h"
 #include "app/bench.h"
-#include "app/model_files.h"
+#include "app/formats.h"
 #include "app/options.h"
 #include "base/log.h"
 #include "base/pool.h"
@@ -253,7 +253,7 @@ int command_bench(int argc, char **argv) {
     }
     struct error error = {0};
     if (check_names(&request, &error) != 0 || parse_shape(o, request.shape, &error) != 0 ||
-        (request.ram != NULL && app_parse_size(&o->ram_bytes, request.ram, "--ram", &error) != 0)) {
+        (request.ram != NULL && app_parse_size(&o->ram_bytes, request.ram, "--ram", 1024, &error) != 0)) {
         log_error("bench: %s", error.text);
         return 2;
     }
