@@ -8,6 +8,7 @@
 //     speed MODEL.gguf decode DEPTHS STEPS        random ids one by one, behind so many tokens; DEPTHS ascend: 0,2048
 //     speed MODEL.gguf batch SEQUENCES STEPS      greedy, behind a prompt of 64 random ids, other ids in each sequence
 //
+// Prints NAME MEDIAN FASTEST SLOWEST in tokens/s.
 // Options behind them: threads=2 ubatch=512, of ik_llama.cpp also mla=3 repack=0. The batched benchmark of
 // ik_llama.cpp is not used because it feeds token 0 to all sequences, which then all choose the same experts.
 #include <inttypes.h>
@@ -145,11 +146,11 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-// Sorts `seconds`, each for `tokens` tokens.
+// NAME MEDIAN FASTEST SLOWEST, tokens/s. Sorts `seconds`, each for `tokens` tokens.
 static void print_speed(const char *name, int number, double *seconds, int count, double tokens) {
     qsort(seconds, (size_t)count, sizeof *seconds, by_value);
-    printf("%s.%d: %.1f tokens/s (fastest %.1f, slowest %.1f)\n", name, number, tokens / seconds[count / 2],
-           tokens / seconds[0], tokens / seconds[count - 1]);
+    printf("%s%d %.1f %.1f %.1f\n", name, number, tokens / seconds[count / 2], tokens / seconds[0],
+           tokens / seconds[count - 1]);
     fflush(stdout);
 }
 
@@ -181,7 +182,7 @@ static int measure_prefill(struct llama_model *model, const struct settings *set
         decode(context, &batch);
         seconds[round < 0 ? 0 : round] = now() - start;
     }
-    print_speed("prefill", tokens, seconds, rounds, tokens);
+    print_speed("prefill.", tokens, seconds, rounds, tokens);
     return 0;
 }
 
@@ -207,7 +208,7 @@ static int measure_decode(struct llama_model *model, const struct settings *sett
             decode(context, &batch);
             seconds[step < 0 ? 0 : step] = now() - start;
         }
-        print_speed("decode at depth", depth, seconds, steps, 1.0);
+        print_speed("decode.1@", depth, seconds, steps, 1.0);
     }
     return 0;
 }
@@ -227,8 +228,10 @@ static int measure_batch(struct llama_model *model, const struct settings *setti
         for (int i = 0; i < PROMPT; i++) {
             add_token(&batch, random_id(&state, vocabulary), i, s, i == PROMPT - 1);
         }
-        decode(context, &batch);
-        next[s] = largest(llama_get_logits_ith(context, PROMPT - 1), vocabulary);
+    }
+    decode(context, &batch);
+    for (int s = 0; s < sequences; s++) {
+        next[s] = largest(llama_get_logits_ith(context, s * PROMPT + PROMPT - 1), vocabulary);
     }
     for (int step = -2; step < steps; step++) {   // two to warm up
         for (int s = 0; s < sequences; s++) {
@@ -241,7 +244,7 @@ static int measure_batch(struct llama_model *model, const struct settings *setti
             next[s] = largest(llama_get_logits_ith(context, s), vocabulary);
         }
     }
-    print_speed("decode of sequences", sequences, seconds, steps, sequences);
+    print_speed("decode.", sequences, seconds, steps, sequences);
     free(next);
     return 0;
 }
