@@ -223,6 +223,11 @@ int command_bench(int argc, char **argv) {
          .help = "prefill, decode: this format alone",
          .text = &o->weights,
          .choices = "bf16|fp8|int8|int4"},
+        {.name = "precision",
+         .argument = "P",
+         .help = "train: this precision alone",
+         .text = &o->precision,
+         .choices = "bf16|fp8|fp32"},
         {0},
     };
     const struct command_positional positionals[] = {
