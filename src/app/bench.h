@@ -67,8 +67,6 @@ struct bench_case {
 double bench_measure(struct bench *bench, const struct bench_case *measured);
 // One more line about the measurement before, in the unit of this one.
 void bench_measure_again(struct bench *bench, const struct bench_case *measured);
-// A line for a part of something that took `whole` seconds.
-void bench_print_share(struct bench *bench, const char *name, double seconds, double whole);
 void bench_print_heading(const struct bench *bench, const char *title);   // of the table; nothing in JSON
 void bench_print_note(const struct bench *bench, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void bench_peaks(struct bench *bench);

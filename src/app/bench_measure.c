@@ -142,10 +142,6 @@ void bench_print_line(const struct bench *bench, const char *name, const char *u
     fflush(stdout);
 }
 
-void bench_print_share(struct bench *bench, const char *name, double seconds, double whole) {
-    print_line(bench, name, "s", seconds, whole, 0.0, TEAM_ALL);
-}
-
 // ---- Measuring ------------------------------------------------------------------------------------------------------
 
 // Seconds of `calls` calls, without the sweeps between them.
