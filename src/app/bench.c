@@ -152,31 +152,6 @@ static int run(const struct bench_request *request, const struct common_options 
     return code != 0 ? 1 : 0;
 }
 
-// Rows of the table of options that belong to `serve` alone.
-#define SERVE_OPTIONS(o)                                                                            \
-    {.name = "clients",                                                                             \
-     .argument = "C",                                                                               \
-     .help = "serve: requests at a time (8)",                                                       \
-     .integer = &(o)->clients,                                                                      \
-     .minimum = 1,                                                                                  \
-     .maximum = 4096},                                                                              \
-        {.name = "requests",                                                                        \
-         .argument = "R",                                                                           \
-         .help = "serve: requests in all (2 for each client)",                                      \
-         .integer = &(o)->requests,                                                                 \
-         .minimum = 1,                                                                              \
-         .maximum = 1 << 24},                                                                       \
-        {.name = "tokens",                                                                          \
-         .argument = "N",                                                                           \
-         .help = "serve: tokens of an answer (64)",                                                 \
-         .integer = &(o)->tokens,                                                                   \
-         .minimum = 1,                                                                              \
-         .maximum = 1 << 20},                                                                       \
-    {                                                                                               \
-        .name = "shared", .argument = "N", .help = "serve: tokens that all prompts begin with (0)", \
-        .integer = &(o)->shared, .minimum = 0, .maximum = 1 << 20                                   \
-    }
-
 int command_bench(int argc, char **argv) {
     struct bench_request request = {.options = {.seconds = 1.0}};
     struct bench_options *o = &request.options;
@@ -214,7 +189,30 @@ int command_bench(int argc, char **argv) {
          .integer = &o->depth,
          .minimum = 1,
          .maximum = 1 << 20},
-        SERVE_OPTIONS(o),
+        {.name = "clients",
+         .argument = "C",
+         .help = "serve: requests at a time (8)",
+         .integer = &o->clients,
+         .minimum = 1,
+         .maximum = 4096},
+        {.name = "requests",
+         .argument = "R",
+         .help = "serve: requests in all (2 for each client)",
+         .integer = &o->requests,
+         .minimum = 1,
+         .maximum = 1 << 24},
+        {.name = "tokens",
+         .argument = "N",
+         .help = "serve: tokens of an answer (64)",
+         .integer = &o->tokens,
+         .minimum = 1,
+         .maximum = 1 << 20},
+        {.name = "shared",
+         .argument = "N",
+         .help = "serve: tokens that all prompts begin with (0)",
+         .integer = &o->shared,
+         .minimum = 0,
+         .maximum = 1 << 20},
         {.name = "model",
          .argument = "DIR",
          .help = "directory, mtp, serve: measure this model directory",
@@ -249,8 +247,7 @@ int command_bench(int argc, char **argv) {
             "of every measurement. See BENCHMARKS.md for what is counted.",
         .examples =
             "minke bench gemm --threads 1\nminke bench train --config config.json --batch 8 --length 256 --json\n"
-            "minke bench mtp --model DIR --batch 1\n"
-            "minke bench serve --model DIR --clients 32 --length 512 --tokens 128",
+            "minke bench mtp --model DIR --batch 1\nminke bench serve --model DIR --clients 32 --length 512 --tokens 128",
         .options = options,
         .positionals = positionals,
         .common = &common,
