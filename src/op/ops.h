@@ -38,11 +38,11 @@ struct op_times {
 struct op_context {
     const struct cpu_kernels *kernels;   // of the chosen instruction set
     struct pool *pool;
-    struct arena *scratch;   // packing buffers and partial sums; reaches its size in the first step
-    enum isa isa;            // what `kernels` really is (never ISA_BEST)
+    struct arena *scratch;    // packing buffers and partial sums; reaches its size in the first step
+    enum isa isa;             // what `kernels` really is (never ISA_BEST)
     struct op_times *times;   // added to by each op; NULL: not wanted
-    struct error error;       // sticky: what went wrong inside a pass that cannot return it (an expert that could not be
-                             // read); then what the pass computes is void. Whoever ran the pass looks, and clears it.
+    struct error error;   // sticky: what went wrong inside a pass that cannot return it (an expert that could not be
+                          // read); then what the pass computes is void. Whoever ran the pass looks, and clears it.
 };
 // Picks the best kernels the CPU has, at most `isa`. ERROR_ARGUMENT if the CPU lacks what was asked for.
 int op_context_init(struct op_context *op, enum isa isa, struct pool *pool, struct arena *scratch, struct error *error);
