@@ -188,6 +188,7 @@ FUZZ_SHARED  := fuzz $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/wi
 # `make fuzz` runs all, two at a time; FUZZ_OF=schema that one. What has been run before counts towards FUZZ_SECONDS.
 .PHONY: fuzz
 fuzz:
+	@scripts/deps.sh build fuzz
 	@$(AGAIN) FUZZ=1 $(FUZZ_NAMES:%=build-fuzz/fuzz_%)
 	@scripts/fuzz.sh build-fuzz $(FUZZ_SECONDS) $(FUZZ_NAMES)
 
