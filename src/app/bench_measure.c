@@ -79,7 +79,7 @@ static double memory_rate(struct bench *bench, struct op_context *op, bool copy)
 }
 
 // One sample, in 1e9 operations or bytes a second.
-static double limit_sample(struct bench *bench, enum bench_limit limit, enum bench_team team) {
+double bench_limit_sample(struct bench *bench, enum bench_limit limit, enum bench_team team) {
     double rate = 0.0;
     if (limit == LIMIT_F32 || limit == LIMIT_BF16) {
         rate = compute_rate(&bench->op[team], limit == LIMIT_BF16);
@@ -99,7 +99,7 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double median(double *values, int count) {
+double bench_median(double *values, int count) {
     qsort(values, (size_t)count, sizeof *values, compare);
     return count % 2 != 0 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
@@ -121,9 +121,8 @@ void bench_print_note(const struct bench *bench, const char *format, ...) {
     }
 }
 
-// spread: (largest - smallest) / median of the runs.
-static void print_line(struct bench *bench, const char *name, const char *unit, double value, double limit,
-                       double spread, enum bench_team team) {
+void bench_print_line(const struct bench *bench, const char *name, const char *unit, double value, double limit,
+                      double spread, enum bench_team team) {
     int threads = pool_threads(bench->op[team].pool);
     const char *isa = isa_name(bench->op[team].isa);
     double fraction = limit > 0.0 ? value / limit : 0.0;
@@ -141,10 +140,6 @@ static void print_line(struct bench *bench, const char *name, const char *unit, 
         printf("\n");
     }
     fflush(stdout);
-}
-
-void bench_print_share(struct bench *bench, const char *name, double seconds, double whole) {
-    print_line(bench, name, "s", seconds, whole, 0.0, TEAM_ALL);
 }
 
 // ---- Measuring ------------------------------------------------------------------------------------------------------
@@ -184,10 +179,10 @@ double bench_measure(struct bench *bench, const struct bench_case *measured) {
     calls = calls < 1 ? 1 : calls;
     int samples = (once + sweep) * SAMPLES > 2.0 * bench->options.seconds ? FEW_SAMPLES : SAMPLES;
     for (int i = 0; i < samples; i++) {
-        limits[i] = limit_sample(bench, measured->limit, measured->team);
+        limits[i] = bench_limit_sample(bench, measured->limit, measured->team);
         rates[i] = (double)calls / time_calls(bench, measured, &round, calls);
     }
-    double rate = median(rates, samples), limit = median(limits, samples);
+    double rate = bench_median(rates, samples), limit = bench_median(limits, samples);
     if (measured->limit == LIMIT_F32 || measured->limit == LIMIT_BF16) {
         limit = bench->best[measured->limit][measured->team];
     }
@@ -200,8 +195,8 @@ double bench_measure(struct bench *bench, const struct bench_case *measured) {
 
 void bench_measure_again(struct bench *bench, const struct bench_case *measured) {
     double scale = measured->work > 0.0 ? measured->amount / measured->work : 0.0;
-    print_line(bench, measured->name, measured->unit, bench->last_rate * measured->amount, bench->last_limit * scale,
-               bench->last_spread, measured->team);
+    bench_print_line(bench, measured->name, measured->unit, bench->last_rate * measured->amount,
+                     bench->last_limit * scale, bench->last_spread, measured->team);
 }
 
 void bench_peaks(struct bench *bench) {
@@ -223,14 +218,14 @@ void bench_peaks(struct bench *bench) {
             for (int i = 0; i < SAMPLES; i++) {
                 double began = clock_seconds(), best = 0.0;
                 do {
-                    double rate = limit_sample(bench, peaks[p].limit, team);
+                    double rate = bench_limit_sample(bench, peaks[p].limit, team);
                     best = rate > best ? rate : best;
                 } while (clock_seconds() - began < wanted);
                 samples[i] = best;
             }
-            double middle = median(samples, SAMPLES), spread = (samples[SAMPLES - 1] - samples[0]) / middle;
+            double middle = bench_median(samples, SAMPLES), spread = (samples[SAMPLES - 1] - samples[0]) / middle;
             double value = peaks[p].limit == LIMIT_READ || peaks[p].limit == LIMIT_COPY ? middle : samples[SAMPLES - 1];
-            print_line(bench, peaks[p].name, peaks[p].unit, value, value, spread, team);
+            bench_print_line(bench, peaks[p].name, peaks[p].unit, value, value, spread, team);
         }
     }
 }

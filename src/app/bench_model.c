@@ -188,7 +188,7 @@ static void measure_shares(struct training *t, const char *name) {
     for (size_t i = 0; i < sizeof shares / sizeof shares[0]; i++) {
         char text[BENCH_NAME];
         snprintf(text, sizeof text, "%s.%s", name, shares[i].name);
-        bench_print_share(t->bench, text, shares[i].seconds, whole);
+        bench_print_line(t->bench, text, "s", shares[i].seconds, whole, 0.0, TEAM_ALL);
     }
 }
 
