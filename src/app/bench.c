@@ -224,6 +224,11 @@ static const struct command_option options[] = {
      .help = "prefill, decode: this format alone",
      .text = &asked.options.weights,
      .choices = "bf16|fp8|int8|int4"},
+    {.name = "precision",
+     .argument = "P",
+     .help = "train: this precision alone",
+     .text = &asked.options.precision,
+     .choices = "bf16|fp8|fp32"},
     {0},
 };
 

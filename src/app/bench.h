@@ -28,6 +28,7 @@ struct bench_options {
     const char *directory;                       // --model; NULL = none
     int64_t ram_bytes;                           // --ram: memory limit for it
     const char *weights;                         // the one format of prefill and decode; NULL = all
+    const char *precision;                       // the one precision of train; NULL = all
     int64_t rows, columns, inner;                // --shape of gemm; rows 0 = the built-in list
     enum bench_team teams[TEAM_COUNT];           // those that peaks and square products are measured with
     int team_count;

@@ -259,13 +259,17 @@ static int64_t aligned(int64_t bytes) {
     return (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
 }
 
-static int64_t scale_count(int64_t elements) {
-    return (elements + BLOCK_SIZE - 1) / BLOCK_SIZE;
+// Scales of an E4M3 tensor: one for each piece of as many rows and columns as its format says.
+static int64_t scale_count(enum format format, int64_t rows, int64_t columns) {
+    if (format != FORMAT_E4M3_BLOCK && format != FORMAT_E4M3_TILE && format != FORMAT_E4M3_COLUMN) {
+        return 0;
+    }
+    int64_t height = tensor_scale_edge(format, 0), width = tensor_scale_edge(format, 1);
+    return (rows + height - 1) / height * ((columns + width - 1) / width);
 }
 
 int64_t bench_tensor_bytes(enum format format, int64_t rows, int64_t columns) {
-    int64_t scales = format == FORMAT_E4M3_BLOCK ? scale_count(rows) * scale_count(columns) * 4 : 0;
-    return aligned(rows * columns * format_info(format)->bytes) + aligned(scales);
+    return aligned(rows * columns * format_info(format)->bytes) + aligned(scale_count(format, rows, columns) * 4);
 }
 
 // Random bits, of which each element keeps sign and mantissa; the exponent is that of 0.5.
@@ -299,10 +303,10 @@ struct tensor bench_tensor(struct bench *bench, enum format format, int rank, co
     int64_t bytes = tensor_elements(&tensor) * format_info(format)->bytes;
     tensor.data = take(bench, bytes);
     fill(tensor.data, format, bytes);
-    if (format == FORMAT_E4M3_BLOCK) {
-        int64_t rows = scale_count(shape[0]), columns = scale_count(shape[1]);
-        tensor.scale = (float *)(void *)take(bench, rows * columns * 4);
-        for (int64_t i = 0; i < rows * columns; i++) {
+    int64_t scales = rank == 2 ? scale_count(format, shape[0], shape[1]) : 0;
+    if (scales > 0) {
+        tensor.scale = (float *)(void *)take(bench, scales * 4);
+        for (int64_t i = 0; i < scales; i++) {
             tensor.scale[i] = 0.5f;
         }
     }
