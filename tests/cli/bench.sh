@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 . tests/cli/tiny_config.sh
 tiny_config >"$work/config.json"
 number='[0-9.]+(e[-+]?[0-9]+)?'
-line="^\\{\"name\":\"[a-z0-9_.]+\",\"value\":$number,\"unit\":\"(GFLOP/s|GB/s|tokens/s)\",\"limit\":$number,\"fraction\":$number,\"threads\":[12],\"isa\":\"(scalar|avx2|avx512)\"\\}\$"
+line="^\\{\"name\":\"[a-z0-9_.]+\",\"value\":$number,\"unit\":\"(GFLOP/s|GB/s|tokens/s|s)\",\"limit\":$number,\"fraction\":$number,\"threads\":[12],\"isa\":\"(scalar|avx2|avx512)\"\\}\$"
 names() {
     sed 's/^{"name":"\([^"]*\)".*/\1/' "$1" | sort -u | tr '\n' ' '
 }
@@ -44,7 +44,7 @@ check "attention and the other operations" $?
     --threads 2 --json >"$work/model"
 [ $? -eq 0 ] && sound "$work/model"
 check "a model runs" $?
-[ "$(names "$work/model")" = "decode.1 decode.1.fp8 decode.1.int4 decode.1.int8 decode.32 decode.32.fp8 decode.32.int4 decode.32.int8 decode.8 decode.8.fp8 decode.8.int4 decode.8.int8 peak.bf16 peak.copy peak.f32 peak.read prefill.32 prefill.32.fp8 prefill.32.int4 prefill.32.int8 train.step train.step.flops train.step.fp32 train.step.fp32.flops train.step.fp8 train.step.fp8.flops " ]
+[ "$(names "$work/model")" = "decode.1 decode.1.fp8 decode.1.int4 decode.1.int8 decode.32 decode.32.fp8 decode.32.int4 decode.32.int8 decode.8 decode.8.fp8 decode.8.int4 decode.8.int8 peak.bf16 peak.copy peak.f32 peak.read prefill.32 prefill.32.fp8 prefill.32.int4 prefill.32.int8 train.step train.step.attention train.step.flops train.step.fp32 train.step.fp32.attention train.step.fp32.flops train.step.fp32.products train.step.fp32.rest train.step.fp8 train.step.fp8.attention train.step.fp8.flops train.step.fp8.products train.step.fp8.rest train.step.products train.step.rest " ]
 check "names of the model's measurements" $?
 
 "$MINKE" bench train --config "$work/config.json" --batch 1 --length 16 --seconds 0.01 --threads 2 >"$work/table"
@@ -54,6 +54,18 @@ check "the table" $?
 "$MINKE" bench peak --isa scalar --seconds 0.01 --threads 1 --json >"$work/scalar"
 [ $? -eq 0 ] && sound "$work/scalar" && [ "$(grep -c '"isa":"scalar"' "$work/scalar")" -eq 4 ]
 check "--isa scalar" $?
+
+"$MINKE" bench mtp --config "$work/config.json" --batch 2 --seconds 0.01 --threads 2 --json >"$work/mtp"
+[ $? -eq 0 ] && [ "$(names "$work/mtp")" = "mtp.greedy.2.adaptive mtp.greedy.2.drafted mtp.greedy.2.gain mtp.greedy.2.plain mtp.sampled.2.adaptive mtp.sampled.2.drafted mtp.sampled.2.gain mtp.sampled.2.plain peak.bf16 peak.copy peak.f32 peak.read " ]
+check "drafting" $?
+sed 's/"vocab_size": 60/"vocab_size": 300/' "$work/config.json" >"$work/words.json"
+"$MINKE" bench serve --config "$work/words.json" --clients 3 --length 20 --tokens 8 --seconds 0.01 --threads 2 --json >"$work/serve"
+[ $? -eq 0 ] && grep -q '"name":"serve.3","value":[1-9][0-9.e+]*,"unit":"tokens/s","limit":[1-9]' "$work/serve" &&
+    grep -q '"name":"serve.3.first.p99","value":[0-9.e+-]*,"unit":"ms"' "$work/serve" && grep -q 'serve.3.cached' "$work/serve"
+check "serving" $?
+"$MINKE" bench mtp --model "$work/nothing" --seconds 0.01 >/dev/null 2>"$work/error"
+[ $? -eq 1 ] && grep -q 'nothing' "$work/error"
+check "a model directory that is not there" $?
 
 "$MINKE" bench speed 2>"$work/error"
 [ $? -eq 2 ] && grep -q 'unknown subject "speed": expected peak' "$work/error"
