@@ -189,6 +189,11 @@ int command_bench(int argc, char **argv) {
          .help = "prefill, decode: this format alone",
          .text = &o->weights,
          .choices = "bf16|fp8|int8|int4"},
+        {.name = "cache-format",
+         .argument = "F",
+         .help = "prefill, decode: format of the latent cache (bf16)",
+         .text = &o->cache,
+         .choices = "bf16|fp8"},
         {0},
     };
     const struct command_positional positionals[] = {

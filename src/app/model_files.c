@@ -26,6 +26,10 @@ int app_parse_size(int64_t *bytes, const char *text, const char *name, struct er
     return 0;
 }
 
+enum minke_cache app_cache(const char *name) {
+    return name != NULL && strcmp(name, "fp8") == 0 ? MINKE_CACHE_FP8 : MINKE_CACHE_PLAIN;
+}
+
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
                    const struct model_arguments *arguments) {
     static const char *const names[] = {

@@ -58,6 +58,8 @@ void cpu_quantize_columns(struct op_context *op, struct tensor *out, const struc
                           int64_t groups, bool power_of_two);
 void cpu_quantize_blocks(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
 void cpu_gather_tiles(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
+void cpu_gather_widened(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
+void cpu_scatter_tiles(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
 
 // Rows 0..rows-1 cut into tasks of `chunk` rows.
 struct row_split {
