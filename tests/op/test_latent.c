@@ -115,6 +115,39 @@ static void test_moving(void **state) {
     }
 }
 
+// Every code with every exponent, and with scales that no cache has.
+static void test_widening(void **state) {
+    (void)state;
+    enum { SCALES = 300, WIDTH = 256 + 39 };
+    static const float odd[] = {0.0f, -0.0f, 1.5f, -2.0f, 0x1p-130f, 0x1p127f, INFINITY, NAN, 3.0e-7f, 0x1.000002p0f};
+    int32_t rows[SCALES];
+    for (enum isa isa = ISA_SCALAR; isa <= ISA_AVX512 && isa_available(isa); isa++) {
+        struct op_fixture f;
+        op_fixture_open(&f, isa, 2);
+        struct cache cache = cache_new(FORMAT_F32, SCALES, WIDTH, 2);
+        for (int i = 0; i < SCALES; i++) {
+            rows[i] = i;
+            for (int k = 0; k < WIDTH; k++) {
+                ((uint8_t *)cache.tiles.data)[i * cache.tiles.stride[0] + k] = (uint8_t)(k + i);
+            }
+            for (int tile = 0; tile < 3; tile++) {
+                float scale = i < 256 ? ldexpf(1.0f, i - 128) : odd[(i + tile) % 10];
+                cache.tiles.scale[i * cache.tiles.scale_stride + tile] = scale;
+            }
+        }
+        for (enum format to = FORMAT_F32; to <= FORMAT_BF16; to++) {
+            struct tensor y = tensor_new_2d(to, SCALES, WIDTH), plain = tensor_clone(&y);
+            op_gather_rows(&f.op, &y, &cache.tiles, rows);
+            op_dequantize_rows(&f.op, &plain, &cache.tiles);
+            assert_true(same_bits(&y, &plain));
+            tensor_free(&y);
+            tensor_free(&plain);
+        }
+        memory_free(cache.memory);
+        op_fixture_close(&f);
+    }
+}
+
 // A scale is a power of two, so that what is multiplied out is exact in BF16 already.
 static void test_exact(void **state) {
     (void)state;
@@ -285,6 +318,7 @@ static void test_error(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_moving),
+        cmocka_unit_test(test_widening),
         cmocka_unit_test(test_exact),
         cmocka_unit_test(test_attention),
         cmocka_unit_test(test_error),
