@@ -5,7 +5,7 @@
 
 #include "app/app.h"
 #include "app/bench.h"
-#include "app/model_files.h"
+#include "app/formats.h"
 #include "app/options.h"
 #include "base/log.h"
 #include "base/pool.h"
@@ -54,9 +54,12 @@ static int peaks_only(struct bench *bench, struct error *error) {
 static const struct subject {
     const char *name;
     int (*run)(struct bench *bench, struct error *error);
+    bool needs_directory;   // --model DIR; left out of "all" without
 } subjects[] = {
-    {"peak", peaks_only},   {"gemm", bench_gemm},       {"attention", bench_attention}, {"ops", bench_ops},
-    {"train", bench_train}, {"prefill", bench_prefill}, {"decode", bench_decode},       {"directory", bench_directory},
+    {"peak", peaks_only, false},     {"gemm", bench_gemm, false},          {"attention", bench_attention, false},
+    {"ops", bench_ops, false},       {"train", bench_train, false},        {"prefill", bench_prefill, false},
+    {"decode", bench_decode, false}, {"directory", bench_directory, true}, {"mtp", bench_mtp, false},
+    {"serve", bench_serve, false},
 };
 #define SUBJECTS (sizeof subjects / sizeof subjects[0])
 
@@ -67,9 +70,12 @@ struct bench_request {
     int name_count;
 };
 
-static bool wanted(const struct bench_request *request, const char *subject) {
+static bool wanted(const struct bench_request *request, const struct subject *subject) {
+    if (subject->needs_directory && request->options.directory == NULL) {
+        return false;
+    }
     for (int i = 0; i < request->name_count; i++) {
-        if (strcmp(request->names[i], subject) == 0 || strcmp(request->names[i], "all") == 0) {
+        if (strcmp(request->names[i], subject->name) == 0 || strcmp(request->names[i], "all") == 0) {
             return true;
         }
     }
@@ -78,17 +84,18 @@ static bool wanted(const struct bench_request *request, const char *subject) {
 
 static int check_names(const struct bench_request *request, struct error *error) {
     for (int i = 0; i < request->name_count; i++) {
-        if (strcmp(request->names[i], "directory") == 0 && request->options.directory == NULL) {
-            return error_set(error, ERROR_ARGUMENT, "directory: expected --model DIR");
-        }
         bool known = strcmp(request->names[i], "all") == 0;
         for (size_t s = 0; s < SUBJECTS; s++) {
-            known = known || strcmp(request->names[i], subjects[s].name) == 0;
+            bool named = strcmp(request->names[i], subjects[s].name) == 0;
+            if (named && subjects[s].needs_directory && request->options.directory == NULL) {
+                return error_set(error, ERROR_ARGUMENT, "%s: expected --model DIR", subjects[s].name);
+            }
+            known = known || named;
         }
         if (!known) {
             return error_set(
                 error, ERROR_ARGUMENT,
-                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode, directory or all",
+                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode, directory, mtp, serve or all",
                 request->names[i]);
         }
     }
@@ -134,7 +141,7 @@ static int run(const struct bench_request *request, const struct common_options 
         bench_peaks(&bench);
     }
     for (size_t s = 0; s < SUBJECTS && code == 0; s++) {
-        if (wanted(request, subjects[s].name)) {
+        if (wanted(request, &subjects[s])) {
             code = subjects[s].run(&bench, &error);
         }
     }
@@ -162,17 +169,17 @@ int command_bench(int argc, char **argv) {
          .text = &request.shape},
         {.name = "config",
          .argument = "F.json",
-         .help = "model of train, prefill, decode (built in: 132 M parameters)",
+         .help = "model of train, prefill, decode, mtp, serve (built in: 132 M parameters)",
          .text = &request.config_path},
         {.name = "batch",
          .argument = "B",
-         .help = "train: sequences (8)",
+         .help = "train: sequences (8); mtp: requests at a time (1, 8, 32)",
          .integer = &o->batch,
          .minimum = 1,
          .maximum = 65536},
         {.name = "length",
          .argument = "T",
-         .help = "tokens of a sequence (train 256, attention 2048, prefill 512)",
+         .help = "tokens of a sequence (train 256, attention 2048, prefill 512, serve 128)",
          .integer = &o->length,
          .minimum = 1,
          .maximum = 1 << 20},
@@ -182,7 +189,34 @@ int command_bench(int argc, char **argv) {
          .integer = &o->depth,
          .minimum = 1,
          .maximum = 1 << 20},
-        {.name = "model", .argument = "DIR", .help = "directory: measure this model directory", .text = &o->directory},
+        {.name = "clients",
+         .argument = "C",
+         .help = "serve: requests at a time (8)",
+         .integer = &o->clients,
+         .minimum = 1,
+         .maximum = 4096},
+        {.name = "requests",
+         .argument = "R",
+         .help = "serve: requests in all (2 for each client)",
+         .integer = &o->requests,
+         .minimum = 1,
+         .maximum = 1 << 24},
+        {.name = "tokens",
+         .argument = "N",
+         .help = "serve: tokens of an answer (64)",
+         .integer = &o->tokens,
+         .minimum = 1,
+         .maximum = 1 << 20},
+        {.name = "shared",
+         .argument = "N",
+         .help = "serve: tokens that all prompts begin with (0)",
+         .integer = &o->shared,
+         .minimum = 0,
+         .maximum = 1 << 20},
+        {.name = "model",
+         .argument = "DIR",
+         .help = "directory, mtp, serve: measure this model directory",
+         .text = &o->directory},
         {.name = "ram", .argument = "SIZE", .help = "directory: memory to use at most, e.g. 16G", .text = &request.ram},
         {.name = "weights",
          .argument = "W",
@@ -194,11 +228,16 @@ int command_bench(int argc, char **argv) {
          .help = "prefill, decode: format of the latent cache (bf16)",
          .text = &o->cache,
          .choices = "bf16|fp8"},
+        {.name = "precision",
+         .argument = "P",
+         .help = "train: this precision alone",
+         .text = &o->precision,
+         .choices = "bf16|fp8|fp32"},
         {0},
     };
     const struct command_positional positionals[] = {
         {.name = "SUBJECT",
-         .help = "peak gemm attention ops train prefill decode directory all (all)",
+         .help = "peak gemm attention ops train prefill decode directory mtp serve all (all)",
          .list = &request.names,
          .count = &request.name_count},
         {0},
@@ -212,7 +251,8 @@ int command_bench(int argc, char **argv) {
             "The limits (multiply-adds, BF16 pairs, reading, copying) are measured first, and again between the runs\n"
             "of every measurement. See BENCHMARKS.md for what is counted.",
         .examples =
-            "minke bench gemm --threads 1\nminke bench train --config config.json --batch 8 --length 256 --json",
+            "minke bench gemm --threads 1\nminke bench train --config config.json --batch 8 --length 256 --json\n"
+            "minke bench mtp --model DIR --batch 1\nminke bench serve --model DIR --clients 32 --length 512 --tokens 128",
         .options = options,
         .positionals = positionals,
         .common = &common,
@@ -223,7 +263,7 @@ int command_bench(int argc, char **argv) {
     }
     struct error error = {0};
     if (check_names(&request, &error) != 0 || parse_shape(o, request.shape, &error) != 0 ||
-        (request.ram != NULL && app_parse_size(&o->ram_bytes, request.ram, "--ram", &error) != 0)) {
+        (request.ram != NULL && app_parse_size(&o->ram_bytes, request.ram, "--ram", 1024, &error) != 0)) {
         log_error("bench: %s", error.text);
         return 2;
     }

@@ -26,6 +26,13 @@ enum isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_BEST };
 
 struct cpu_kernels;
 
+// Seconds spent in the two kinds of operation that a step should consist of, for `minke bench`. A product's packing of
+// its operands is part of it, quantising them is not.
+enum op_kind { OP_PRODUCTS, OP_ATTENTION, OP_KINDS };
+struct op_times {
+    double seconds[OP_KINDS];
+};
+
 // What an op runs with. One per thread of control (a trainer, an engine); scratch is marked and released inside each
 // op.
 struct op_context {
@@ -33,7 +40,8 @@ struct op_context {
     struct pool *pool;
     struct arena *scratch;   // packing buffers and partial sums; reaches its size in the first step
     enum isa isa;            // what `kernels` really is (never ISA_BEST)
-    struct error error;      // sticky: what went wrong inside a pass that cannot return it (an expert that could not be
+    struct op_times *times;   // added to by each op; NULL: not wanted
+    struct error error;       // sticky: what went wrong inside a pass that cannot return it (an expert that could not be
                              // read); then what the pass computes is void. Whoever ran the pass looks, and clears it.
 };
 // Picks the best kernels the CPU has, at most `isa`. ERROR_ARGUMENT if the CPU lacks what was asked for.

@@ -1,10 +1,16 @@
 // The quantiser's kernels for instruction sets with vectors: avx2/quantize.c and avx512/quantize.c each include this
 // once, after
-//   #define WIDTH           the floats of a vector
-//   #define LARGER(a, b)    the larger of two vectors of words, lane by lane
-// The steps are those of e4m3_narrow, e4m3_widen, e4m3_scale (tensor/format/e4m3.c) and their like of E5M6 on WIDTH
+//   #define WIDTH                 the floats of a vector
+//   #define LARGER(a, b)          the larger (smaller) of two vectors of words, lane by lane
+//   #define SMALLER(a, b)
+//   #define LARGER_HALVES(a, b)   the same of vectors of signed 16-bit lanes
+//   #define LARGEST_LANE(a)       the largest lane
+//   #define LARGEST_HALF(a)
+//   #define WIDEN_CODES(codes)    e4m3_widen of WIDTH codes; optional
+// The results are those of e4m3_narrow, e4m3_widen, e4m3_scale (tensor/format/e4m3.c) and their like of E5M6 on WIDTH
 // elements at a time, without branches. Loops take whole vectors with a constant count, so that no load goes through
-// the stack, then the rest.
+// the stack, then the rest. BF16 is taken two elements a word: the even ones of a row in one vector, the odd ones in
+// another, so that neither loading nor storing codes shuffles.
 #ifndef MINKE_OP_CPU_QUANTIZE_KERNELS_H
 #define MINKE_OP_CPU_QUANTIZE_KERNELS_H
 
@@ -16,10 +22,12 @@ typedef float floats __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t words __attribute__((vector_size(4 * WIDTH)));
 typedef uint64_t pairs_of_words __attribute__((vector_size(4 * WIDTH)));
 typedef uint16_t halves __attribute__((vector_size(2 * WIDTH)));
+typedef int16_t wide_halves __attribute__((vector_size(4 * WIDTH)));
 typedef uint8_t codes_of_lanes __attribute__((vector_size(WIDTH)));
 typedef uint8_t codes_of_pairs __attribute__((vector_size(WIDTH / 2)));
 
 #define INLINE static inline __attribute__((always_inline))
+#define AHEAD 8   // rows of a column's tile that are asked for in advance
 
 // Bits of the magnitudes of the constants.
 enum {
@@ -65,18 +73,57 @@ INLINE words magnitude_or_zero(words bits) {
 
 // ---- E4M3 -----------------------------------------------------------------------------------------------------------
 
-INLINE codes_of_lanes narrow_lanes(words bits, floats scale) {
-    words quotient = (words)((floats)bits / scale), magnitude = quotient & 0x7fffffff;
-    words normal = (magnitude + 0x7ffff + ((magnitude >> 20) & 1) - (120 << 23)) >> 20;
-    words small = (words)((floats)magnitude + 0x1p14f) & 0xf;
-    words code = select_words(magnitude < BITS_NORMAL, small, normal);
-    code = select_words(magnitude >= BITS_LARGEST, (words){0} + 0x7e, code);
-    code = select_words(magnitude > BITS_INFINITY, (words){0} + 0x7f, code);
-    code |= (quotient >> 24) & 0x80;
-    return __builtin_convertvector(code, codes_of_lanes);
+// Bits of x / scale. `multiply`: the scale is a power of two, `by` its reciprocal, and the product has the same bits.
+INLINE words quotient(words bits, floats by, bool multiply) {
+    return (words)(multiply ? (floats)bits * by : (floats)bits / by);
+}
+
+// e4m3_narrow in the low byte of each word; the bytes above hold nothing. A power of two 2^20 times that of the
+// magnitude (at least the smallest normal) has a unit in the last place of 2^-3 times it, the step of the codes: the
+// sum of both rounds to nearest even and counts steps, behind the 56 that bring the exponent's 8 * 121 to 0 (mod 256).
+INLINE words narrow_words(words value) {
+    words magnitude = value & 0x7fffffff, nan = magnitude > BITS_INFINITY;   // a true comparison is -1
+    words capped = SMALLER(magnitude, (words){0} + BITS_LARGEST);
+    words exponent = LARGER(capped, (words){0} + BITS_NORMAL) & 0x7f800000;
+    words steps = (words)((floats)capped + (floats)(exponent + ((20 << 23) + 56)));
+    words code = steps + (exponent >> 20) - nan;   // a NaN was capped to 0x7e
+    return code | ((value >> 24) & 0x80);
+}
+
+INLINE void store_codes(uint8_t *codes, words code, int64_t count) {
+    codes_of_lanes bytes = __builtin_convertvector(code, codes_of_lanes);
+    memcpy(codes, &bytes, (size_t)count);
+}
+
+// The even and the odd ones of 2 * WIDTH BF16 as floats.
+INLINE words even_of(wide_halves pairs) {
+    return (words)pairs << 16;
+}
+
+INLINE words odd_of(wide_halves pairs) {
+    return (words)pairs & ~0xffff;
+}
+
+INLINE wide_halves load_pairs(const void *data, int64_t i, int64_t count) {
+    wide_halves pairs = {0};
+    memcpy(&pairs, (const uint16_t *)data + i, (size_t)count * sizeof(uint16_t));
+    return pairs;
+}
+
+INLINE wide_halves pairs_magnitude_or_zero(wide_halves pairs) {
+    wide_halves magnitude = pairs & 0x7fff;
+    return magnitude & ~(magnitude > 0x7f80);
+}
+
+INLINE void store_code_pairs(uint8_t *codes, words even, words odd, int64_t count) {
+    halves both = __builtin_convertvector(((even & 0xff) | (odd << 8)) & 0xffff, halves);
+    memcpy(codes, &both, (size_t)count);
 }
 
 INLINE floats widen_lanes(codes_of_lanes codes) {
+#ifdef WIDEN_CODES
+    return (floats)WIDEN_CODES(codes);
+#else
     words code = __builtin_convertvector(codes, words), magnitude = code & 0x7f;
     words sign = -(code & 0x80) & INT32_MIN;
     words normal = (magnitude << 20) + (120 << 23);
@@ -84,51 +131,89 @@ INLINE floats widen_lanes(codes_of_lanes codes) {
     words bits = select_words(magnitude < 8, small, normal);
     bits = select_words(magnitude == 0x7f, (words){0} + 0x7fc00000, bits);
     return (floats)(bits | sign);
+#endif
 }
 
-INLINE float largest_of(const void *data, bool narrow, int64_t n) {
+static float largest_float(const void *data, int64_t n) {
     words most = {0};
     int64_t i = 0;
     for (; i + WIDTH <= n; i += WIDTH) {
-        most = LARGER(magnitude_or_zero(load_bits(data, narrow, i, WIDTH)), most);
+        most = LARGER(magnitude_or_zero(load_bits(data, false, i, WIDTH)), most);
     }
     if (i < n) {
-        most = LARGER(magnitude_or_zero(load_bits(data, narrow, i, n - i)), most);
+        most = LARGER(magnitude_or_zero(load_bits(data, false, i, n - i)), most);
     }
-    int32_t lanes[WIDTH];
-    memcpy(lanes, &most, sizeof lanes);
-    for (int width = WIDTH / 2; width > 0; width /= 2) {
-        for (int lane = 0; lane < width; lane++) {
-            lanes[lane] = lanes[lane + width] > lanes[lane] ? lanes[lane + width] : lanes[lane];
-        }
-    }
+    int32_t bits = LARGEST_LANE(most);
     float value;
-    memcpy(&value, lanes, sizeof value);
+    memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static float largest(struct row x, int64_t n) {
-    return x.format == FORMAT_BF16 ? largest_of(x.data, true, n) : largest_of(x.data, false, n);
-}
-
-INLINE void narrow_all(uint8_t *codes, const void *data, bool narrow, float scale, int64_t n) {
-    floats divisor = (floats){0} + scale;
+static float largest_bf16(const void *data, int64_t n) {
+    wide_halves most = {0};
     int64_t i = 0;
-    for (; i + WIDTH <= n; i += WIDTH) {
-        codes_of_lanes code = narrow_lanes(load_bits(data, narrow, i, WIDTH), divisor);
-        memcpy(codes + i, &code, sizeof code);
+    for (; i + 2 * WIDTH <= n; i += 2 * WIDTH) {
+        most = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(data, i, 2 * WIDTH)), most);
     }
     if (i < n) {
-        codes_of_lanes code = narrow_lanes(load_bits(data, narrow, i, n - i), divisor);
-        memcpy(codes + i, &code, (size_t)(n - i));
+        most = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(data, i, n - i)), most);
+    }
+    return bf16_widen((uint16_t)LARGEST_HALF(most));
+}
+
+static float largest(struct row x, int64_t n) {
+    return x.format == FORMAT_BF16 ? largest_bf16(x.data, n) : largest_float(x.data, n);
+}
+
+// Whether dividing by the scale is multiplying by *reciprocal: it is a power of two whose reciprocal is normal.
+static bool has_reciprocal(float scale, float *reciprocal) {
+    int32_t bits;
+    memcpy(&bits, &scale, sizeof bits);
+    if ((bits & 0x7fffff) != 0 || bits < 1 << 23 || bits >= 254 << 23) {
+        return false;
+    }
+    bits = (254 << 23) - bits;
+    memcpy(reciprocal, &bits, sizeof bits);
+    return true;
+}
+
+INLINE void narrow_floats(uint8_t *codes, const void *data, floats by, bool multiply, int64_t n) {
+    int64_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        store_codes(codes + i, narrow_words(quotient(load_bits(data, false, i, WIDTH), by, multiply)), WIDTH);
+    }
+    if (i < n) {
+        store_codes(codes + i, narrow_words(quotient(load_bits(data, false, i, n - i), by, multiply)), n - i);
+    }
+}
+
+INLINE void narrow_pairs(uint8_t *codes, wide_halves pairs, floats even, floats odd, bool multiply, int64_t count) {
+    store_code_pairs(codes, narrow_words(quotient(even_of(pairs), even, multiply)),
+                     narrow_words(quotient(odd_of(pairs), odd, multiply)), count);
+}
+
+INLINE void narrow_bf16(uint8_t *codes, const void *data, floats by, bool multiply, int64_t n) {
+    int64_t i = 0;
+    for (; i + 2 * WIDTH <= n; i += 2 * WIDTH) {
+        narrow_pairs(codes + i, load_pairs(data, i, 2 * WIDTH), by, by, multiply, 2 * WIDTH);
+    }
+    if (i < n) {
+        narrow_pairs(codes + i, load_pairs(data, i, n - i), by, by, multiply, n - i);
     }
 }
 
 static void narrow(uint8_t *codes, struct row x, float scale, int64_t n) {
-    if (x.format == FORMAT_BF16) {
-        narrow_all(codes, x.data, true, scale, n);
+    float reciprocal = 0.0f;
+    bool multiply = has_reciprocal(scale, &reciprocal);
+    floats by = (floats){0} + (multiply ? reciprocal : scale);
+    if (x.format == FORMAT_BF16 && multiply) {
+        narrow_bf16(codes, x.data, by, true, n);
+    } else if (x.format == FORMAT_BF16) {
+        narrow_bf16(codes, x.data, by, false, n);
+    } else if (multiply) {
+        narrow_floats(codes, x.data, by, true, n);
     } else {
-        narrow_all(codes, x.data, false, scale, n);
+        narrow_floats(codes, x.data, by, false, n);
     }
 }
 
@@ -164,7 +249,7 @@ INLINE floats scale_lanes(words amax, bool power_of_two) {
 }
 
 // What the source holds in row i, `count` columns from `column`.
-enum source_kind { SOURCE_F32, SOURCE_BF16, SOURCE_CODES };
+enum source_kind { SOURCE_F32, SOURCE_CODES };
 INLINE words source_bits(const struct quantize_columns_source *source, enum source_kind kind, int64_t i, int64_t column,
                          int64_t count) {
     int64_t at = i * source->x_stride + column;
@@ -173,26 +258,72 @@ INLINE words source_bits(const struct quantize_columns_source *source, enum sour
         memcpy(&code, (const uint8_t *)source->x.data + at, (size_t)count);
         return (words)(widen_lanes(code) * source->tile_scale[i * source->tile_scale_stride]);
     }
-    return load_bits(source->x.data, kind == SOURCE_BF16, at, count);
+    return load_bits(source->x.data, false, at, count);
 }
 
-// WIDTH (or `count`) columns of one tile. Values of codes are kept between the two passes, others are loaded again.
+// Whether all lanes of a power of two have a normal reciprocal, which then replaces them.
+INLINE bool take_reciprocals(floats *scale) {
+    words bits = (words)*scale;
+    if (LARGEST_LANE(bits) >= 254 << 23) {
+        return false;
+    }
+    *scale = (floats)((254 << 23) - bits);
+    return true;
+}
+
+// Asks for what later rows read and write: rows are far apart.
+INLINE void prefetch_rows(const struct quantize_columns_source *source, int64_t bytes, uint8_t *codes,
+                          int64_t code_stride, int64_t i, int64_t rows, int64_t column) {
+    int64_t later = i + AHEAD < rows ? i + AHEAD : i;
+    __builtin_prefetch((const char *)source->x.data + (later * source->x_stride + column) * bytes);
+    __builtin_prefetch(codes + i * code_stride + column, 1);
+}
+
+// WIDTH (or `count`) columns of one tile, of F32 or codes, whose values are kept between the two passes.
 INLINE void columns_of(uint8_t *codes, int64_t code_stride, float *scale, const struct quantize_columns_source *source,
                        enum source_kind kind, int64_t column, int64_t rows, int64_t count, bool power_of_two) {
     words kept[BLOCK_SIZE], most = {0};
     for (int64_t i = 0; i < rows; i++) {
-        words bits = source_bits(source, kind, i, column, count);
-        most = LARGER(magnitude_or_zero(bits), most);
-        if (kind == SOURCE_CODES) {
-            kept[i] = bits;
+        prefetch_rows(source, kind == SOURCE_CODES ? 1 : 4, codes, code_stride, i, rows, column);
+        kept[i] = source_bits(source, kind, i, column, count);
+        most = LARGER(magnitude_or_zero(kept[i]), most);
+    }
+    floats by = scale_lanes(most, power_of_two);
+    memcpy(scale + column, &by, (size_t)count * sizeof(float));
+    if (power_of_two && take_reciprocals(&by)) {
+        for (int64_t i = 0; i < rows; i++) {
+            store_codes(codes + i * code_stride + column, narrow_words(quotient(kept[i], by, true)), count);
+        }
+    } else {
+        for (int64_t i = 0; i < rows; i++) {
+            store_codes(codes + i * code_stride + column, narrow_words(quotient(kept[i], by, false)), count);
         }
     }
-    floats divisor = scale_lanes(most, power_of_two);
-    memcpy(scale + column, &divisor, (size_t)count * sizeof(float));
+}
+
+// 2 * WIDTH (or `count`) columns of one tile of BF16.
+INLINE void columns_of_pairs(uint8_t *codes, int64_t code_stride, float *scale,
+                             const struct quantize_columns_source *source, int64_t column, int64_t rows, int64_t count,
+                             bool power_of_two) {
+    wide_halves kept[BLOCK_SIZE], most = {0};
     for (int64_t i = 0; i < rows; i++) {
-        words bits = kind == SOURCE_CODES ? kept[i] : source_bits(source, kind, i, column, count);
-        codes_of_lanes code = narrow_lanes(bits, divisor);
-        memcpy(codes + i * code_stride + column, &code, (size_t)count);
+        prefetch_rows(source, 2, codes, code_stride, i, rows, column);
+        kept[i] = load_pairs(source->x.data, i * source->x_stride + column, count);
+        most = LARGER_HALVES(pairs_magnitude_or_zero(kept[i]), most);
+    }
+    floats even = scale_lanes(even_of(most), power_of_two), odd = scale_lanes(odd_of(most), power_of_two);
+    for (int64_t i = 0; i < count; i++) {
+        scale[column + i] = i % 2 == 0 ? even[i / 2] : odd[i / 2];
+    }
+    if (power_of_two && take_reciprocals(&even) && take_reciprocals(&odd)) {
+        for (int64_t i = 0; i < rows; i++) {
+            narrow_pairs(codes + i * code_stride + column, kept[i], even, odd, true, count);
+        }
+    } else {
+        even = scale_lanes(even_of(most), power_of_two);
+        for (int64_t i = 0; i < rows; i++) {
+            narrow_pairs(codes + i * code_stride + column, kept[i], even, odd, false, count);
+        }
     }
 }
 
@@ -213,7 +344,13 @@ static void columns(uint8_t *codes, int64_t code_stride, float *scale, const str
     if (source->x.format == FORMAT_E4M3_TILE) {
         columns_of_kind(codes, code_stride, scale, source, SOURCE_CODES, rows, count, power_of_two);
     } else if (source->x.format == FORMAT_BF16) {
-        columns_of_kind(codes, code_stride, scale, source, SOURCE_BF16, rows, count, power_of_two);
+        int64_t column = 0;
+        for (; column + 2 * WIDTH <= count; column += 2 * WIDTH) {
+            columns_of_pairs(codes, code_stride, scale, source, column, rows, 2 * WIDTH, power_of_two);
+        }
+        if (column < count) {
+            columns_of_pairs(codes, code_stride, scale, source, column, rows, count - column, power_of_two);
+        }
     } else {
         columns_of_kind(codes, code_stride, scale, source, SOURCE_F32, rows, count, power_of_two);
     }
