@@ -317,11 +317,8 @@ static void test_error(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_moving),
-        cmocka_unit_test(test_widening),
-        cmocka_unit_test(test_exact),
-        cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_error),
+        cmocka_unit_test(test_moving),    cmocka_unit_test(test_widening), cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -37,11 +37,11 @@ void latent_block_widen(const struct latent_kernels *kernels, struct row out, in
     }
 }
 
-void latent_block_prefetch(const struct tensor *cache, int64_t first, int64_t part, int64_t parts) {
-    int64_t bytes = ATTENTION_BLOCK * cache->stride[0];
-    const char *from = (const char *)cache->data + first * cache->stride[0];
-    for (int64_t offset = bytes * part / parts / LINE * LINE; offset < bytes * (part + 1) / parts; offset += LINE) {
-        __builtin_prefetch(from + offset, 0, 2);
+void latent_block_touch(const struct tensor *cache, int64_t first, int64_t rows, int64_t part, int64_t parts) {
+    const int64_t begin = rows * part / parts, end = rows * (part + 1) / parts;
+    const int64_t row_bytes = cache->stride[0], width = cache->shape[cache->rank - 1];
+    if (begin < end) {
+        memory_touch((const char *)cache->data + (first + begin) * row_bytes, (end - 1 - begin) * row_bytes + width);
     }
 }
 

@@ -35,7 +35,7 @@ int64_t latent_block_stride(int64_t width);
 // Row i of `out` (stride elements apart) = row first + i of cache, i = 0..rows-1.
 void latent_block_widen(const struct latent_kernels *kernels, struct row out, int64_t stride,
                         const struct tensor *cache, int64_t first, int64_t rows);
-// Asks for part `part` of `parts` of the whole block that begins at row `first`.
-void latent_block_prefetch(const struct tensor *cache, int64_t first, int64_t part, int64_t parts);
+// Part `part` of `parts` of `rows` rows into the cache (memory_touch).
+void latent_block_touch(const struct tensor *cache, int64_t first, int64_t rows, int64_t part, int64_t parts);
 
 #endif
