@@ -6,6 +6,7 @@
 #include "app/app.h"
 #include "app/bench.h"
 #include "app/formats.h"
+#include "app/model_files.h"
 #include "app/options.h"
 #include "base/log.h"
 #include "base/pool.h"
@@ -223,11 +224,7 @@ int command_bench(int argc, char **argv) {
          .help = "prefill, decode: this format alone",
          .text = &o->weights,
          .choices = "bf16|fp8|int8|int4"},
-        {.name = "cache-format",
-         .argument = "F",
-         .help = "prefill, decode: format of the latent cache (bf16)",
-         .text = &o->cache,
-         .choices = "bf16|fp8"},
+        CACHE_OPTION(o->cache),
         {.name = "precision",
          .argument = "P",
          .help = "train: this precision alone",
