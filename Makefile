@@ -247,3 +247,4 @@ help:
 
 .SECONDARY:
 -include $(LIB_OBJECTS:.o=.d) $(APP_OBJECTS:.o=.d) $(TESTS:=.d) $(LOAD).d $(SUPPORT_OBJECTS:.o=.d)
+-include $(wildcard $(BUILD)/tests/fuzz/*.d)

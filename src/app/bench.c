@@ -96,7 +96,8 @@ static int check_names(const struct bench_request *request, struct error *error)
         if (!known) {
             return error_set(
                 error, ERROR_ARGUMENT,
-                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode, directory, mtp, serve or all",
+                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode, directory, mtp, "
+                "serve or all",
                 request->names[i]);
         }
     }
@@ -153,90 +154,92 @@ static int run(const struct bench_request *request, const struct common_options 
     return code != 0 ? 1 : 0;
 }
 
+// What the command line says. At file scope, like the table of options that points into it.
+static struct bench_request asked = {.options = {.seconds = 1.0}};
+
+static const struct command_option options[] = {
+    {.name = "json", .help = "one object a line instead of a table", .flag = &asked.options.json},
+    {.name = "seconds",
+     .argument = "S",
+     .help = "of one measurement, about (1)",
+     .number = &asked.options.seconds,
+     .least = 0.001,
+     .most = 3600},
+    {.name = "shape",
+     .argument = "MxNxK",
+     .help = "gemm: this product instead of the built-in ones",
+     .text = &asked.shape},
+    {.name = "config",
+     .argument = "F.json",
+     .help = "model of train, prefill, decode, mtp, serve (built in: 132 M parameters)",
+     .text = &asked.config_path},
+    {.name = "batch",
+     .argument = "B",
+     .help = "train: sequences (8); mtp: requests at a time (1, 8, 32)",
+     .integer = &asked.options.batch,
+     .minimum = 1,
+     .maximum = 65536},
+    {.name = "length",
+     .argument = "T",
+     .help = "tokens of a sequence (train 256, attention 2048, prefill 512, serve 128)",
+     .integer = &asked.options.length,
+     .minimum = 1,
+     .maximum = 1 << 20},
+    {.name = "depth",
+     .argument = "D",
+     .help = "decode: tokens before (512)",
+     .integer = &asked.options.depth,
+     .minimum = 1,
+     .maximum = 1 << 20},
+    {.name = "clients",
+     .argument = "C",
+     .help = "serve: requests at a time (8)",
+     .integer = &asked.options.clients,
+     .minimum = 1,
+     .maximum = 4096},
+    {.name = "requests",
+     .argument = "R",
+     .help = "serve: requests in all (2 for each client)",
+     .integer = &asked.options.requests,
+     .minimum = 1,
+     .maximum = 1 << 24},
+    {.name = "tokens",
+     .argument = "N",
+     .help = "serve: tokens of an answer (64)",
+     .integer = &asked.options.tokens,
+     .minimum = 1,
+     .maximum = 1 << 20},
+    {.name = "shared",
+     .argument = "N",
+     .help = "serve: tokens that all prompts begin with (0)",
+     .integer = &asked.options.shared,
+     .minimum = 0,
+     .maximum = 1 << 20},
+    {.name = "model",
+     .argument = "DIR",
+     .help = "directory, mtp, serve: measure this model directory",
+     .text = &asked.options.directory},
+    {.name = "ram", .argument = "SIZE", .help = "directory: memory to use at most, e.g. 16G", .text = &asked.ram},
+    {.name = "weights",
+     .argument = "W",
+     .help = "prefill, decode: this format alone",
+     .text = &asked.options.weights,
+     .choices = "bf16|fp8|int8|int4"},
+    CACHE_OPTION(asked.options.cache),
+    {.name = "precision",
+     .argument = "P",
+     .help = "train: this precision alone",
+     .text = &asked.options.precision,
+     .choices = "bf16|fp8|fp32"},
+    {0},
+};
+
 int command_bench(int argc, char **argv) {
-    struct bench_request request = {.options = {.seconds = 1.0}};
-    struct bench_options *o = &request.options;
-    const struct command_option options[] = {
-        {.name = "json", .help = "one object a line instead of a table", .flag = &o->json},
-        {.name = "seconds",
-         .argument = "S",
-         .help = "of one measurement, about (1)",
-         .number = &o->seconds,
-         .least = 0.001,
-         .most = 3600},
-        {.name = "shape",
-         .argument = "MxNxK",
-         .help = "gemm: this product instead of the built-in ones",
-         .text = &request.shape},
-        {.name = "config",
-         .argument = "F.json",
-         .help = "model of train, prefill, decode, mtp, serve (built in: 132 M parameters)",
-         .text = &request.config_path},
-        {.name = "batch",
-         .argument = "B",
-         .help = "train: sequences (8); mtp: requests at a time (1, 8, 32)",
-         .integer = &o->batch,
-         .minimum = 1,
-         .maximum = 65536},
-        {.name = "length",
-         .argument = "T",
-         .help = "tokens of a sequence (train 256, attention 2048, prefill 512, serve 128)",
-         .integer = &o->length,
-         .minimum = 1,
-         .maximum = 1 << 20},
-        {.name = "depth",
-         .argument = "D",
-         .help = "decode: tokens before (512)",
-         .integer = &o->depth,
-         .minimum = 1,
-         .maximum = 1 << 20},
-        {.name = "clients",
-         .argument = "C",
-         .help = "serve: requests at a time (8)",
-         .integer = &o->clients,
-         .minimum = 1,
-         .maximum = 4096},
-        {.name = "requests",
-         .argument = "R",
-         .help = "serve: requests in all (2 for each client)",
-         .integer = &o->requests,
-         .minimum = 1,
-         .maximum = 1 << 24},
-        {.name = "tokens",
-         .argument = "N",
-         .help = "serve: tokens of an answer (64)",
-         .integer = &o->tokens,
-         .minimum = 1,
-         .maximum = 1 << 20},
-        {.name = "shared",
-         .argument = "N",
-         .help = "serve: tokens that all prompts begin with (0)",
-         .integer = &o->shared,
-         .minimum = 0,
-         .maximum = 1 << 20},
-        {.name = "model",
-         .argument = "DIR",
-         .help = "directory, mtp, serve: measure this model directory",
-         .text = &o->directory},
-        {.name = "ram", .argument = "SIZE", .help = "directory: memory to use at most, e.g. 16G", .text = &request.ram},
-        {.name = "weights",
-         .argument = "W",
-         .help = "prefill, decode: this format alone",
-         .text = &o->weights,
-         .choices = "bf16|fp8|int8|int4"},
-        CACHE_OPTION(o->cache),
-        {.name = "precision",
-         .argument = "P",
-         .help = "train: this precision alone",
-         .text = &o->precision,
-         .choices = "bf16|fp8|fp32"},
-        {0},
-    };
     const struct command_positional positionals[] = {
         {.name = "SUBJECT",
          .help = "peak gemm attention ops train prefill decode directory mtp serve all (all)",
-         .list = &request.names,
-         .count = &request.name_count},
+         .list = &asked.names,
+         .count = &asked.name_count},
         {0},
     };
     struct common_options common = {0};
@@ -249,7 +252,8 @@ int command_bench(int argc, char **argv) {
             "of every measurement. See BENCHMARKS.md for what is counted.",
         .examples =
             "minke bench gemm --threads 1\nminke bench train --config config.json --batch 8 --length 256 --json\n"
-            "minke bench mtp --model DIR --batch 1\nminke bench serve --model DIR --clients 32 --length 512 --tokens 128",
+            "minke bench mtp --model DIR --batch 1\n"
+            "minke bench serve --model DIR --clients 32 --length 512 --tokens 128",
         .options = options,
         .positionals = positionals,
         .common = &common,
@@ -259,10 +263,10 @@ int command_bench(int argc, char **argv) {
         return status;
     }
     struct error error = {0};
-    if (check_names(&request, &error) != 0 || parse_shape(o, request.shape, &error) != 0 ||
-        (request.ram != NULL && app_parse_size(&o->ram_bytes, request.ram, "--ram", 1024, &error) != 0)) {
+    if (check_names(&asked, &error) != 0 || parse_shape(&asked.options, asked.shape, &error) != 0 ||
+        (asked.ram != NULL && app_parse_size(&asked.options.ram_bytes, asked.ram, "--ram", 1024, &error) != 0)) {
         log_error("bench: %s", error.text);
         return 2;
     }
-    return run(&request, &common);
+    return run(&asked, &common);
 }

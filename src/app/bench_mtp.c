@@ -288,10 +288,12 @@ static int make_guessable(void *argument, const struct param *param, struct erro
     if (output || param->kind == PARAM_EH_PROJ) {
         memset(param->tensor->data, 0, (size_t)tensor_bytes(param->tensor));
     }
-    for (int64_t i = 0; param->kind == PARAM_EH_PROJ && i < param->shape[0]; i++) {
-        const struct format_info *info = format_info(param->tensor->format);
-        info->narrow(param->tensor, &(float){1.0F}, i, i, 1);
-        info->narrow(param->tensor, &(float){OTHER_SHARE}, i, param->shape[0] + i, 1);
+    const struct format_info *info = format_info(param->tensor->format);
+    const float own = 1.0F, other = OTHER_SHARE;
+    int64_t width = param->shape[0];
+    for (int64_t i = 0; param->kind == PARAM_EH_PROJ && i < width; i++) {
+        info->narrow(param->tensor, &own, i, i, 1);
+        info->narrow(param->tensor, &other, i, width + i, 1);
     }
     return 0;
 }

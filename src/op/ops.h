@@ -47,9 +47,9 @@ struct op_context {
     struct pool *pool;
     struct arena *scratch;                 // packing buffers and partial sums; reaches its size in the first step
     enum isa isa;                          // what `kernels` really is (never ISA_BEST)
+    struct op_times *times;                // added to by each op; NULL: not wanted
     struct op_ahead ahead[OP_MAX_AHEAD];   // op_read_ahead
     int ahead_count;
-    struct op_times *times;   // added to by each op; NULL: not wanted
     struct error error;   // sticky: what went wrong inside a pass that cannot return it (an expert that could not be
                           // read); then what the pass computes is void. Whoever ran the pass looks, and clears it.
 };

@@ -129,6 +129,7 @@ static bool check_text(struct encoder *encoder, const char *text, int64_t size, 
 }
 
 static void check_chat(struct encoder *encoder, const char *text) {
+    static const char tools[] = "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"description\":\"g\"}}]";
     const struct chat_tool_call call = {.name = "f", .arguments = text};
     const struct chat_message messages[] = {{.role = "system", .content = text},
                                             {.role = "user", .content = text},
@@ -136,7 +137,6 @@ static void check_chat(struct encoder *encoder, const char *text) {
                                             {.role = "tool", .content = text},
                                             {.role = "assistant", .content = text},
                                             {.role = "user", .content = text}};
-    const struct chat_options options = {.add_generation_prompt = true, .thinking = true, .tools = "[]"};
     const struct tokenizer *tokenizer = encoder_tokenizer(encoder);
     struct error error = {0};
     enum chat_style style;
@@ -145,6 +145,9 @@ static void check_chat(struct encoder *encoder, const char *text) {
         CHECK(error.text[0] != '\0', "no reason");
         return;
     }
+    bool hybrid = style == CHAT_V3_1;   // the only one with a place for these
+    const struct chat_options options = {
+        .add_generation_prompt = true, .thinking = hybrid, .tools = hybrid ? tools : NULL};
     for (int64_t count = 1; count <= 6; count++) {
         struct chat_prompt prompt = {0};
         struct token_buffer ids = {0};

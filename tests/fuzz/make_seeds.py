@@ -120,18 +120,27 @@ def tokenizer():
               "single_word": False},
              {"id": 301, "content": "<｜Assistant｜>", "special": True, "lstrip": True, "rstrip": True},
              {"id": 302, "content": "<｜begin▁of▁sentence｜>", "special": True}]
+    names = ["<｜end▁of▁sentence｜>", CALLS, CALLS_END, CALL, CALL_END, SEPARATOR, "<think>", "</think>", "<｜fim▁begin｜>",
+             "<｜fim▁hole｜>", "<｜fim▁end｜>"] + [f"<｜tool▁output{s}▁{e}｜>" for s in ("", "s") for e in ("begin", "end")]
+    added += [{"id": 303 + i, "content": name} for i, name in enumerate(names)]
     vocabulary = {"he": 256, "ll": 257, "hell": 258, "Ġw": 259, "or": 260, "Ãł": 261}
     merges = ["h e", "l l", "he ll", "Ġ w", ["o", "r"]]
     config_text = compact({"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": {"content": "<｜Assistant｜>"},
                            "add_bos_token": True, "chat_template": "'<｜User｜>' '<｜Assistant｜>' <｜tool▁calls▁begin｜>"})
     text = "hello world 12345\n<｜User｜> 你好 <｜Assistant｜>\t  end"
     # mode 1: parts around the 256 bytes; mode 0: the whole file
-    seed("tokenizer", "split", b"\1" + parts(compact(vocabulary), compact(merges), compact(added), compact(split), "{}", config_text,
+    seed("tokenizer", "split", b"\1" + parts(compact(vocabulary), compact(merges), compact(added), compact(split), "null", config_text,
                                             text))
     seed("tokenizer", "bytelevel", b"\1" + parts(compact(vocabulary), compact(merges), compact(added), compact(byte_level),
                                                 compact({"type": "TemplateProcessing", "single": [
                                                     {"SpecialToken": {"id": "<｜begin▁of▁sentence｜>", "type_id": 0}}]}),
                                                 config_text, text))
+    for i, mark in enumerate(["", "+ '<｜Assistant｜>'", "'</think>' in", "'</think>' in <｜Assistant｜><think>",
+                              "'</think>' in + '<｜Assistant｜>'", "set thinking"]):
+        style = compact({"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>",
+                         "chat_template": f"<｜User｜> <｜Assistant｜> {CALLS} {mark}"})
+        seed("tokenizer", f"style{i}", b"\1" + parts(compact(vocabulary), compact(merges), compact(added).replace("\"lstrip\":true,"
+             "\"rstrip\":true", "\"normalized\":false"), compact(byte_level), "null", style, "hello <think>a</think>b\\u0041 <｜User｜>"))
     seed("tokenizer", "ignore", b"\3" + parts(compact(vocabulary), "[]", "[]", compact(golden["pre_tokenizer"]), "null", "{}", text))
     seed("tokenizer", "template", b"\1" + parts(compact(vocabulary), compact(merges), compact(added), compact(byte_level),
                                                "null", compact({"chat_template": [{"name": "default", "template": "x"}]}), text))

@@ -5,9 +5,11 @@
 #       tools/peers/measure.sh OUT [ROUNDS] [short|deep]
 #
 # LLAMA_CPP and IK_LLAMA_CPP are the programs of tools/peers/build.sh, MODELS holds the files of its `models` step. RUN may name a
-# command that every measurement is started with (one that keeps the machine idle). Raw output is kept in OUT, and added to.
+# command that every measurement is started with (one that keeps the machine idle), THREADS their number (2). Raw output is
+# kept in OUT, and added to.
 # Three rounds of the short part take about six minutes, the deep part about five.
 set -e
+threads=${THREADS:-2}
 out=$1 rounds=${2:-3} parts=${3:-short deep}
 here=$(dirname "$0")
 mkdir -p "$out"
@@ -17,17 +19,17 @@ minke() {   # FORMAT DEPTH NAME
     echo "# $(date +%T) $1" >> "$out/minke.$3.txt"
     subjects=decode
     [ "$2" = 64 ] && subjects="prefill decode"
-    $RUN "$MINKE" bench peak $subjects --config "$out/config.json" --threads 2 --weights "$1" --length 512 --depth "$2" \
+    $RUN "$MINKE" bench peak $subjects --config "$out/config.json" --threads "$threads" --weights "$1" --length 512 --depth "$2" \
         --seconds 0.5 --json >> "$out/minke.$3.txt"
 }
 
 peer() {   # llama.cpp|ik_llama.cpp NAME ARGUMENT...
     engine=$1 name=$2
     shift 2
-    program=$LLAMA_CPP
-    [ "$engine" = ik_llama.cpp ] && program=$IK_LLAMA_CPP
+    program=$LLAMA_CPP options=
+    [ "$engine" = ik_llama.cpp ] && program=$IK_LLAMA_CPP options=repack=1   # rows interleaved at load: faster in all formats
     echo "# $(date +%T) $*" >> "$out/$engine.$name.txt"
-    $RUN "$program" "$@" 2>> "$out/$engine.log" >> "$out/$engine.$name.txt"
+    $RUN "$program" "$@" threads="$threads" $options 2>> "$out/$engine.log" >> "$out/$engine.$name.txt"
 }
 
 file() {   # llama.cpp|ik_llama.cpp BITS
@@ -38,11 +40,7 @@ short() {
     for round in $(seq "$rounds"); do
         for bits in 16 8 4; do
             for engine in llama.cpp ik_llama.cpp; do
-                model=$(file $engine $bits)
-                peer $engine $bits "$model" prefill 512 3
-                peer $engine $bits "$model" decode 0 128
-                peer $engine $bits "$model" batch 8 24
-                peer $engine $bits "$model" batch 32 16
+                peer $engine $bits "$(file $engine $bits)" short 512 128
             done
             case $bits in
                 16) minke bf16 64 16 ;;

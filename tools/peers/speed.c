@@ -7,6 +7,7 @@
 //     speed MODEL.gguf prefill TOKENS ROUNDS      a prompt of random ids, the last token's logits
 //     speed MODEL.gguf decode DEPTHS STEPS        random ids one by one, behind so many tokens; DEPTHS ascend: 0,2048
 //     speed MODEL.gguf batch SEQUENCES STEPS      greedy, behind a prompt of 64 random ids, other ids in each sequence
+//     speed MODEL.gguf short TOKENS STEPS         prefill of TOKENS; STEPS tokens behind none; 8 and 32 sequences
 //
 // Prints NAME MEDIAN FASTEST SLOWEST in tokens/s.
 // Options behind them: threads=2 ubatch=512, of ik_llama.cpp also mla=3 repack=0. The batched benchmark of
@@ -183,6 +184,8 @@ static int measure_prefill(struct llama_model *model, const struct settings *set
         seconds[round < 0 ? 0 : round] = now() - start;
     }
     print_speed("prefill.", tokens, seconds, rounds, tokens);
+    llama_batch_free(batch);
+    llama_free(context);
     return 0;
 }
 
@@ -210,6 +213,8 @@ static int measure_decode(struct llama_model *model, const struct settings *sett
         }
         print_speed("decode.1@", depth, seconds, steps, 1.0);
     }
+    llama_batch_free(batch);
+    llama_free(context);
     return 0;
 }
 
@@ -246,6 +251,8 @@ static int measure_batch(struct llama_model *model, const struct settings *setti
     }
     print_speed("decode.", sequences, seconds, steps, sequences);
     free(next);
+    llama_batch_free(batch);
+    llama_free(context);
     return 0;
 }
 
@@ -258,7 +265,7 @@ static int quantize(const char *in, const char *out, int type) {
 
 int main(int count, char **argument) {
     if (count < 5) {
-        fail("speed MODEL.gguf quantize|logits|prefill|decode|batch ARGUMENT ARGUMENT [NAME=NUMBER...]");
+        fail("speed MODEL.gguf quantize|logits|prefill|decode|batch|short ARGUMENT ARGUMENT [NAME=NUMBER...]");
     }
     struct settings settings = read_settings(argument + 5);
     const char *what = argument[2];
@@ -283,5 +290,11 @@ int main(int count, char **argument) {
     if (strcmp(what, "batch") == 0) {
         return measure_batch(model, &settings, (int)strtol(argument[3], NULL, 10), steps);
     }
-    fail("expected quantize, logits, prefill, decode or batch");
+    if (strcmp(what, "short") == 0) {
+        measure_prefill(model, &settings, (int)strtol(argument[3], NULL, 10), 3);
+        measure_decode(model, &settings, (char[]){"0"}, steps);
+        measure_batch(model, &settings, 8, steps / 5 + 1);
+        return measure_batch(model, &settings, 32, steps / 8 + 1);
+    }
+    fail("expected quantize, logits, prefill, decode, batch or short");
 }

@@ -27,7 +27,6 @@ typedef uint8_t codes_of_lanes __attribute__((vector_size(WIDTH)));
 typedef uint8_t codes_of_pairs __attribute__((vector_size(WIDTH / 2)));
 
 #define INLINE static inline __attribute__((always_inline))
-#define AHEAD 8   // rows of a column's tile that are asked for in advance
 
 // Bits of the magnitudes of the constants.
 enum {
@@ -248,7 +247,7 @@ INLINE floats scale_lanes(words amax, bool power_of_two) {
     return scale;
 }
 
-// What the source holds in row i, `count` columns from `column`.
+// What the source holds in row i, `count` (WIDTH: a constant) columns from `column`.
 enum source_kind { SOURCE_F32, SOURCE_CODES };
 INLINE words source_bits(const struct quantize_columns_source *source, enum source_kind kind, int64_t i, int64_t column,
                          int64_t count) {
@@ -256,73 +255,48 @@ INLINE words source_bits(const struct quantize_columns_source *source, enum sour
     if (kind == SOURCE_CODES) {
         codes_of_lanes code = {0};
         memcpy(&code, (const uint8_t *)source->x.data + at, (size_t)count);
-        return (words)(widen_lanes(code) * source->tile_scale[i * source->tile_scale_stride]);
+        return (words)(widen_lanes(code) * source->tile_scale[i * source->tile_scale_stride + column / BLOCK_SIZE]);
     }
     return load_bits(source->x.data, false, at, count);
 }
 
-// Whether all lanes of a power of two have a normal reciprocal, which then replaces them.
-INLINE bool take_reciprocals(floats *scale) {
-    words bits = (words)*scale;
-    if (LARGEST_LANE(bits) >= 254 << 23) {
+// Puts the scales of vectors of columns into `scale` and what to divide or multiply by into `by`; whether to multiply:
+// the scales are powers of two, and all have normal reciprocals.
+INLINE bool choose_scales(float *scale, floats *by, const words *most, int64_t vectors, bool power_of_two) {
+    words highest = {0};
+    for (int64_t v = 0; v < vectors; v++) {
+        by[v] = scale_lanes(most[v], power_of_two);
+        memcpy(scale + v * WIDTH, &by[v], sizeof by[v]);
+        highest = LARGER((words)by[v], highest);
+    }
+    if (!power_of_two || LARGEST_LANE(highest) >= 254 << 23) {
         return false;
     }
-    *scale = (floats)((254 << 23) - bits);
+    for (int64_t v = 0; v < vectors; v++) {
+        by[v] = (floats)((254 << 23) - (words)by[v]);
+    }
     return true;
 }
 
-// Asks for what later rows read and write: rows are far apart.
-INLINE void prefetch_rows(const struct quantize_columns_source *source, int64_t bytes, uint8_t *codes,
-                          int64_t code_stride, int64_t i, int64_t rows, int64_t column) {
-    int64_t later = i + AHEAD < rows ? i + AHEAD : i;
-    __builtin_prefetch((const char *)source->x.data + (later * source->x_stride + column) * bytes);
-    __builtin_prefetch(codes + i * code_stride + column, 1);
-}
-
-// WIDTH (or `count`) columns of one tile, of F32 or codes, whose values are kept between the two passes.
+// WIDTH (or `count`) columns of F32 or codes, whose values are kept between the passes.
 INLINE void columns_of(uint8_t *codes, int64_t code_stride, float *scale, const struct quantize_columns_source *source,
                        enum source_kind kind, int64_t column, int64_t rows, int64_t count, bool power_of_two) {
     words kept[BLOCK_SIZE], most = {0};
+    float scales[WIDTH];
+    floats by;
     for (int64_t i = 0; i < rows; i++) {
-        prefetch_rows(source, kind == SOURCE_CODES ? 1 : 4, codes, code_stride, i, rows, column);
         kept[i] = source_bits(source, kind, i, column, count);
         most = LARGER(magnitude_or_zero(kept[i]), most);
     }
-    floats by = scale_lanes(most, power_of_two);
-    memcpy(scale + column, &by, (size_t)count * sizeof(float));
-    if (power_of_two && take_reciprocals(&by)) {
+    bool multiply = choose_scales(scales, &by, &most, 1, power_of_two);
+    memcpy(scale + column, scales, (size_t)count * sizeof *scale);
+    if (multiply) {
         for (int64_t i = 0; i < rows; i++) {
             store_codes(codes + i * code_stride + column, narrow_words(quotient(kept[i], by, true)), count);
         }
     } else {
         for (int64_t i = 0; i < rows; i++) {
             store_codes(codes + i * code_stride + column, narrow_words(quotient(kept[i], by, false)), count);
-        }
-    }
-}
-
-// 2 * WIDTH (or `count`) columns of one tile of BF16.
-INLINE void columns_of_pairs(uint8_t *codes, int64_t code_stride, float *scale,
-                             const struct quantize_columns_source *source, int64_t column, int64_t rows, int64_t count,
-                             bool power_of_two) {
-    wide_halves kept[BLOCK_SIZE], most = {0};
-    for (int64_t i = 0; i < rows; i++) {
-        prefetch_rows(source, 2, codes, code_stride, i, rows, column);
-        kept[i] = load_pairs(source->x.data, i * source->x_stride + column, count);
-        most = LARGER_HALVES(pairs_magnitude_or_zero(kept[i]), most);
-    }
-    floats even = scale_lanes(even_of(most), power_of_two), odd = scale_lanes(odd_of(most), power_of_two);
-    for (int64_t i = 0; i < count; i++) {
-        scale[column + i] = i % 2 == 0 ? even[i / 2] : odd[i / 2];
-    }
-    if (power_of_two && take_reciprocals(&even) && take_reciprocals(&odd)) {
-        for (int64_t i = 0; i < rows; i++) {
-            narrow_pairs(codes + i * code_stride + column, kept[i], even, odd, true, count);
-        }
-    } else {
-        even = scale_lanes(even_of(most), power_of_two);
-        for (int64_t i = 0; i < rows; i++) {
-            narrow_pairs(codes + i * code_stride + column, kept[i], even, odd, false, count);
         }
     }
 }
@@ -339,18 +313,67 @@ INLINE void columns_of_kind(uint8_t *codes, int64_t code_stride, float *scale,
     }
 }
 
+// BF16, row after row in both passes, so that memory is read in runs.
+INLINE void narrow_columns_bf16(uint8_t *codes, int64_t code_stride, const struct quantize_columns_source *source,
+                                const floats *by, bool multiply, int64_t rows, int64_t count) {
+    for (int64_t i = 0; i < rows; i++) {
+        const uint16_t *from = (const uint16_t *)source->x.data + i * source->x_stride;
+        uint8_t *to = codes + i * code_stride;
+        int64_t column = 0;
+        for (; column + 2 * WIDTH <= count; column += 2 * WIDTH) {
+            const floats *pair = by + column / WIDTH;
+            narrow_pairs(to + column, load_pairs(from, column, 2 * WIDTH), pair[0], pair[1], multiply, 2 * WIDTH);
+        }
+        if (column < count) {
+            const floats *pair = by + column / WIDTH;
+            narrow_pairs(to + column, load_pairs(from, column, count - column), pair[0], pair[1], multiply,
+                         count - column);
+        }
+    }
+}
+
+static void columns_bf16(uint8_t *codes, int64_t code_stride, float *scale,
+                         const struct quantize_columns_source *source, int64_t rows, int64_t count, bool power_of_two) {
+    wide_halves largest_pairs[QUANTIZE_COLUMNS / WIDTH / 2] = {{0}};
+    words most[QUANTIZE_COLUMNS / WIDTH];   // of the even ones of 2 * WIDTH columns, then of the odd ones
+    floats by[QUANTIZE_COLUMNS / WIDTH];
+    float scales[QUANTIZE_COLUMNS];
+    for (int64_t i = 0; i < rows; i++) {
+        const uint16_t *from = (const uint16_t *)source->x.data + i * source->x_stride;
+        int64_t column = 0;
+        for (; column + 2 * WIDTH <= count; column += 2 * WIDTH) {
+            wide_halves *largest_pair = &largest_pairs[column / WIDTH / 2];
+            *largest_pair = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(from, column, 2 * WIDTH)), *largest_pair);
+        }
+        if (column < count) {
+            wide_halves *largest_pair = &largest_pairs[column / WIDTH / 2];
+            *largest_pair = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(from, column, count - column)),
+                                          *largest_pair);
+        }
+    }
+    int64_t vectors = (count + 2 * WIDTH - 1) / (2 * WIDTH) * 2;
+    for (int64_t v = 0; v < vectors; v += 2) {
+        most[v] = even_of(largest_pairs[v / 2]);
+        most[v + 1] = odd_of(largest_pairs[v / 2]);
+    }
+    bool multiply = choose_scales(scales, by, most, vectors, power_of_two);
+    for (int64_t column = 0; column < count; column++) {
+        int64_t vector = column / (2 * WIDTH) * 2 + column % 2, lane = column % (2 * WIDTH) / 2;
+        scale[column] = scales[vector * WIDTH + lane];
+    }
+    if (multiply) {
+        narrow_columns_bf16(codes, code_stride, source, by, true, rows, count);
+    } else {
+        narrow_columns_bf16(codes, code_stride, source, by, false, rows, count);
+    }
+}
+
 static void columns(uint8_t *codes, int64_t code_stride, float *scale, const struct quantize_columns_source *source,
                     int64_t rows, int64_t count, bool power_of_two) {
     if (source->x.format == FORMAT_E4M3_TILE) {
         columns_of_kind(codes, code_stride, scale, source, SOURCE_CODES, rows, count, power_of_two);
     } else if (source->x.format == FORMAT_BF16) {
-        int64_t column = 0;
-        for (; column + 2 * WIDTH <= count; column += 2 * WIDTH) {
-            columns_of_pairs(codes, code_stride, scale, source, column, rows, 2 * WIDTH, power_of_two);
-        }
-        if (column < count) {
-            columns_of_pairs(codes, code_stride, scale, source, column, rows, count - column, power_of_two);
-        }
+        columns_bf16(codes, code_stride, scale, source, rows, count, power_of_two);
     } else {
         columns_of_kind(codes, code_stride, scale, source, SOURCE_F32, rows, count, power_of_two);
     }
