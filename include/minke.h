@@ -148,12 +148,20 @@ enum minke_attention { /* the form of MLA a session uses; results agree up to ro
                        MINKE_ATTENTION_EXPANDED, /* bit-equal to training; caches keys and values */
                        MINKE_ATTENTION_ABSORBED  /* caches latents (576 values per token and layer in V3) */
 };
+/* How a cache of latents keeps them. Attention always reads what the cache holds, so that no result depends on chunks,
+ * batches or cache hits; but an FP8 cache gives other results than a plain one (docs/numerics.md). */
+enum minke_cache {
+    MINKE_CACHE_PLAIN, /* like the activations: BF16, or F32 */
+    MINKE_CACHE_FP8    /* E4M3, one scale per 128 values: 656 bytes instead of 1152 per token and layer in V3; not with
+                          MINKE_ATTENTION_EXPANDED */
+};
 /* Memory in use by the process is dominated by the mapped weights and by the caches of sessions (bytes per token of
  * context). */
 struct minke_session_options {
     int64_t context; /* tokens the cache can hold; 0 = min(model context, 4096) */
     int64_t chunk;   /* prompt tokens processed at a time, 0 = 256; does not change results */
     enum minke_attention attention;
+    enum minke_cache cache;
 };
 MINKE_API int minke_session_create(struct minke_session **session, struct minke_model *model,
                                    const struct minke_session_options *options, struct minke_error *error);
@@ -225,6 +233,7 @@ struct minke_engine_options { /* all zero = the defaults named here */
     int64_t batch;            /* requests computed at the same time; 0 = 64 */
     int64_t chunk;            /* prompt tokens computed per step; 0 = 512 */
     enum minke_attention attention;
+    enum minke_cache cache;
     int no_prefix_cache;
     const char *cache_directory; /* keeps the prefix cache over restarts; NULL = memory only */
     int no_drafts;               /* 1: no speculation; 0: draft with the MTP modules while it pays */

@@ -32,6 +32,10 @@ static int check_options(const struct minke_engine_options *options, const struc
         return error_set(error, ERROR_ARGUMENT, "engine attention: expected a member of enum minke_attention, found %d",
                          (int)options->attention);
     }
+    if (options->cache < MINKE_CACHE_PLAIN || options->cache > MINKE_CACHE_FP8) {
+        return error_set(error, ERROR_ARGUMENT, "engine cache: expected a member of enum minke_cache, found %d",
+                         (int)options->cache);
+    }
     return 0;
 }
 
@@ -87,6 +91,7 @@ int minke_engine_create(struct minke_engine **out, struct minke_model *model,
         .batch = options->batch != 0 ? options->batch : DEFAULT_BATCH,
         .chunk = options->chunk != 0 ? options->chunk : DEFAULT_CHUNK,
         .form = (enum session_form)options->attention,
+        .cache = options->cache == MINKE_CACHE_FP8 ? CACHE_FP8 : CACHE_PLAIN,
         .prefix_cache = !options->no_prefix_cache,
         .drafts = options->no_drafts ? DRAFTS_NEVER : DRAFTS_ADAPTIVE,
         .end_tokens = model->end_tokens,

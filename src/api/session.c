@@ -38,6 +38,7 @@ int minke_session_create(struct minke_session **out, struct minke_model *model,
         .capacity = context,
         .chunk = options->chunk != 0 ? options->chunk : DEFAULT_CHUNK,
         .form = (enum session_form)options->attention,
+        .cache = options->cache == MINKE_CACHE_FP8 ? CACHE_FP8 : CACHE_PLAIN,
     };
     session->model = model;
     if (session_create(&session->session, &model->model, &model->op, &wanted, &inner) != 0) {

@@ -6,6 +6,7 @@
 #include "app/app.h"
 #include "app/bench.h"
 #include "app/formats.h"
+#include "app/model_files.h"
 #include "app/options.h"
 #include "base/log.h"
 #include "base/pool.h"
@@ -224,6 +225,7 @@ static const struct command_option options[] = {
      .help = "prefill, decode: this format alone",
      .text = &asked.options.weights,
      .choices = "bf16|fp8|int8|int4"},
+    CACHE_OPTION(asked.options.cache),
     {.name = "precision",
      .argument = "P",
      .help = "train: this precision alone",

@@ -29,6 +29,7 @@ struct bench_options {
     int64_t ram_bytes;                           // --ram: memory limit for it
     const char *weights;                         // the one format of prefill and decode; NULL = all
     const char *precision;                       // the one precision of train; NULL = all
+    const char *cache;                           // --cache-format of prefill and decode; NULL = bf16
     int64_t rows, columns, inner;                // --shape of gemm; rows 0 = the built-in list
     enum bench_team teams[TEAM_COUNT];           // those that peaks and square products are measured with
     int team_count;
@@ -111,6 +112,7 @@ void bench_directory_close(struct bench_directory *directory);
 
 // Bytes that a token at `depth` reads in absorbed form: active weights, cache, kv_b_proj without blocks.
 struct model_params;
-double bench_token_bytes(struct model_params *params, const struct model_config *config, int64_t depth);
+double bench_token_bytes(struct model_params *params, const struct model_config *config, enum cache_kind cache,
+                         int64_t depth);
 
 #endif

@@ -89,7 +89,7 @@ static void note_streaming(const struct bench *bench, const struct directory *di
 
 static void measure(struct directory *directory, struct bench *bench) {
     const struct model_config *config = &directory->files.model.config;
-    double bytes = bench_token_bytes(&directory->files.model.params, config, directory->depth);
+    double bytes = bench_token_bytes(&directory->files.model.params, config, CACHE_PLAIN, directory->depth);
     struct bench_case measured = {.name = "directory.decode.1",
                                   .unit = "tokens/s",
                                   .amount = 1.0,

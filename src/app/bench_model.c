@@ -266,10 +266,14 @@ struct inference {
     int64_t count;   // ids of a prompt
 };
 
+static enum cache_kind wanted_cache(const struct bench *bench) {
+    return bench->options.cache != NULL && strcmp(bench->options.cache, "fp8") == 0 ? CACHE_FP8 : CACHE_PLAIN;
+}
+
 static int inference_open(struct inference *inference, struct bench *bench, enum format format, int64_t capacity,
                           struct error *error) {
     const struct model_config *config = &bench->config;
-    struct session_options options = {.capacity = capacity, .chunk = CHUNK};
+    struct session_options options = {.capacity = capacity, .chunk = CHUNK, .cache = wanted_cache(bench)};
     struct model *model = &inference->model;
     struct op_context *op = &bench->op[TEAM_ALL];
     *model = (struct model){.config = *config, .compute = FORMAT_BF16};
@@ -338,11 +342,12 @@ static bool is_wanted(const struct bench *bench, size_t f) {
     return bench->options.weights == NULL || strcmp(bench->options.weights, weights[f].name) == 0;
 }
 
-static void name_case(struct bench_case *measured, const char *name, int64_t number, size_t f) {
+static void name_case(const struct bench *bench, struct bench_case *measured, const char *name, int64_t number,
+                      size_t f) {
     const char *label = weights[f].name;
     bool plain = weights[f].format == FORMAT_BF16;
-    snprintf(measured->name, sizeof measured->name, "%s.%" PRId64 "%s%s", name, number, plain ? "" : ".",
-             plain ? "" : label);
+    snprintf(measured->name, sizeof measured->name, "%s.%" PRId64 "%s%s%s", name, number, plain ? "" : ".",
+             plain ? "" : label, wanted_cache(bench) == CACHE_FP8 ? ".cache-fp8" : "");
 }
 
 int bench_prefill(struct bench *bench, struct error *error) {
@@ -369,7 +374,7 @@ int bench_prefill(struct bench *bench, struct error *error) {
                                           .evict = true,
                                           .run = run_prefill,
                                           .argument = &inference};
-            name_case(&measured, "prefill", length, f);
+            name_case(bench, &measured, "prefill", length, f);
             bench_measure(bench, &measured);
         }
         inference_close(&inference);
@@ -377,9 +382,12 @@ int bench_prefill(struct bench *bench, struct error *error) {
     return code;
 }
 
-double bench_token_bytes(struct model_params *params, const struct model_config *config, int64_t depth) {
+double bench_token_bytes(struct model_params *params, const struct model_config *config, enum cache_kind cache,
+                         int64_t depth) {
+    struct cache_layout layout;
+    CHECK(cache_layout_make(&layout, config, FORMAT_BF16, ATTENTION_ABSORBED, cache, NULL) == 0, "cache of latents");
     double layers = (double)config->num_hidden_layers, all = layers + (double)config->num_nextn_predict_layers;
-    double bytes = (double)kv_cache_token_bytes(config, FORMAT_BF16, ATTENTION_ABSORBED) * (double)depth * layers / all;
+    double bytes = (double)kv_cache_token_bytes(config, &layout) * (double)depth * layers / all;
     for (int64_t l = 0; l < config->num_hidden_layers; l++) {
         const struct mla_params *attention = &params->layers[l].self_attn;
         if (tensor_present(&attention->kv_b_dense)) {
@@ -417,6 +425,7 @@ static int start_batch(struct engine **engine, struct inference *inference, stru
                                      .cache_tokens = sequences * length,
                                      .batch = sequences,
                                      .chunk = sequences * BATCH_PROMPT,
+                                     .cache = inference->session->options.cache,
                                      .drafts = DRAFTS_NEVER};
     int code = engine_create(engine, &inference->model, op, &options, error);
     for (int64_t i = 0; i < sequences && code == 0; i++) {
@@ -450,7 +459,7 @@ static int measure_batch(struct bench *bench, struct inference *inference, int64
                                       .evict = true,
                                       .run = run_step,
                                       .argument = engine};
-        name_case(&measured, "decode", sequences, f);
+        name_case(bench, &measured, "decode", sequences, f);
         bench_measure(bench, &measured);
     }
     engine_destroy(engine);
@@ -471,7 +480,8 @@ int bench_decode(struct bench *bench, struct error *error) {
         arena_init(&inference.source, "weights");
         if ((code = inference_open(&inference, bench, weights[f].format, decode_capacity(depth), error)) == 0) {
             append(&inference, depth, SESSION_PROMPT);
-            double bytes = bench_token_bytes(&inference.model.params, config, depth + DECODE_TOKENS / 2);
+            double bytes = bench_token_bytes(&inference.model.params, config, wanted_cache(bench),
+                                             depth + DECODE_TOKENS / 2);
             struct bench_case measured = {.unit = "tokens/s",
                                           .amount = 1.0,
                                           .work = bytes / 1e9,
@@ -480,7 +490,7 @@ int bench_decode(struct bench *bench, struct error *error) {
                                           .evict = true,
                                           .run = run_decode,
                                           .argument = &inference};
-            name_case(&measured, "decode", 1, f);
+            name_case(bench, &measured, "decode", 1, f);
             double seconds = bench_measure(bench, &measured);
             bench_print_note(bench, "behind %" PRId64 " tokens; %.1f MB a token, %.1f GB/s", depth, bytes / 1e6,
                              bytes / seconds / 1e9);

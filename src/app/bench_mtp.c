@@ -93,9 +93,10 @@ static double step_bytes(const struct speculation *s, struct writer *writer, dou
         writer->load[i] = stats.expert_load[i];
     }
     double layers = (double)config->num_hidden_layers, ran = met[1] > 0 ? (double)modules : 0.0;
-    double row = (double)kv_cache_token_bytes(config, FORMAT_BF16, ATTENTION_ABSORBED) /
-                 (layers + (double)config->num_nextn_predict_layers);
-    return s->fixed + s->expert * (double)met[0] + s->head * (1.0 + ran) + row * depth * (layers + ran) +
+    struct cache_layout layout;
+    CHECK(cache_layout_make(&layout, config, FORMAT_BF16, ATTENTION_ABSORBED, CACHE_PLAIN, NULL) == 0, "latents");
+    double rows = (double)layout.token_bytes * depth * (layers + ran);
+    return s->fixed + s->expert * (double)met[0] + s->head * (1.0 + ran) + rows +
            (ran > 0 ? s->module_fixed + s->module_expert * (double)met[1] : 0.0);
 }
 

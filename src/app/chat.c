@@ -365,7 +365,7 @@ static int converse(struct chat *chat) {
 }
 
 static int run(struct chat *chat, const char *directory, const struct model_arguments *arguments, const char *system,
-               const struct common_options *common, const struct sampling_arguments *sampling) {
+               const char *cache, const struct common_options *common, const struct sampling_arguments *sampling) {
     struct minke_error error = {0};
     int status = 1;
     if (app_open_model(&chat->model, directory, common, arguments) != 0) {
@@ -374,7 +374,8 @@ static int run(struct chat *chat, const char *directory, const struct model_argu
     chat->sampling = app_sampling(sampling, chat->model);
     int64_t limit = minke_model_context(chat->model);
     chat->context = chat->context != 0 ? chat->context : limit < 8192 ? limit : 8192;
-    struct minke_engine_options options = {.context = chat->context, .cache_tokens = chat->context, .batch = 1};
+    struct minke_engine_options options = {
+        .context = chat->context, .cache_tokens = chat->context, .batch = 1, .cache = app_cache(cache)};
     if (minke_tokenizer_open(&chat->tokenizer, directory, &error) != 0 ||
         minke_engine_create(&chat->engine, chat->model, &options, &error) != 0) {
         log_error("%s", error.text);
@@ -395,7 +396,7 @@ out:
 }
 
 int command_chat(int argc, char **argv) {
-    const char *directory = NULL, *system = NULL;
+    const char *directory = NULL, *system = NULL, *cache = NULL;
     struct model_arguments arguments = {0};
     struct sampling_arguments sampling = {0};
     int64_t tokens = INT32_MAX, context = 0;
@@ -418,6 +419,7 @@ int command_chat(int argc, char **argv) {
          .maximum = INT32_MAX},
         {.name = "thinking", .help = "start in thinking mode (V3.1)", .flag = &thinking},
         MODEL_OPTIONS(arguments),
+        CACHE_OPTION(cache),
         {0},
     };
     const struct command_positional positionals[] = {
@@ -443,5 +445,5 @@ int command_chat(int argc, char **argv) {
     setlocale(LC_CTYPE, "");
     chat = (struct chat){
         .tokens = tokens, .thinking = thinking, .context = context, .terminal = isatty(0) && isatty(1)};
-    return run(&chat, directory, &arguments, system, &common, &sampling);
+    return run(&chat, directory, &arguments, system, cache, &common, &sampling);
 }

@@ -19,7 +19,7 @@ static void on_interrupt(int number) {
 }
 
 struct generation {
-    const char *directory, *attention;
+    const char *directory, *attention, *cache;
     struct model_arguments arguments;
     const char *prompt;   // bytes, prompt_size of them
     int64_t prompt_size;
@@ -135,6 +135,7 @@ static int continue_prompt(struct minke_model *model, const struct minke_tokeniz
                                            .cache_tokens = wanted->context,
                                            .batch = 1,
                                            .attention = attention_by_name(wanted->attention),
+                                           .cache = app_cache(wanted->cache),
                                            .no_prefix_cache = 1,
                                            .no_drafts = wanted->no_mtp};
     if (minke_engine_create(&engine, model, &options, &error) != 0) {
@@ -208,6 +209,7 @@ int command_generate(int argc, char **argv) {
          .help = "form of latent attention (auto)",
          .text = &wanted.attention,
          .choices = "auto|expanded|absorbed"},
+        CACHE_OPTION(wanted.cache),
         {.name = "ignore-eos", .help = "write on after the end-of-sentence token", .flag = &wanted.ignore_eos},
         {.name = "no-bos", .help = "do not put the begin-of-sentence token in front", .flag = &wanted.no_bos},
         {.name = "plain", .help = "markup such as <|EOT|> in the prompt is text, not a token", .flag = &wanted.plain},

@@ -260,14 +260,22 @@ static void print_weights(const struct model_info *info) {
 }
 
 struct needs {
-    int64_t latent, expanded;    // bytes of cache for 1024 tokens, BF16
-    int64_t training, average;   // bytes of trainer state without and with the moving average
+    int64_t latent, latent_fp8, expanded;   // bytes of cache for 1024 tokens, BF16 or FP8
+    int64_t training, average;              // bytes of trainer state without and with the moving average
 };
+
+static int64_t cache_bytes(const struct model_info *info, enum attention_form stored, enum cache_kind kind) {
+    struct cache_layout layout = {0};
+    return cache_layout_make(&layout, &info->config, FORMAT_BF16, stored, kind, NULL) == 0
+               ? 1024 * kv_cache_token_bytes(&info->config, &layout)
+               : 0;
+}
 
 static struct needs model_needs(const struct model_info *info) {
     int64_t parameters = info->count.total + info->count.mtp_unique;
-    return (struct needs){.latent = 1024 * kv_cache_token_bytes(&info->config, FORMAT_BF16, ATTENTION_ABSORBED),
-                          .expanded = 1024 * kv_cache_token_bytes(&info->config, FORMAT_BF16, ATTENTION_EXPANDED),
+    return (struct needs){.latent = cache_bytes(info, ATTENTION_ABSORBED, CACHE_PLAIN),
+                          .latent_fp8 = cache_bytes(info, ATTENTION_ABSORBED, CACHE_FP8),
+                          .expanded = cache_bytes(info, ATTENTION_EXPANDED, CACHE_PLAIN),
                           .training = TRAIN_BYTES * parameters,
                           .average = (TRAIN_BYTES + AVERAGE_BYTES) * parameters};
 }
@@ -308,15 +316,15 @@ static void print_quantized(const struct model_info *info) {
 }
 
 static void print_memory(const struct model_info *info) {
-    char a[32], b[32];
+    char a[32], b[32], c[32];
     struct needs needs = model_needs(info);
     printf("memory\n");
     if (info->data_bytes > 0) {
         printf("  weights      %s, mapped\n", text_bytes(a, info->data_bytes));
     }
     print_quantized(info);
-    printf("  cache        %s per 1024 tokens as latents, %s expanded (bf16)\n", text_bytes(a, needs.latent),
-           text_bytes(b, needs.expanded));
+    printf("  cache        %s per 1024 tokens as latents (%s in FP8), %s expanded (bf16)\n",
+           text_bytes(a, needs.latent), text_bytes(c, needs.latent_fp8), text_bytes(b, needs.expanded));
     printf("  training     %s of weights, gradients and optimizer state, %s with the moving average\n",
            text_bytes(a, needs.training), text_bytes(b, needs.average));
 }
@@ -408,13 +416,14 @@ static int print_json(const struct model_info *info, const struct memory_plan *p
         json_array_append_new(problems, json_string(info->problems[i]));
     }
     json_t *root = json_pack(
-        "{s:s, s:{s:I,s:I,s:I,s:I,s:I}, s:{s:I,s:I,s:I,s:o}, s:{s:I,s:I,s:I,s:I}, s:b, s:I, s:I, s:o}", "model_type",
-        info->config.model_type, "parameters", "total", (json_int_t)info->count.total, "active",
+        "{s:s, s:{s:I,s:I,s:I,s:I,s:I}, s:{s:I,s:I,s:I,s:o}, s:{s:I,s:I,s:I,s:I,s:I}, s:b, s:I, s:I, s:o}",
+        "model_type", info->config.model_type, "parameters", "total", (json_int_t)info->count.total, "active",
         (json_int_t)info->count.active, "active_without_embedding", (json_int_t)info->count.active_without_embedding,
         "mtp", (json_int_t)info->count.mtp, "mtp_unique", (json_int_t)info->count.mtp_unique, "weights", "files",
         (json_int_t)info->files, "tensors", (json_int_t)info->tensors, "bytes", (json_int_t)info->data_bytes, "dtypes",
-        dtypes, "memory", "cache_1k_latent", (json_int_t)needs.latent, "cache_1k_expanded", (json_int_t)needs.expanded,
-        "training", (json_int_t)needs.training, "training_with_average", (json_int_t)needs.average, "complete",
+        dtypes, "memory", "cache_1k_latent", (json_int_t)needs.latent, "cache_1k_latent_fp8",
+        (json_int_t)needs.latent_fp8, "cache_1k_expanded", (json_int_t)needs.expanded, "training",
+        (json_int_t)needs.training, "training_with_average", (json_int_t)needs.average, "complete",
         (int)(info->weights && is_complete(info)), "missing_parameters", (json_int_t)info->missing, "unreadable_files",
         (json_int_t)info->unreadable_files, "problems", problems);
     if (root != NULL && plan != NULL) {

@@ -42,13 +42,14 @@ static int write_row(void *argument, int64_t row, const float *logits) {
 }
 
 static int write_logits(struct minke_model *model, const int32_t *ids, int64_t count, int64_t depth, const char *form,
-                        const char *output) {
+                        const char *cache, const char *output) {
     struct logits_sink sink = {.columns = minke_model_vocab_size(model)};
     struct minke_error error = {0};
     struct minke_session *session = NULL;
     struct minke_session_options options = {
         .context = count,
         .attention = strcmp(form, "absorbed") == 0 ? MINKE_ATTENTION_ABSORBED : MINKE_ATTENTION_EXPANDED,
+        .cache = app_cache(cache),
     };
     if (minke_session_create(&session, model, &options, &error) != 0) {
         log_error("%s", error.text);
@@ -77,7 +78,8 @@ out:
 }
 
 static int run(const char *directory, const char *ids_text, const char *ids_name, const char *output, bool mtp,
-               const char *form, const struct model_arguments *arguments, const struct common_options *common) {
+               const char *form, const char *cache, const struct model_arguments *arguments,
+               const struct common_options *common) {
     struct error error = {0};
     int32_t *ids = NULL;
     int64_t count = 0, depth = mtp ? 1 : 0;
@@ -90,7 +92,7 @@ static int run(const char *directory, const char *ids_text, const char *ids_name
     if (count <= depth) {
         log_error("%s: expected at least %" PRId64 " ids, found %" PRId64, ids_name, depth + 1, count);
     } else if (app_open_model(&model, directory, common, arguments) == 0) {
-        status = write_logits(model, ids, count, depth, form, output);
+        status = write_logits(model, ids, count, depth, form, cache, output);
         app_report_memory(model);
     }
     minke_model_close(model);
@@ -99,7 +101,7 @@ static int run(const char *directory, const char *ids_text, const char *ids_name
 }
 
 int command_logits(int argc, char **argv) {
-    const char *directory = NULL, *ids = NULL, *ids_file = NULL, *output = NULL, *form = "expanded";
+    const char *directory = NULL, *ids = NULL, *ids_file = NULL, *output = NULL, *form = NULL, *cache = NULL;
     struct model_arguments arguments = {0};
     bool mtp = false;
     const struct command_option options[] = {
@@ -119,9 +121,10 @@ int command_logits(int argc, char **argv) {
         MODEL_OPTIONS(arguments),
         {.name = "attention",
          .argument = "A",
-         .help = "form of latent attention (expanded)",
+         .help = "form of latent attention (expanded; with an FP8 cache absorbed)",
          .text = &form,
          .choices = "expanded|absorbed"},
+        CACHE_OPTION(cache),
         {0},
     };
     const struct command_positional positionals[] = {
@@ -147,8 +150,11 @@ int command_logits(int argc, char **argv) {
         log_error("logits: expected either --ids or --ids-file, and -o OUT.npy; see `minke logits --help`");
         return 2;
     }
+    if (form == NULL) {
+        form = app_cache(cache) == MINKE_CACHE_FP8 ? "absorbed" : "expanded";
+    }
     if (ids != NULL) {
-        return run(directory, ids, "--ids", output, mtp, form, &arguments, &common);
+        return run(directory, ids, "--ids", output, mtp, form, cache, &arguments, &common);
     }
     struct error error = {0};
     char *text = NULL;
@@ -157,7 +163,7 @@ int command_logits(int argc, char **argv) {
         log_error("%s", error.text);
         return 1;
     }
-    status = run(directory, text, ids_file, output, mtp, form, &arguments, &common);
+    status = run(directory, text, ids_file, output, mtp, form, cache, &arguments, &common);
     memory_free(text);
     return status;
 }

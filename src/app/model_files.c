@@ -9,6 +9,10 @@
 #include "base/log.h"
 #include "base/memory.h"
 
+enum minke_cache app_cache(const char *name) {
+    return name != NULL && strcmp(name, "fp8") == 0 ? MINKE_CACHE_FP8 : MINKE_CACHE_PLAIN;
+}
+
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
                    const struct model_arguments *arguments) {
     static const char *const names[] = {

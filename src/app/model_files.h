@@ -26,6 +26,14 @@ struct model_arguments {
         .name = "ram", .argument = "SIZE",                                                                          \
         .help = "memory to use at most, e.g. 16G: experts are read from disk when needed", .text = &(arguments).ram \
     }
+// How the attention cache keeps latents; app_cache reads `name`, which may be NULL.
+#define CACHE_OPTION(name_)                                                                             \
+    {                                                                                                   \
+        .name = "cache-format", .argument = "F",                                                        \
+        .help = "attention cache like the activations (bf16), or its latents in FP8", .text = &(name_), \
+        .choices = "bf16|fp8"                                                                           \
+    }
+enum minke_cache app_cache(const char *name);
 
 // Opens a model directory with --threads, --isa and the options above. Returns 0, or 1 after reporting the error.
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,

@@ -6,6 +6,7 @@
 // BOS is scored exactly once.
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "app/app.h"
 #include "app/model_files.h"
@@ -20,11 +21,30 @@ struct perplexity {
     int64_t tokens, bytes;
 };
 
+struct scoring {
+    const char *attention, *cache;   // NULL: the default
+    int64_t context, stride;
+};
+
+static enum minke_attention form_of(const struct scoring *scoring) {
+    if (scoring->attention == NULL) {
+        return app_cache(scoring->cache) == MINKE_CACHE_FP8 ? MINKE_ATTENTION_ABSORBED : MINKE_ATTENTION_EXPANDED;
+    }
+    return strcmp(scoring->attention, "absorbed") == 0 ? MINKE_ATTENTION_ABSORBED
+           : strcmp(scoring->attention, "auto") == 0   ? MINKE_ATTENTION_AUTO
+                                                       : MINKE_ATTENTION_EXPANDED;
+}
+
 static int score_windows(struct perplexity *result, struct minke_model *model, const int32_t *ids, int64_t count,
-                         int64_t context, int64_t stride) {
+                         const struct scoring *scoring) {
+    const int64_t context = scoring->context, stride = scoring->stride;
     struct minke_error error = {0};
     struct minke_session *session = NULL;
-    struct minke_session_options options = {.context = context, .attention = MINKE_ATTENTION_EXPANDED};
+    struct minke_session_options options = {
+        .context = context,
+        .attention = form_of(scoring),
+        .cache = app_cache(scoring->cache),
+    };
     float *scores = memory_allocate((size_t)context, sizeof *scores, "scores", NULL);
     int status = 1;
     if (scores == NULL || minke_session_create(&session, model, &options, &error) != 0) {
@@ -70,8 +90,8 @@ static void print_result(const struct perplexity *result, bool json) {
     }
 }
 
-static int run(const char *directory, const char *file, const struct model_arguments *arguments, int64_t context,
-               int64_t stride, bool json, const struct common_options *common) {
+static int run(const char *directory, const char *file, const struct model_arguments *arguments,
+               struct scoring *scoring, bool json, const struct common_options *common) {
     struct error error = {0};
     struct minke_error api_failure = {0};
     struct minke_model *model = NULL;
@@ -98,16 +118,16 @@ static int run(const char *directory, const char *file, const struct model_argum
         goto out;
     }
     int64_t limit = minke_model_context(model);
-    context = context != 0 ? context : limit < 2048 ? limit : 2048;
-    context = context < count ? context : count;
-    stride = stride != 0 ? stride : context / 2;
-    if (stride < 1 || stride >= context + (context < 2)) {
+    int64_t context = scoring->context != 0 ? scoring->context : limit < 2048 ? limit : 2048;
+    scoring->context = context = context < count ? context : count;
+    scoring->stride = scoring->stride != 0 ? scoring->stride : context / 2;
+    if (scoring->stride < 1 || scoring->stride >= context + (context < 2)) {
         log_error("perplexity: --stride: expected 1..%" PRId64 " (below the context of %" PRId64 "), found %" PRId64,
-                  context - 1, context, stride);
+                  context - 1, context, scoring->stride);
         goto out;
     }
     struct perplexity result = {.bytes = size};
-    status = score_windows(&result, model, ids, count, context, stride);
+    status = score_windows(&result, model, ids, count, scoring);
     if (status == 0) {
         print_result(&result, json);
         app_report_memory(model);
@@ -123,22 +143,28 @@ out:
 int command_perplexity(int argc, char **argv) {
     const char *directory = NULL, *file = NULL;
     struct model_arguments arguments = {0};
-    int64_t context = 0, stride = 0;
+    struct scoring scoring = {0};
     bool json = false;
     const struct command_option options[] = {
         {.name = "context",
          .argument = "N",
          .help = "tokens a window holds (default: the model's context, at most 2048)",
-         .integer = &context,
+         .integer = &scoring.context,
          .minimum = 2,
          .maximum = INT32_MAX},
         {.name = "stride",
          .argument = "N",
          .help = "tokens between windows (default: half the context)",
-         .integer = &stride,
+         .integer = &scoring.stride,
          .minimum = 1,
          .maximum = INT32_MAX},
         MODEL_OPTIONS(arguments),
+        {.name = "attention",
+         .argument = "A",
+         .help = "form of latent attention (expanded; with an FP8 cache absorbed)",
+         .text = &scoring.attention,
+         .choices = "auto|expanded|absorbed"},
+        CACHE_OPTION(scoring.cache),
         {.name = "json", .help = "one JSON object instead of a table", .flag = &json},
         {0},
     };
@@ -161,5 +187,5 @@ int command_perplexity(int argc, char **argv) {
     if (!options_parse(&syntax, argc, argv, &status)) {
         return status;
     }
-    return run(directory, file, &arguments, context, stride, json, &common);
+    return run(directory, file, &arguments, &scoring, json, &common);
 }

@@ -16,7 +16,7 @@
 
 // What the command line says. At file scope, like the table of options that points into it.
 static struct serve_arguments {
-    const char *directory, *attention, *log;
+    const char *directory, *attention, *cache_format, *log;
     char name[256];
     int64_t body_mib;
     bool no_mtp, no_prefix_cache;
@@ -168,6 +168,7 @@ static const struct command_option options[] = {
      .help = "form of latent attention (auto)",
      .text = &arguments.attention,
      .choices = "auto|expanded|absorbed"},
+    CACHE_OPTION(arguments.cache_format),
     {.name = "thinking",
      .help = "thinking mode unless a request says otherwise (V3.1)",
      .flag = &arguments.server.thinking},
@@ -264,6 +265,7 @@ int command_serve(int argc, char **argv) {
     }
     server->body_bytes = arguments.body_mib << 20;
     server->engine.attention = attention_by_name(arguments.attention);
+    server->engine.cache = app_cache(arguments.cache_format);
     server->engine.no_drafts = arguments.no_mtp;
     server->engine.no_prefix_cache = arguments.no_prefix_cache;
     server->access_log = strcmp(arguments.log, "none") != 0 && !common.quiet;

@@ -133,8 +133,9 @@ int engine_create(struct engine **out, struct model *model, struct op_context *o
                                        ATTENTION_BLOCK;
     pthread_mutex_init(&engine->lock, NULL);
     enum attention_form stored = options->form == SESSION_EXPANDED ? ATTENTION_EXPANDED : ATTENTION_ABSORBED;
-    if ((code = page_pool_create(&engine->pages, &model->config, model->compute, stored,
-                                 model->config.num_hidden_layers + engine->depths,
+    struct cache_layout layout;
+    if ((code = cache_layout_make(&layout, &model->config, model->compute, stored, options->cache, error)) != 0 ||
+        (code = page_pool_create(&engine->pages, &layout, model->config.num_hidden_layers + engine->depths,
                                  engine->stats.cache_tokens_total / ATTENTION_BLOCK, error)) != 0 ||
         (code = create_samplers(engine, error)) != 0 || (code = allocate_tables(engine, error)) != 0 ||
         (code = open_files(engine, error)) != 0) {

@@ -15,6 +15,7 @@ struct engine_options {
     int64_t cache_tokens;   // of all requests, at least the context
     int64_t batch, chunk;   // see minke.h; >= 1
     enum session_form form;
+    enum cache_kind cache;
     bool prefix_cache;
     enum engine_drafts drafts;
     const int32_t *end_tokens;   // copied

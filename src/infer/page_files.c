@@ -418,9 +418,11 @@ static int scan_directory(struct page_files *files, struct error *error) {
 static int open_directory(struct page_files *files, const struct page_files_options *options, struct error *error) {
     const struct page_pool *pool = files->pool;
     const struct layer_cache *layer = &pool->layers[0];
-    bool expanded = tensor_present(&layer->keys_values);
-    char *content = memory_format(error, "%s|%s|%d|%lld|%lld", options->weights_name, expanded ? "expanded" : "latent",
-                                  layer->rope_key.format, (long long)pool->layer_count, (long long)pool->page_bytes);
+    const char *stored = tensor_present(&layer->keys_values)        ? "expanded"
+                         : layer->latent.format == FORMAT_E4M3_TILE ? "latent e4m3"
+                                                                    : "latent";
+    char *content = memory_format(error, "%s|%s|%d|%lld|%lld", options->weights_name, stored, layer->rope_key.format,
+                                  (long long)pool->layer_count, (long long)pool->page_bytes);
     if (content == NULL) {
         return ERROR_MEMORY;
     }

@@ -5,7 +5,6 @@
 #include <xxhash.h>
 
 #include "base/memory.h"
-#include "tensor/formats.h"
 
 #define NONE (-1)
 
@@ -50,13 +49,12 @@ static void unregister(struct page_pool *pool, int32_t page) {
 
 // ---- Life -----------------------------------------------------------------------------------------------------------
 
-int page_pool_create(struct page_pool *pool, const struct model_config *config, enum format format,
-                     enum attention_form stored, int64_t layer_count, int64_t page_count, struct error *error) {
-    int64_t rope = config->qk_rope_head_dim, width = kv_cache_width(config, stored), values = width + rope;
-    int64_t element = format_info(format)->bytes, layer_rows = ATTENTION_BLOCK;
+int page_pool_create(struct page_pool *pool, const struct cache_layout *layout, int64_t layer_count, int64_t page_count,
+                     struct error *error) {
+    const int64_t layer_bytes = ATTENTION_BLOCK * layout->token_bytes;
     *pool = (struct page_pool){.layer_count = layer_count,
                                .page_count = page_count,
-                               .page_bytes = layer_count * layer_rows * values * element,
+                               .page_bytes = layer_count * layer_bytes,
                                .bucket_count = page_count * 2 + 1,
                                .free_head = NONE,
                                .kept_oldest = NONE,
@@ -74,13 +72,10 @@ int page_pool_create(struct page_pool *pool, const struct model_config *config, 
         page_pool_destroy(pool);
         return ERROR_MEMORY;
     }
-    int64_t rows = page_count * layer_count * layer_rows;
+    int64_t rows = page_count * layer_count * ATTENTION_BLOCK;
     for (int64_t layer = 0; layer < layer_count; layer++) {
-        struct tensor all = tensor_2d(format, pool->memory + layer * layer_rows * values * element,
-                                      rows - layer * layer_rows, values);
-        struct tensor main = tensor_slice(&all, 1, 0, width);
-        *(stored == ATTENTION_ABSORBED ? &pool->layers[layer].latent : &pool->layers[layer].keys_values) = main;
-        pool->layers[layer].rope_key = tensor_slice(&all, 1, width, rope);
+        pool->layers[layer] = cache_layout_view(layout, pool->memory + layer * layer_bytes,
+                                                rows - layer * ATTENTION_BLOCK);
     }
     for (int64_t i = 0; i < pool->bucket_count; i++) {
         pool->buckets[i] = NONE;

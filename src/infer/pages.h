@@ -1,7 +1,6 @@
 // The paged cache of an engine: pages of ATTENTION_BLOCK tokens, over all layers, shared by requests with one prefix.
 //
-// Memory of a page: [layer][token][values], where the values of a token in a layer are those of struct layer_cache,
-// side by side (latent and rope key; expanded sessions: keys and values, and rope key). It holds no pointers and looks
+// Memory of a page: [layer][token][row of struct cache_layout]. It holds no pointers and looks
 // the same on disk (infer/page_files.h). A layer's tensors are strided views of the whole memory, so that token i of
 // page p is row pages_row(p) + i of every layer.
 //
@@ -49,8 +48,8 @@ struct page_pool {
 };
 
 // layer_count: main layers, and MTP modules if drafts are made.
-int page_pool_create(struct page_pool *pool, const struct model_config *config, enum format format,
-                     enum attention_form stored, int64_t layer_count, int64_t page_count, struct error *error);
+int page_pool_create(struct page_pool *pool, const struct cache_layout *layout, int64_t layer_count, int64_t page_count,
+                     struct error *error);
 void page_pool_destroy(struct page_pool *pool);
 struct page_chain page_chain_root(void);
 

@@ -38,6 +38,7 @@ int session_create(struct session **out, struct model *model, struct op_context 
     session->hidden = memory_allocate(chunk * width, sizeof(float), "session hidden states", error);
     session->next_hidden = memory_allocate(chunk * width, sizeof(float), "session hidden states", error);
     session->logits = memory_allocate((size_t)config->vocab_size * LOGIT_ROWS, sizeof(float), "session logits", error);
+    struct cache_layout layout;
     int code = 0;
     if (session->ids == NULL || session->positions == NULL || session->cache_rows == NULL || session->hidden == NULL ||
         session->next_hidden == NULL || session->logits == NULL) {
@@ -45,9 +46,9 @@ int session_create(struct session **out, struct model *model, struct op_context 
     } else {
         code = sampler_create(&session->sampler, config->vocab_size, error);
     }
-    if (code == 0) {
-        code = kv_cache_create(&session->cache, config, model->compute, stored_form(options->form), options->capacity,
-                               error);
+    if (code == 0 && (code = cache_layout_make(&layout, config, model->compute, stored_form(options->form),
+                                               options->cache, error)) == 0) {
+        code = kv_cache_create(&session->cache, config, &layout, options->capacity, error);
     }
     if (code != 0) {
         session_destroy(session);

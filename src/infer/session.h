@@ -17,6 +17,7 @@ struct session_options {
     int64_t capacity;   // tokens, 1..positions of the model's rope table
     int64_t chunk;      // prompt tokens per forward pass, >= 1
     enum session_form form;
+    enum cache_kind cache;
 };
 
 struct session {

@@ -28,7 +28,7 @@ struct token_batch {
 // Cache of one layer; rows are addressed by cache_row when written and by spans (pages or key_row) when read. Owned by
 // infer/kv_cache.
 struct layer_cache {
-    struct tensor latent;        // ABSORBED and AUTO sessions: [rows, kv_lora], normalised latent
+    struct tensor latent;        // ABSORBED and AUTO sessions: [rows, kv_lora], normalised latent; FP8: E4M3_TILE
     struct tensor rope_key;      // [rows, dr], rotated
     struct tensor keys_values;   // EXPANDED sessions: [rows, H * (dn + dv)], output of kv_b_proj; then latent is absent
 };

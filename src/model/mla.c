@@ -172,7 +172,7 @@ static void attend_gathered(struct op_context *op, struct tensor *o, const struc
     int32_t *rows = arena_allocate(op->scratch, (size_t)total, sizeof *rows);
     struct attention_span *gathered = arena_allocate(op->scratch, (size_t)span_count, sizeof *gathered);
     gather_spans(rows, gathered, spans, span_count);
-    struct tensor c = matrix_allocate(op->scratch, (enum format)cache->latent.format, total, n->latent);
+    struct tensor c = matrix_allocate(op->scratch, n->format, total, n->latent);
     struct tensor rope_key = matrix_allocate(op->scratch, (enum format)cache->rope_key.format, total, n->rope);
     op_gather_rows(op, &c, &cache->latent, rows);
     op_gather_rows(op, &rope_key, &cache->rope_key, rows);
@@ -210,7 +210,10 @@ static void attend_latent_expanded(struct op_context *op, struct tensor *o, cons
 
 // [S, width] as [S, H, width] with every head the same row.
 static struct tensor shared_by_heads(const struct tensor *rows, int64_t heads) {
-    struct tensor view = tensor_split_columns(rows, 1);
+    struct tensor view = *rows;
+    view.rank = 3;
+    view.shape[2] = rows->shape[1];
+    view.stride[2] = rows->stride[1];
     view.shape[1] = heads;
     view.stride[1] = 0;
     return view;

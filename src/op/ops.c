@@ -110,10 +110,27 @@ static void check_attention(const struct tensor *q, const struct tensor *k_nope,
     }
 }
 
+// Keys and values in one tensor of tiles.
+static void check_latent(const struct tensor *k_nope, const struct tensor *v) {
+    CHECK(v->format == FORMAT_E4M3_TILE && v->data == k_nope->data && v->scale == k_nope->scale &&
+              v->stride[0] == k_nope->stride[0] && v->scale_stride == k_nope->scale_stride && v->rank == k_nope->rank &&
+              tensor_same_shape(v, k_nope),
+          "attention: keys and values in E4M3 are not one tensor");
+    CHECK(k_nope->stride[1] == 0 && v->stride[1] == 0 && k_nope->scale != NULL,
+          "attention: E4M3 keys that heads do not share");
+}
+
 void op_attention(struct op_context *op, struct tensor *out, float *lse, const struct tensor *q,
                   const struct tensor *k_nope, const struct tensor *k_rope, const struct tensor *v,
                   const struct attention_span *spans, int64_t span_count, float scale) {
-    check_attention(q, k_nope, k_rope, v);
+    if (k_nope->format == FORMAT_E4M3_TILE) {
+        check_latent(k_nope, v);
+        struct tensor plain = *k_nope;
+        plain.format = q->format;
+        check_attention(q, &plain, k_rope, &plain);
+    } else {
+        check_attention(q, k_nope, k_rope, v);
+    }
     check_activation(out, 3, "out");
     CHECK(out->format == q->format && out->shape[0] == q->shape[0] && out->shape[1] == q->shape[1] &&
               out->shape[2] == v->shape[2],
@@ -244,12 +261,24 @@ void op_balance_loss(struct op_context *op, float *loss, float *f, const float *
     cpu_balance_loss(op, loss, f, score, sequences, sequence_length, rule);
 }
 
+static void check_tiles(const struct tensor *tensor, const char *name) {
+    CHECK(tensor->format == FORMAT_E4M3_TILE && tensor->rank == 2 && tensor->device == DEVICE_CPU, "%s: format %d",
+          name, tensor->format);
+    CHECK(tensor->stride[1] == 1 && (tensor->scale != NULL || tensor_elements(tensor) == 0), "%s: layout of tiles",
+          name);
+}
+
 void op_gather_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows) {
     if (x->format == FORMAT_E4M3_TILE) {
-        CHECK(y->format == FORMAT_E4M3_TILE && x->rank == 2 && y->rank == 2 && y->shape[1] == x->shape[1] &&
-                  x->stride[1] == 1 && y->stride[1] == 1,
-              "gather_rows: tiles into format %d", y->format);
-        cpu_gather_tiles(op, y, x, rows);
+        check_tiles(x, "x");
+        CHECK(y->shape[1] == x->shape[1], "gather_rows: widths of y and x differ");
+        if (y->format == FORMAT_E4M3_TILE) {
+            check_tiles(y, "y");
+            cpu_gather_tiles(op, y, x, rows);
+        } else {
+            check_activation(y, 2, "y");
+            cpu_gather_widened(op, y, x, rows);
+        }
         return;
     }
     check_activation(y, 2, "y");
@@ -259,9 +288,14 @@ void op_gather_rows(struct op_context *op, struct tensor *y, const struct tensor
 }
 
 void op_scatter_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows) {
-    check_activation(y, 2, "y");
     check_activation(x, 2, "x");
     CHECK(y->shape[1] == x->shape[1], "scatter_rows: widths of y and x differ");
+    if (y->format == FORMAT_E4M3_TILE) {
+        check_tiles(y, "y");
+        cpu_scatter_tiles(op, y, x, rows);
+        return;
+    }
+    check_activation(y, 2, "y");
     cpu_scatter_rows(op, y, x, rows);
 }
 

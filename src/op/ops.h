@@ -149,12 +149,13 @@ struct attention_span {
     const int32_t *pages;   // page numbers of this sequence, or NULL
 };
 // q[T, H, dn+dr] ([nope ; rope]), k_nope[S, H, dn], k_rope[S, 1, dr] (shared by heads; NULL when dr is 0), v[S, H, dv];
-// out[T, H, dv]; lse f32[T, H] may be NULL. All of q, k, v, out have one format.
-// For key block b ascending (64 keys): score_j = (chain over dn then dr of q*k) * scale for the keys j that the row
-// sees; m' = max(m, max_j score); p_j = exp(score_j - m'); l = l * exp(m - m') + lanes(p) (one fused multiply-add; key
-// j of the block in lane j mod 16, then the lane tree); o = o * exp(m - m'), then chain over j of p_j * v_j (p rounded
-// to BF16 when v is BF16). out = o / l + 0; lse = m + ln(l). A key that a row does not see never enters its sums,
-// whatever it holds.
+// out[T, H, dv]; lse f32[T, H] may be NULL. All of q, k, v, out have one format; or k_nope and v are one E4M3_TILE
+// tensor with head stride 0 (an FP8 latent cache), whose elements count as code * scale rounded to that format: the
+// result is that over op_dequantize_rows of it. For key block b ascending (64 keys): score_j = (chain over dn then dr
+// of q*k) * scale for the keys j that the row sees; m' = max(m, max_j score); p_j = exp(score_j - m'); l = l * exp(m -
+// m') + lanes(p) (one fused multiply-add; key j of the block in lane j mod 16, then the lane tree); o = o * exp(m -
+// m'), then chain over j of p_j * v_j (p rounded to BF16 when v is BF16). out = o / l + 0; lse = m + ln(l). A key that
+// a row does not see never enters its sums, whatever it holds.
 void op_attention(struct op_context *op, struct tensor *out, float *lse, const struct tensor *q,
                   const struct tensor *k_nope, const struct tensor *k_rope, const struct tensor *v,
                   const struct attention_span *spans, int64_t span_count, float scale);
@@ -212,9 +213,10 @@ void op_balance_loss(struct op_context *op, float *loss, float *f, const float *
                      int64_t sequence_length, const struct router_rule *rule);
 
 // ---- Moving rows ---------------------------------------------------------------------------------------------------
-// y[i,:] = x[rows[i],:], formats may differ. E4M3_TILE moves as it is, codes and scales.
+// y[i,:] = x[rows[i],:], formats may differ. E4M3_TILE into E4M3_TILE moves codes and scales as they are, into F32 or
+// BF16 it is multiplied out as by op_dequantize_rows.
 void op_gather_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
-// y[rows[i],:] = x[i,:] (rows distinct): writes a cache.
+// y[rows[i],:] = x[i,:] (rows distinct): writes a cache. y E4M3_TILE: as op_quantize_rows, scales powers of two.
 void op_scatter_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
 // y[t,:] (f32) (+)= chain over k of weight[t,k] * x[slot[t,k],:]; weight NULL = plain sum. slot < 0 is skipped.
 void op_combine_rows(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *slot,

@@ -67,6 +67,17 @@ for weights in int8 int4; do
         cmp $weights.npy again.npy && ! cmp -s $weights.npy a.npy
     check "--weights $weights: other logits, the same bits with other threads and instructions" $?
 done
+"$MINKE" logits model --ids-file ids -o absorbed.npy --attention absorbed --quiet &&
+    "$MINKE" logits model --ids-file ids -o fp8.npy --cache-format fp8 --threads 1 --quiet &&
+    "$MINKE" logits model --ids-file ids -o again.npy --cache-format fp8 --threads 3 --isa scalar --quiet &&
+    ! cmp -s absorbed.npy fp8.npy && cmp fp8.npy again.npy
+check "--cache-format fp8: other logits, the same bits with other threads and instructions" $?
+fp8=$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 5 --ignore-eos --quiet --cache-format fp8)
+[ -n "$fp8" ] && [ "$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 5 --ignore-eos --quiet --cache-format fp8 --no-mtp)" = "$fp8" ]
+check "drafts do not change the text over an FP8 cache" $?
+"$MINKE" logits model --ids 1,2 -o c.npy --cache-format fp8 --attention expanded 2>message
+[ $? -eq 1 ] && grep -q "attention cache fp8.*found expanded" message && [ "$(wc -l < message)" -eq 1 ]
+check "an FP8 cache of keys and values: one clear line" $?
 "$MINKE" logits model --ids 1,2 -o c.npy --weights int5 2>message
 [ $? -eq 2 ] && grep -q 'weights: found "int5", expected one of stored|int8|int4' message
 check "--weights of an unknown kind" $?
@@ -85,6 +96,10 @@ head -c 3000 text > short
 check "perplexity" $?
 "$MINKE" perplexity model short --json --quiet --context 64 --stride 32 > windows && grep -q '"bytes":3000' windows
 check "perplexity by windows scores every byte" $?
+"$MINKE" perplexity model short --json --quiet --attention auto > again && cmp whole again
+check "perplexity over a plain cache of latents: the same" $?
+"$MINKE" perplexity model short --json --quiet --cache-format fp8 > again && grep -q '"bytes":3000' again && ! cmp -s whole again
+check "perplexity over an FP8 cache" $?
 : > empty
 "$MINKE" perplexity model empty 2>message
 [ $? -ne 0 ] && grep -q 'empty' message && [ "$(wc -l < message)" -eq 1 ]

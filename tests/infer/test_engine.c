@@ -1,7 +1,7 @@
 // infer/engine on golden models: what a request answers, and with which log-probabilities, has the same bits alone, in
 // a crowd that comes and goes, with and without prefix cache, in chunks of any size, preempted, with and without
-// drafts, with any number of threads; expanded it equals session_score. Then finishing, cancelling, filters, errors,
-// memory.
+// drafts, with any number of threads, over a plain and an FP8 cache; expanded it equals session_score. Then finishing,
+// cancelling, filters, errors, memory.
 #include "support/test.h"
 
 #include <math.h>
@@ -90,11 +90,12 @@ static const struct {
 
 static struct client expected[REQUESTS], found[REQUESTS];
 
-static void check_form(const char *model, enum session_form form) {
+static void check_form(const char *model, enum session_form form, enum cache_kind cache) {
     struct fixture fixture;
     open_engine_fixture(&fixture, model, 2);
     struct way alone = {.options = default_options()};
     alone.options.form = form;
+    alone.options.cache = cache;
     alone.options.prefix_cache = false;
     make_clients(expected, REQUESTS, &fixture);
     run_alone(&fixture, expected, REQUESTS, &alone);
@@ -103,6 +104,7 @@ static void check_form(const char *model, enum session_form form) {
         struct way way = ways[w].way;
         struct engine_options defaults = default_options();
         way.options.form = form;
+        way.options.cache = cache;
         way.options.context = defaults.context;
         way.options.cache_tokens = way.options.cache_tokens != 0 ? way.options.cache_tokens : defaults.cache_tokens;
         way.options.batch = way.options.batch != 0 ? way.options.batch : defaults.batch;
@@ -129,24 +131,35 @@ static void check_form(const char *model, enum session_form form) {
 
 static void test_bits_absorbed(void **state) {
     (void)state;
-    check_form("v3_mtp2", SESSION_ABSORBED);
+    check_form("v3_mtp2", SESSION_ABSORBED, CACHE_PLAIN);
+}
+
+static void test_bits_absorbed_fp8(void **state) {
+    (void)state;
+    check_form("v3_mtp2", SESSION_ABSORBED, CACHE_FP8);
 }
 
 static void test_bits_auto(void **state) {
     (void)state;
-    check_form("v3_mtp2", SESSION_AUTO);
+    check_form("v3_mtp2", SESSION_AUTO, CACHE_PLAIN);
+}
+
+static void test_bits_auto_fp8(void **state) {
+    (void)state;
+    check_form("v3_mtp2", SESSION_AUTO, CACHE_FP8);
 }
 
 static void test_bits_expanded(void **state) {
     (void)state;
-    check_form("v3_mtp2", SESSION_EXPANDED);
+    check_form("v3_mtp2", SESSION_EXPANDED, CACHE_PLAIN);
 }
 
 // Requests arrive, are cancelled and finish at random while memory is short, weights "change" and drafts come and go.
 // What is answered is right; what is cancelled is the beginning of what is right.
-static void storm(struct fixture *fixture, uint64_t seed, enum session_form form) {
+static void storm(struct fixture *fixture, uint64_t seed, enum session_form form, enum cache_kind cache) {
     struct engine_options options = default_options();
     options.form = form;
+    options.cache = cache;
     options.batch = 1 + (int64_t)rng_below(seed, 1, 0, 12);
     options.chunk = 1 + (int64_t)rng_below(seed, 1, 1, 150);
     options.cache_tokens = CONTEXT + (int64_t)rng_below(seed, 1, 2, 800);
@@ -187,14 +200,22 @@ static void test_storm(void **state) {
     (void)state;
     struct fixture fixture;
     open_engine_fixture(&fixture, "v3_mtp2", 2);
-    for (int form = SESSION_AUTO; form <= SESSION_ABSORBED; form++) {
+    static const struct {
+        enum session_form form;
+        enum cache_kind cache;
+    } kinds[] = {{SESSION_AUTO, CACHE_PLAIN},
+                 {SESSION_EXPANDED, CACHE_PLAIN},
+                 {SESSION_ABSORBED, CACHE_PLAIN},
+                 {SESSION_AUTO, CACHE_FP8}};
+    for (size_t kind = 0; kind < sizeof kinds / sizeof kinds[0]; kind++) {
         struct way alone = {.options = default_options()};
-        alone.options.form = (enum session_form)form;
+        alone.options.form = kinds[kind].form;
+        alone.options.cache = kinds[kind].cache;
         alone.options.prefix_cache = false;
         make_clients(expected, REQUESTS, &fixture);
         run_alone(&fixture, expected, REQUESTS, &alone);
         for (uint64_t seed = 0; seed < STORMS; seed++) {
-            storm(&fixture, 100 * (uint64_t)form + seed, (enum session_form)form);
+            storm(&fixture, 100 * (uint64_t)kind + seed, kinds[kind].form, kinds[kind].cache);
         }
     }
     fixture_close(&fixture);
@@ -239,11 +260,14 @@ static void test_formats(void **state) {
     static const struct {
         const char *model;
         enum format compute, weights;
-    } cases[] = {{"v3_groups", FORMAT_F32, FORMAT_F32},
-                 {"v3_mtp2", FORMAT_BF16, FORMAT_E4M3_BLOCK},
-                 {"v3_yarn", FORMAT_BF16, FORMAT_E4M3_BLOCK},
-                 {"v2_group_limited", FORMAT_BF16, FORMAT_BF16},
-                 {"v3_ragged", FORMAT_BF16, FORMAT_BF16}};
+        enum cache_kind cache;
+    } cases[] = {{"v3_groups", FORMAT_F32, FORMAT_F32, CACHE_PLAIN},
+                 {"v3_groups", FORMAT_F32, FORMAT_F32, CACHE_FP8},
+                 {"v3_mtp2", FORMAT_BF16, FORMAT_E4M3_BLOCK, CACHE_PLAIN},
+                 {"v3_yarn", FORMAT_BF16, FORMAT_E4M3_BLOCK, CACHE_FP8},
+                 {"v2_group_limited", FORMAT_BF16, FORMAT_BF16, CACHE_PLAIN},
+                 {"v3_ragged", FORMAT_BF16, FORMAT_BF16, CACHE_PLAIN},
+                 {"v3_ragged", FORMAT_BF16, FORMAT_BF16, CACHE_FP8}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct fixture fixture;
         struct fixture_options options = {
@@ -252,6 +276,7 @@ static void test_formats(void **state) {
         model_prepare(&fixture.model, CONTEXT, &fixture.arena);
         struct way alone = {.options = default_options()}, crowd = {.options = default_options(), .arrive_each = 1};
         alone.options.form = crowd.options.form = SESSION_AUTO;
+        alone.options.cache = crowd.options.cache = cases[i].cache;
         alone.options.prefix_cache = false;
         crowd.options.drafts = DRAFTS_ALWAYS;
         crowd.options.chunk = 40;
@@ -287,8 +312,10 @@ static void test_top(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bits_absorbed), cmocka_unit_test(test_bits_auto), cmocka_unit_test(test_bits_expanded),
-        cmocka_unit_test(test_equals_score),  cmocka_unit_test(test_storm),     cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_bits_absorbed), cmocka_unit_test(test_bits_absorbed_fp8),
+        cmocka_unit_test(test_bits_auto),     cmocka_unit_test(test_bits_auto_fp8),
+        cmocka_unit_test(test_bits_expanded), cmocka_unit_test(test_equals_score),
+        cmocka_unit_test(test_storm),         cmocka_unit_test(test_formats),
         cmocka_unit_test(test_top),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -377,6 +377,38 @@ static void test_cache_directory(void **state) {
     test_directory_remove(directory);
 }
 
+// Plain and FP8 caches share a directory and nothing in it.
+static void test_cache_formats(void **state) {
+    (void)state;
+    char *directory = test_directory();
+    struct engine_options options = default_options();
+    options.cache_directory = directory;
+    options.weights_name = "some weights";
+    static struct client first[2], again;
+    for (int round = 0; round < 2; round++) {
+        for (int kind = CACHE_PLAIN; kind <= CACHE_FP8; kind++) {
+            options.cache = (enum cache_kind)kind;
+            make_client(&again, &fixture, 200, 1, 20);
+            run_one(&again, &options);
+            assert_int_equal(again.cached, round * 192);
+            if (round == 0) {
+                first[kind] = again;
+            }
+            assert_memory_equal(&first[kind].transcript, &again.transcript, sizeof again.transcript);
+        }
+    }
+    assert_true(memcmp(&first[0].transcript, &first[1].transcript, sizeof again.transcript) != 0);
+    test_directory_remove(directory);
+
+    struct engine *engine;
+    struct error error = {0};
+    options = default_options();
+    options.form = SESSION_EXPANDED;
+    options.cache = CACHE_FP8;
+    test_assert_error(engine_create(&engine, &fixture.model, &fixture.op, &options, &error), &error, ERROR_ARGUMENT,
+                      "attention cache fp8");
+}
+
 // Changed weights: nothing old is used, in memory or on disk.
 static void test_weights_changed(void **state) {
     (void)state;
@@ -464,17 +496,12 @@ static void test_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ends),
-        cmocka_unit_test(test_score_only),
-        cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_shared_prompt),
-        cmocka_unit_test(test_conversation),
-        cmocka_unit_test(test_filter),
-        cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_unsound_model),
-        cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_cache_directory),
-        cmocka_unit_test(test_weights_changed),
+        cmocka_unit_test(test_ends),          cmocka_unit_test(test_score_only),
+        cmocka_unit_test(test_cancel),        cmocka_unit_test(test_shared_prompt),
+        cmocka_unit_test(test_conversation),  cmocka_unit_test(test_filter),
+        cmocka_unit_test(test_errors),        cmocka_unit_test(test_unsound_model),
+        cmocka_unit_test(test_memory),        cmocka_unit_test(test_cache_directory),
+        cmocka_unit_test(test_cache_formats), cmocka_unit_test(test_weights_changed),
         cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

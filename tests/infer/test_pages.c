@@ -15,7 +15,9 @@ static struct page_pool pool;
 static int open_pool(void **state) {
     (void)state;
     struct model_config config = tiny_config();
-    return page_pool_create(&pool, &config, FORMAT_BF16, ATTENTION_ABSORBED, LAYERS, PAGES, NULL);
+    struct cache_layout layout;
+    assert_int_equal(cache_layout_make(&layout, &config, FORMAT_BF16, ATTENTION_ABSORBED, CACHE_PLAIN, NULL), 0);
+    return page_pool_create(&pool, &layout, LAYERS, PAGES, NULL);
 }
 
 static int close_pool(void **state) {

@@ -13,6 +13,7 @@
 #include "op/cpu/attention.h"
 #include "op/cpu/cpu_ops.h"
 #include "op/cpu/kernels.h"
+#include "op/cpu/latent_block.h"
 #include "tensor/formats.h"
 
 // Per worker. q_words and columns are the packed widths of a query and a value row.
@@ -22,6 +23,7 @@ struct attention_area {
     uint32_t *values;    // [KEY_ROWS / step][columns]
     uint32_t *factor;    // [QUERY_ROWS][KEY_ROWS / step]
     uint32_t *direct;    // of few rows: queries, then factor, as side a of a matrix product (op/cpu/linear.h)
+    char *latent;        // of an FP8 cache: a block of keys, which are the values too, in the format of q
     float *score;        // [QUERY_ROWS][KEY_ROWS]
     float *sum;          // [QUERY_ROWS][columns]
     float maximum[QUERY_ROWS], denominator[QUERY_ROWS];
@@ -31,6 +33,7 @@ struct attention_area {
 struct attention_job {
     const struct attention_kernels *kernels;
     const struct linear_kernels *linear;
+    const struct latent_kernels *latent;
     enum linear_unit unit;
     struct attention_area *area;
     const struct tensor *out, *q, *k_nope, *k_rope, *v;
@@ -41,6 +44,7 @@ struct attention_job {
     int64_t group_heads, groups;   // heads that share keys; heads / group_heads
     int64_t rows_per_task;
     int64_t nope, rope, nope_words, q_words, columns;
+    int64_t latent_stride;   // of area.latent in elements; 0: keys and values are read where they lie
     float scale;
     const struct op_ahead *ahead;   // what the next operations read
     int ahead_count, workers;
@@ -91,18 +95,41 @@ static int64_t first_key(const struct attention_span *span, int64_t block) {
     return span->pages != NULL ? (int64_t)span->pages[block] * KEY_ROWS : span->key_row + block * KEY_ROWS;
 }
 
-static void pack_block(const struct attention_job *job, struct attention_area *area,
-                       const struct attention_piece *piece, int64_t block, int64_t keys) {
-    const struct attention_kernels *kernels = job->kernels;
+// A block of keys and values: first rows and, in elements, how far apart they are.
+struct key_block {
+    struct row nope, rope, values;
+    int64_t nope_stride, rope_stride, value_stride;
+};
+
+// Where a block can be read, `keys` rows of it; those of an FP8 cache are multiplied out first.
+static struct key_block open_block(const struct attention_job *job, struct attention_area *area,
+                                   const struct attention_piece *piece, int64_t block, int64_t keys) {
     int64_t first = first_key(piece->span, block);
-    kernels->pack_lanes(area->lanes, tensor_head_row(job->k_nope, first, piece->head), job->k_nope->stride[0],
-                        job->nope, keys);
+    struct key_block open = {.rope_stride = job->rope > 0 ? job->k_rope->stride[0] : 0};
     if (job->rope > 0) {
-        kernels->pack_lanes(area->lanes + job->nope_words * KEY_ROWS, tensor_head_row(job->k_rope, first, 0),
-                            job->k_rope->stride[0], job->rope, keys);
+        open.rope = tensor_head_row(job->k_rope, first, 0);
     }
-    kernels->pack_rows(area->values, job->columns, tensor_head_row(job->v, first, piece->head), job->v->stride[0],
-                       job->v->shape[2], keys);
+    if (job->latent_stride > 0) {
+        open.nope = open.values = (struct row){area->latent, (enum format)job->q->format};
+        open.nope_stride = open.value_stride = job->latent_stride;
+        latent_block_widen(job->latent, open.nope, job->latent_stride, job->k_nope, first, keys);
+    } else {
+        open.nope = tensor_head_row(job->k_nope, first, piece->head);
+        open.values = tensor_head_row(job->v, first, piece->head);
+        open.nope_stride = job->k_nope->stride[0];
+        open.value_stride = job->v->stride[0];
+    }
+    return open;
+}
+
+static void pack_block(const struct attention_job *job, struct attention_area *area, const struct key_block *from,
+                       int64_t keys) {
+    const struct attention_kernels *kernels = job->kernels;
+    kernels->pack_lanes(area->lanes, from->nope, from->nope_stride, job->nope, keys);
+    if (job->rope > 0) {
+        kernels->pack_lanes(area->lanes + job->nope_words * KEY_ROWS, from->rope, from->rope_stride, job->rope, keys);
+    }
+    kernels->pack_rows(area->values, job->columns, from->values, from->value_stride, job->v->shape[2], keys);
 }
 
 // One block of keys for rows begin.. of the piece: scores, running softmax, values.
@@ -189,7 +216,12 @@ static void touch_rows(struct row first, int64_t stride, int64_t width, int64_t 
 static void touch_block(const struct attention_job *job, const struct attention_piece *piece, int64_t block,
                         int64_t keys, int64_t part, int64_t parts) {
     int64_t first = first_key(piece->span, block);
-    touch_rows(tensor_head_row(job->k_nope, first, piece->head), job->k_nope->stride[0], job->nope, keys, part, parts);
+    if (job->latent_stride > 0) {
+        latent_block_touch(job->k_nope, first, keys, part, parts);
+    } else {
+        touch_rows(tensor_head_row(job->k_nope, first, piece->head), job->k_nope->stride[0], job->nope, keys, part,
+                   parts);
+    }
     if (job->rope > 0) {
         touch_rows(tensor_head_row(job->k_rope, first, 0), job->k_rope->stride[0], job->rope, keys, part, parts);
     }
@@ -221,9 +253,8 @@ static struct linear_operand direct_operand(struct row first, int64_t row_stride
 }
 
 static void direct_scores(const struct attention_job *job, struct attention_area *area,
-                          const struct attention_piece *piece, int64_t first, int64_t keys) {
-    struct linear_operand nope = direct_operand(tensor_head_row(job->k_nope, first, piece->head),
-                                                job->k_nope->stride[0], 1);
+                          const struct attention_piece *piece, const struct key_block *from, int64_t keys) {
+    struct linear_operand nope = direct_operand(from->nope, from->nope_stride, 1);
     struct linear_tile tile = {.c = area->score,
                                .c_stride = KEY_ROWS,
                                .a = area->direct,
@@ -236,7 +267,7 @@ static void direct_scores(const struct attention_job *job, struct attention_area
         multiply_direct(job, tile, keys);
     }
     if (job->rope > 0) {
-        struct linear_operand rope = direct_operand(tensor_head_row(job->k_rope, first, 0), job->k_rope->stride[0], 1);
+        struct linear_operand rope = direct_operand(from->rope, from->rope_stride, 1);
         tile.mapped = &rope;
         tile.a += whole_chunks(job->nope_words) * piece->rows;
         tile.depth = job->rope;
@@ -256,15 +287,15 @@ static bool is_accumulated(const struct attention_job *job) {
 }
 
 // Columns [begin, end) of the values of a block.
-static void direct_values(const struct attention_job *job, struct attention_area *area, struct row values, int64_t keys,
-                          int64_t rows, int64_t begin, int64_t end) {
-    const int64_t words = KEY_ROWS / job->kernels->step, stride = job->v->stride[0];
+static void direct_values(const struct attention_job *job, struct attention_area *area, const struct key_block *from,
+                          int64_t keys, int64_t rows, int64_t begin, int64_t end) {
+    const int64_t words = KEY_ROWS / job->kernels->step, stride = from->value_stride;
     if (is_accumulated(job)) {
-        job->kernels->accumulate_rows(area->sum + begin, job->columns, area->factor, words, row_advance(values, begin),
-                                      stride, end - begin, rows, keys);
+        job->kernels->accumulate_rows(area->sum + begin, job->columns, area->factor, words,
+                                      row_advance(from->values, begin), stride, end - begin, rows, keys);
         return;
     }
-    struct linear_operand operand = direct_operand(values, 1, stride);
+    struct linear_operand operand = direct_operand(from->values, 1, stride);
     struct linear_tile tile = {.c = area->sum + begin,
                                .c_stride = job->columns,
                                .a = area->direct + direct_query_words(job),
@@ -284,8 +315,9 @@ static void direct_values(const struct attention_job *job, struct attention_area
 static void attend_direct(const struct attention_job *job, struct attention_area *area,
                           const struct attention_piece *piece, int64_t block, int64_t keys, int64_t next, int worker) {
     const struct attention_kernels *kernels = job->kernels;
-    int64_t first = first_key(piece->span, block), words = KEY_ROWS / kernels->step;
-    direct_scores(job, area, piece, first, whole_vectors(keys));
+    const int64_t words = KEY_ROWS / kernels->step;
+    struct key_block from = open_block(job, area, piece, block, keys);
+    direct_scores(job, area, piece, &from, whole_vectors(keys));
     for (int64_t r = 0; r < piece->rows; r++) {
         float correction = kernels->softmax(area->factor + r * words, &area->maximum[r], &area->denominator[r],
                                             area->score + r * KEY_ROWS, keys, job->scale);
@@ -296,13 +328,12 @@ static void attend_direct(const struct attention_job *job, struct attention_area
     if (!is_accumulated(job)) {
         put_chunks(area->direct + direct_query_words(job), area->factor, words, piece->rows, words);
     }
-    struct row values = tensor_head_row(job->v, first, piece->head);
     int64_t columns = job->v->shape[2], parts = (columns + VALUE_COLUMNS - 1) / VALUE_COLUMNS;
     for (int64_t part = 0; part < parts; part++) {
         touch_block(job, piece, block + 1, next, part, parts);
         prefetch_ahead(job, area, worker);
         int64_t begin = part * VALUE_COLUMNS;
-        direct_values(job, area, values, keys, piece->rows, begin,
+        direct_values(job, area, &from, keys, piece->rows, begin,
                       columns < begin + VALUE_COLUMNS ? columns : begin + VALUE_COLUMNS);
     }
 }
@@ -354,7 +385,8 @@ static void attention_task(void *argument, int64_t task, int worker) {
             continue;
         }
         keys = seen - block * KEY_ROWS < KEY_ROWS ? seen - block * KEY_ROWS : KEY_ROWS;
-        pack_block(job, area, &piece, block, keys);
+        struct key_block from = open_block(job, area, &piece, block, keys);
+        pack_block(job, area, &from, keys);
         attend_block(job, area, &piece, block, keys);
     }
     for (int64_t r = 0; r < piece.rows; r++) {
@@ -381,6 +413,10 @@ static void attention_areas(struct attention_job *job, struct op_context *op) {
         // A mapped tile may read as if there were DIRECT_ROWS rows.
         area->direct = arena_allocate_zero(
             op->scratch, (size_t)(direct_query_words(job) + DIRECT_ROWS * (KEY_ROWS + LINEAR_CHUNK)), sizeof(uint32_t));
+        if (job->latent_stride > 0) {
+            area->latent = arena_allocate(op->scratch, (size_t)(KEY_ROWS * job->latent_stride),
+                                          (size_t)format_info((enum format)job->q->format)->bytes);
+        }
         area->score = arena_allocate(op->scratch, QUERY_ROWS * KEY_ROWS, sizeof(float));
         area->sum = arena_allocate(op->scratch, QUERY_ROWS * columns, sizeof(float));
         area->ahead = 0;
@@ -418,6 +454,8 @@ void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const 
                                 .ahead_count = op->ahead_count,
                                 .workers = pool_threads(op->pool)};
     job.linear = &op->kernels->linear;
+    job.latent = &op->kernels->latent;
+    job.latent_stride = k_nope->format == FORMAT_E4M3_TILE ? latent_block_stride(k_nope->shape[2]) : 0;
     job.unit = job.kernels->step == 2 ? UNIT_PAIR : UNIT_F32;
     job.group_heads = shared ? q->shape[1] : 1;
     job.groups = q->shape[1] / job.group_heads;

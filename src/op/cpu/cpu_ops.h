@@ -62,6 +62,8 @@ void cpu_quantize_columns(struct op_context *op, struct tensor *out, const struc
                           int64_t groups, bool power_of_two);
 void cpu_quantize_blocks(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
 void cpu_gather_tiles(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
+void cpu_gather_widened(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
+void cpu_scatter_tiles(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
 
 // Reads memory front to back, a byte of each line. The hardware runs ahead of such reads, which it does not of lines
 // that are asked for by instructions; those it drops when many are on their way.

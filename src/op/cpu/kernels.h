@@ -9,6 +9,7 @@
 #define MINKE_OP_CPU_KERNELS_H
 
 #include "op/cpu/attention.h"
+#include "op/cpu/latent_block.h"
 #include "op/cpu/linear.h"
 #include "op/cpu/peak.h"
 #include "op/cpu/quantize.h"
@@ -23,6 +24,7 @@ struct cpu_kernels {
     struct row_kernels row;
     struct quantize_kernels quantize;
     struct random_kernels random;
+    struct latent_kernels latent;
     struct attention_kernels attention_f32, attention_bf16;   // by the format of q, k and v
 };
 
@@ -46,9 +48,11 @@ void kernels_scalar_adamw(struct cpu_kernels *kernels);
 void kernels_scalar_reduce(struct cpu_kernels *kernels);
 void kernels_scalar_quantize(struct cpu_kernels *kernels);
 void kernels_scalar_random(struct cpu_kernels *kernels);
+void kernels_scalar_latent(struct cpu_kernels *kernels);
 void kernels_avx2_linear(struct cpu_kernels *kernels);
 void kernels_avx2_linear_int(struct cpu_kernels *kernels);   // after linear
 void kernels_avx2_quantize(struct cpu_kernels *kernels);
+void kernels_avx2_latent(struct cpu_kernels *kernels);
 void kernels_avx2_row(struct cpu_kernels *kernels);
 void kernels_avx2_attention(struct cpu_kernels *kernels);
 void kernels_avx2_peak(struct cpu_kernels *kernels);
@@ -56,6 +60,7 @@ void kernels_avx512_linear(struct cpu_kernels *kernels);
 void kernels_avx512_linear_int(struct cpu_kernels *kernels);   // after linear
 void kernels_avx512_peak(struct cpu_kernels *kernels);
 void kernels_avx512_quantize(struct cpu_kernels *kernels);
+void kernels_avx512_latent(struct cpu_kernels *kernels);
 void kernels_avx512_row(struct cpu_kernels *kernels);
 void kernels_avx512_random(struct cpu_kernels *kernels);
 void kernels_avx512_attention(struct cpu_kernels *kernels);

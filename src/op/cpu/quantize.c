@@ -104,28 +104,30 @@ static int64_t tile_end(int64_t begin, int64_t size) {
 
 // ---- 1 x 128 --------------------------------------------------------------------------------------------------------
 
+static void narrow_row(const struct quantize_kernels *kernels, const struct tensor *out, int64_t row, struct row x,
+                       bool power_of_two) {
+    float *scale = scale_row(out, row);
+    int64_t columns = out->shape[1];
+    for (int64_t column = 0; column < columns; column += BLOCK_SIZE) {
+        struct row tile = row_advance(x, column);
+        int64_t n = tile_end(column, columns);
+        float amax = kernels->largest(tile, n);
+        if (out->format == FORMAT_E5M6_TILE) {
+            *scale = e5m6_scale(amax);
+            kernels->narrow_e5m6(code_row(out, row) + column, e5m6_high(out, row) + column / 2, tile, *scale, n);
+        } else {
+            *scale = e4m3_scale(amax, power_of_two);
+            kernels->narrow(code_row(out, row) + column, tile, *scale, n);
+        }
+        scale++;
+    }
+}
+
 static void rows_task(void *argument, int64_t task, int worker) {
     (void)worker;
     const struct quantize_job *job = argument;
-    const struct quantize_kernels *kernels = &job->kernels->quantize;
-    int64_t columns = job->x->shape[1];
     for (int64_t i = row_split_begin(&job->split, task); i < row_split_end(&job->split, task); i++) {
-        struct row x = tensor_row(job->x, i);
-        float *scale = scale_row(job->out, i);
-        for (int64_t column = 0; column < columns; column += BLOCK_SIZE) {
-            struct row tile = row_advance(x, column);
-            int64_t n = tile_end(column, columns);
-            float amax = kernels->largest(tile, n);
-            if (job->out->format == FORMAT_E5M6_TILE) {
-                *scale = e5m6_scale(amax);
-                kernels->narrow_e5m6(code_row(job->out, i) + column, e5m6_high(job->out, i) + column / 2, tile, *scale,
-                                     n);
-            } else {
-                *scale = e4m3_scale(amax, job->power_of_two);
-                kernels->narrow(code_row(job->out, i) + column, tile, *scale, n);
-            }
-            scale++;
-        }
+        narrow_row(&job->kernels->quantize, job->out, i, tensor_row(job->x, i), job->power_of_two);
     }
 }
 
@@ -244,28 +246,51 @@ void cpu_quantize_blocks(struct op_context *op, struct tensor *out, const struct
     pool_run(op->pool, down * across, blocks_task, &job);
 }
 
-// ---- Moving
-// -----------------------------------------------------------------------------------------------------------
+// ---- Moving ---------------------------------------------------------------------------------------------------------
 
-struct gather_job {
+struct moving_job {
+    const struct cpu_kernels *kernels;
     struct row_split split;
     const struct tensor *y, *x;
     const int32_t *rows;
 };
 
+static int64_t moved_row(const struct moving_job *job, int64_t i, const struct tensor *tensor) {
+    int32_t row = job->rows[i];
+    CHECK(row >= 0 && row < tensor->shape[0], "row %d of %lld", row, (long long)tensor->shape[0]);
+    return row;
+}
+
 static void gather_task(void *argument, int64_t task, int worker) {
     (void)worker;
-    const struct gather_job *job = argument;
+    const struct moving_job *job = argument;
     for (int64_t i = row_split_begin(&job->split, task); i < row_split_end(&job->split, task); i++) {
-        int32_t row = job->rows[i];
-        CHECK(row >= 0 && row < job->x->shape[0], "row %d of %lld", row, (long long)job->x->shape[0]);
+        int64_t row = moved_row(job, i, job->x);
         memcpy(code_row(job->y, i), code_row(job->x, row), (size_t)job->x->shape[1]);
         memcpy(scale_row(job->y, i), scale_row(job->x, row),
                (size_t)((job->x->shape[1] + BLOCK_SIZE - 1) / BLOCK_SIZE) * sizeof(float));
     }
 }
 
+static void scatter_task(void *argument, int64_t task, int worker) {
+    (void)worker;
+    const struct moving_job *job = argument;
+    for (int64_t i = row_split_begin(&job->split, task); i < row_split_end(&job->split, task); i++) {
+        narrow_row(&job->kernels->quantize, job->y, moved_row(job, i, job->y), tensor_row(job->x, i), true);
+    }
+}
+
+static void move_rows(struct op_context *op, void (*task)(void *argument, int64_t task, int worker), struct tensor *y,
+                      const struct tensor *x, const int32_t *rows, int64_t count) {
+    struct moving_job job = {
+        .kernels = op->kernels, .split = row_split_make(count, y->shape[1]), .y = y, .x = x, .rows = rows};
+    pool_run(op->pool, job.split.tasks, task, &job);
+}
+
 void cpu_gather_tiles(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows) {
-    struct gather_job job = {.split = row_split_make(y->shape[0], y->shape[1]), .y = y, .x = x, .rows = rows};
-    pool_run(op->pool, job.split.tasks, gather_task, &job);
+    move_rows(op, gather_task, y, x, rows, y->shape[0]);
+}
+
+void cpu_scatter_tiles(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows) {
+    move_rows(op, scatter_task, y, x, rows, x->shape[0]);
 }
