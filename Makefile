@@ -27,6 +27,15 @@ ifneq ($(SAN),)
   CFLAGS  += -fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all
   LDFLAGS += -fsanitize=$(SAN)
 endif
+# A build for libFuzzer. The kernels (src/op) are not instrumented: what they are given has been checked.
+ifneq ($(FUZZ),)
+  BUILD      := build-fuzz
+  CC         := clang
+  OPT        := -O1
+  INSTRUMENT  = -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+  CFLAGS     += $(INSTRUMENT)
+build-fuzz/src/op/%.o: INSTRUMENT =
+endif
 ifneq ($(LONG),)
   BUILD    := $(BUILD)-long
   CPPFLAGS += -DLONG_TESTS
@@ -41,6 +50,9 @@ APP_OBJECTS  := $(APP_SOURCES:%.c=$(BUILD)/%.o)
 TESTS_OF     ?= *
 TEST_SOURCES := $(sort $(wildcard tests/$(TESTS_OF)/test_*.c))
 TESTS        := $(TEST_SOURCES:%.c=$(BUILD)/%)
+ifneq ($(filter $(TESTS_OF),* fuzz),)
+  TESTS += $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/tests/fuzz/replay_%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+endif
 SUPPORT      := $(sort $(wildcard tests/support/*.c))
 SUPPORT_OBJECTS := $(SUPPORT:%.c=$(BUILD)/%.o)
 C_FILES       = $(sort $(wildcard src/*/*.[ch] src/*/*/*.[ch] src/*/*/*/*.[ch] include/*.h tests/*/*.[ch] bench/*.[ch] examples/*.[ch]))
@@ -166,19 +178,28 @@ check-bugs:
 format:
 	@clang-format -i $(C_FILES)
 
-# ---- Fuzzing: tests/fuzz/fuzz_*.c with libFuzzer, FUZZ_SECONDS each -------------------------------------------------
+# ---- Fuzzing (docs/testing.md): tests/fuzz/fuzz_*.c with libFuzzer, clang only ---------------------------------------
 
 FUZZ_SECONDS ?= 1800
-FUZZ_FLAGS    = address,undefined
-FUZZERS       = $(patsubst tests/fuzz/%.c,build-fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_OF      ?= *
+FUZZ_NAMES   := $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_$(FUZZ_OF).c)))
+FUZZ_SHARED  := fuzz $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/with_*.c)))
 
+# `make fuzz` runs all, two at a time; FUZZ_OF=schema that one. What has been run before counts towards FUZZ_SECONDS.
 .PHONY: fuzz
 fuzz:
-	@$(AGAIN) CC=clang BUILD=build-fuzz OPT="-O1 -fsanitize=fuzzer-no-link,$(FUZZ_FLAGS)" build-fuzz/libminke.a $(FUZZERS)
-	@for f in $(FUZZERS); do \
-		mkdir -p $$f.corpus && $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096 $$f.corpus || exit 1; done
-build-fuzz/fuzz_%: build-fuzz/tests/fuzz/fuzz_%.o build-fuzz/libminke.a
-	$(Q)clang -fsanitize=fuzzer,$(FUZZ_FLAGS) -o $@ $^ $(LDLIBS)
+	@$(AGAIN) FUZZ=1 $(FUZZ_NAMES:%=build-fuzz/fuzz_%)
+	@scripts/fuzz.sh build-fuzz $(FUZZ_SECONDS) $(FUZZ_NAMES)
+
+build-fuzz/fuzz_%: build-fuzz/tests/fuzz/fuzz_%.o $(FUZZ_SHARED:%=build-fuzz/tests/fuzz/%.o) build-fuzz/libminke.a
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+# The same programs without libFuzzer, over the inputs that are kept in tests/fuzz/corpus: a part of `make test`.
+$(BUILD)/tests/fuzz/replay_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/replay.o \
+		$(FUZZ_SHARED:%=$(BUILD)/tests/fuzz/%.o) $(BUILD)/libminke.a
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # ---- Installing ----------------------------------------------------------------------------------------------------
 
@@ -218,7 +239,7 @@ help:
 	@echo "make test-long    the tests with exhaustive ranges (tens of minutes)"
 	@echo "make test-page    the web page in headless Chromium (installs chromium and nodejs)"
 	@echo "make test-load    200 clients on a server for ten minutes;  make test-clients  openai and lm-eval packages"
-	@echo "make fuzz         every tests/fuzz/fuzz_*.c under libFuzzer (clang), FUZZ_SECONDS=1800 each"
+	@echo "make fuzz         every tests/fuzz/fuzz_*.c under libFuzzer (clang), FUZZ_SECONDS=1800 each; FUZZ_OF=schema: one"
 	@echo "make check        source rules (scripts/check.pl), clang-format, cppcheck;  make format  applies clang-format"
 	@echo "make install      to PREFIX=$(PREFIX) under DESTDIR=$(DESTDIR);  make uninstall"
 	@echo "make clean        remove all build folders"
@@ -226,3 +247,4 @@ help:
 
 .SECONDARY:
 -include $(LIB_OBJECTS:.o=.d) $(APP_OBJECTS:.o=.d) $(TESTS:=.d) $(LOAD).d $(SUPPORT_OBJECTS:.o=.d)
+-include $(wildcard $(BUILD)/tests/fuzz/*.d)

@@ -5,7 +5,7 @@
 
 #include "app/app.h"
 #include "app/bench.h"
-#include "app/model_files.h"
+#include "app/formats.h"
 #include "app/options.h"
 #include "base/log.h"
 #include "base/pool.h"
@@ -54,9 +54,12 @@ static int peaks_only(struct bench *bench, struct error *error) {
 static const struct subject {
     const char *name;
     int (*run)(struct bench *bench, struct error *error);
+    bool needs_directory;   // --model DIR; left out of "all" without
 } subjects[] = {
-    {"peak", peaks_only},   {"gemm", bench_gemm},       {"attention", bench_attention}, {"ops", bench_ops},
-    {"train", bench_train}, {"prefill", bench_prefill}, {"decode", bench_decode},       {"directory", bench_directory},
+    {"peak", peaks_only, false},     {"gemm", bench_gemm, false},          {"attention", bench_attention, false},
+    {"ops", bench_ops, false},       {"train", bench_train, false},        {"prefill", bench_prefill, false},
+    {"decode", bench_decode, false}, {"directory", bench_directory, true}, {"mtp", bench_mtp, false},
+    {"serve", bench_serve, false},
 };
 #define SUBJECTS (sizeof subjects / sizeof subjects[0])
 
@@ -67,9 +70,12 @@ struct bench_request {
     int name_count;
 };
 
-static bool wanted(const struct bench_request *request, const char *subject) {
+static bool wanted(const struct bench_request *request, const struct subject *subject) {
+    if (subject->needs_directory && request->options.directory == NULL) {
+        return false;
+    }
     for (int i = 0; i < request->name_count; i++) {
-        if (strcmp(request->names[i], subject) == 0 || strcmp(request->names[i], "all") == 0) {
+        if (strcmp(request->names[i], subject->name) == 0 || strcmp(request->names[i], "all") == 0) {
             return true;
         }
     }
@@ -78,17 +84,19 @@ static bool wanted(const struct bench_request *request, const char *subject) {
 
 static int check_names(const struct bench_request *request, struct error *error) {
     for (int i = 0; i < request->name_count; i++) {
-        if (strcmp(request->names[i], "directory") == 0 && request->options.directory == NULL) {
-            return error_set(error, ERROR_ARGUMENT, "directory: expected --model DIR");
-        }
         bool known = strcmp(request->names[i], "all") == 0;
         for (size_t s = 0; s < SUBJECTS; s++) {
-            known = known || strcmp(request->names[i], subjects[s].name) == 0;
+            bool named = strcmp(request->names[i], subjects[s].name) == 0;
+            if (named && subjects[s].needs_directory && request->options.directory == NULL) {
+                return error_set(error, ERROR_ARGUMENT, "%s: expected --model DIR", subjects[s].name);
+            }
+            known = known || named;
         }
         if (!known) {
             return error_set(
                 error, ERROR_ARGUMENT,
-                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode, directory or all",
+                "unknown subject \"%s\": expected peak, gemm, attention, ops, train, prefill, decode, directory, mtp, "
+                "serve or all",
                 request->names[i]);
         }
     }
@@ -134,7 +142,7 @@ static int run(const struct bench_request *request, const struct common_options 
         bench_peaks(&bench);
     }
     for (size_t s = 0; s < SUBJECTS && code == 0; s++) {
-        if (wanted(request, subjects[s].name)) {
+        if (wanted(request, &subjects[s])) {
             code = subjects[s].run(&bench, &error);
         }
     }
@@ -145,57 +153,91 @@ static int run(const struct bench_request *request, const struct common_options 
     return code != 0 ? 1 : 0;
 }
 
+// What the command line says. At file scope, like the table of options that points into it.
+static struct bench_request asked = {.options = {.seconds = 1.0}};
+
+static const struct command_option options[] = {
+    {.name = "json", .help = "one object a line instead of a table", .flag = &asked.options.json},
+    {.name = "seconds",
+     .argument = "S",
+     .help = "of one measurement, about (1)",
+     .number = &asked.options.seconds,
+     .least = 0.001,
+     .most = 3600},
+    {.name = "shape",
+     .argument = "MxNxK",
+     .help = "gemm: this product instead of the built-in ones",
+     .text = &asked.shape},
+    {.name = "config",
+     .argument = "F.json",
+     .help = "model of train, prefill, decode, mtp, serve (built in: 132 M parameters)",
+     .text = &asked.config_path},
+    {.name = "batch",
+     .argument = "B",
+     .help = "train: sequences (8); mtp: requests at a time (1, 8, 32)",
+     .integer = &asked.options.batch,
+     .minimum = 1,
+     .maximum = 65536},
+    {.name = "length",
+     .argument = "T",
+     .help = "tokens of a sequence (train 256, attention 2048, prefill 512, serve 128)",
+     .integer = &asked.options.length,
+     .minimum = 1,
+     .maximum = 1 << 20},
+    {.name = "depth",
+     .argument = "D",
+     .help = "decode: tokens before (512)",
+     .integer = &asked.options.depth,
+     .minimum = 1,
+     .maximum = 1 << 20},
+    {.name = "clients",
+     .argument = "C",
+     .help = "serve: requests at a time (8)",
+     .integer = &asked.options.clients,
+     .minimum = 1,
+     .maximum = 4096},
+    {.name = "requests",
+     .argument = "R",
+     .help = "serve: requests in all (2 for each client)",
+     .integer = &asked.options.requests,
+     .minimum = 1,
+     .maximum = 1 << 24},
+    {.name = "tokens",
+     .argument = "N",
+     .help = "serve: tokens of an answer (64)",
+     .integer = &asked.options.tokens,
+     .minimum = 1,
+     .maximum = 1 << 20},
+    {.name = "shared",
+     .argument = "N",
+     .help = "serve: tokens that all prompts begin with (0)",
+     .integer = &asked.options.shared,
+     .minimum = 0,
+     .maximum = 1 << 20},
+    {.name = "model",
+     .argument = "DIR",
+     .help = "directory, mtp, serve: measure this model directory",
+     .text = &asked.options.directory},
+    {.name = "ram", .argument = "SIZE", .help = "directory: memory to use at most, e.g. 16G", .text = &asked.ram},
+    {.name = "weights",
+     .argument = "W",
+     .help = "prefill, decode: this format alone",
+     .text = &asked.options.weights,
+     .choices = "bf16|fp8|int8|int4"},
+    {.name = "precision",
+     .argument = "P",
+     .help = "train: this precision alone",
+     .text = &asked.options.precision,
+     .choices = "bf16|fp8|fp32"},
+    {0},
+};
+
 int command_bench(int argc, char **argv) {
-    struct bench_request request = {.options = {.seconds = 1.0}};
-    struct bench_options *o = &request.options;
-    const struct command_option options[] = {
-        {.name = "json", .help = "one object a line instead of a table", .flag = &o->json},
-        {.name = "seconds",
-         .argument = "S",
-         .help = "of one measurement, about (1)",
-         .number = &o->seconds,
-         .least = 0.001,
-         .most = 3600},
-        {.name = "shape",
-         .argument = "MxNxK",
-         .help = "gemm: this product instead of the built-in ones",
-         .text = &request.shape},
-        {.name = "config",
-         .argument = "F.json",
-         .help = "model of train, prefill, decode (built in: 132 M parameters)",
-         .text = &request.config_path},
-        {.name = "batch",
-         .argument = "B",
-         .help = "train: sequences (8)",
-         .integer = &o->batch,
-         .minimum = 1,
-         .maximum = 65536},
-        {.name = "length",
-         .argument = "T",
-         .help = "tokens of a sequence (train 256, attention 2048, prefill 512)",
-         .integer = &o->length,
-         .minimum = 1,
-         .maximum = 1 << 20},
-        {.name = "depth",
-         .argument = "D",
-         .help = "decode: tokens before (512)",
-         .integer = &o->depth,
-         .minimum = 1,
-         .maximum = 1 << 20},
-        {.name = "model", .argument = "DIR", .help = "directory: measure this model directory", .text = &o->directory},
-        {.name = "ram", .argument = "SIZE", .help = "directory: memory to use at most, e.g. 16G", .text = &request.ram},
-        {.name = "weights",
-         .argument = "W",
-         .help = "prefill, decode: this format alone",
-         .text = &o->weights,
-         .choices = "bf16|fp8|int8|int4"},
-        {0},
-    };
     const struct command_positional positionals[] = {
         {.name = "SUBJECT",
-         .help = "peak gemm attention ops train prefill decode directory all (all)",
-         .list = &request.names,
-         .count = &request.name_count},
+         .help = "peak gemm attention ops train prefill decode directory mtp serve all (all)",
+         .list = &asked.names,
+         .count = &asked.name_count},
         {0},
     };
     struct common_options common = {0};
@@ -207,7 +249,9 @@ int command_bench(int argc, char **argv) {
             "The limits (multiply-adds, BF16 pairs, reading, copying) are measured first, and again between the runs\n"
             "of every measurement. See BENCHMARKS.md for what is counted.",
         .examples =
-            "minke bench gemm --threads 1\nminke bench train --config config.json --batch 8 --length 256 --json",
+            "minke bench gemm --threads 1\nminke bench train --config config.json --batch 8 --length 256 --json\n"
+            "minke bench mtp --model DIR --batch 1\n"
+            "minke bench serve --model DIR --clients 32 --length 512 --tokens 128",
         .options = options,
         .positionals = positionals,
         .common = &common,
@@ -217,10 +261,10 @@ int command_bench(int argc, char **argv) {
         return status;
     }
     struct error error = {0};
-    if (check_names(&request, &error) != 0 || parse_shape(o, request.shape, &error) != 0 ||
-        (request.ram != NULL && app_parse_size(&o->ram_bytes, request.ram, "--ram", &error) != 0)) {
+    if (check_names(&asked, &error) != 0 || parse_shape(&asked.options, asked.shape, &error) != 0 ||
+        (asked.ram != NULL && app_parse_size(&asked.options.ram_bytes, asked.ram, "--ram", 1024, &error) != 0)) {
         log_error("bench: %s", error.text);
         return 2;
     }
-    return run(&request, &common);
+    return run(&asked, &common);
 }

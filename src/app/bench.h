@@ -9,7 +9,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "infer/session.h"
 #include "model/config.h"
+#include "model/load.h"
 #include "op/ops.h"
 
 #define BENCH_ROTATION ((int64_t)256 << 20)   // bytes over which operands rotate at least
@@ -20,13 +22,15 @@ enum bench_team { TEAM_ONE, TEAM_ALL, TEAM_COUNT };
 
 struct bench_options {
     bool json;
-    double seconds;                      // of one measurement, about
-    int64_t batch, length, depth;        // sequences and tokens of a training step, tokens before decoding; 0 = default
-    const char *directory;               // --model; NULL = none
-    int64_t ram_bytes;                   // --ram: memory limit for it
-    const char *weights;                 // the one format of prefill and decode; NULL = all
-    int64_t rows, columns, inner;        // --shape of gemm; rows 0 = the built-in list
-    enum bench_team teams[TEAM_COUNT];   // those that peaks and square products are measured with
+    double seconds;                 // of one measurement, about
+    int64_t batch, length, depth;   // sequences and tokens of a training step, tokens before decoding; 0 = default
+    int64_t clients, requests, tokens, shared;   // serve: at a time, in all, of an answer, of all prompts; 0 = default
+    const char *directory;                       // --model; NULL = none
+    int64_t ram_bytes;                           // --ram: memory limit for it
+    const char *weights;                         // the one format of prefill and decode; NULL = all
+    const char *precision;                       // the one precision of train; NULL = all
+    int64_t rows, columns, inner;                // --shape of gemm; rows 0 = the built-in list
+    enum bench_team teams[TEAM_COUNT];           // those that peaks and square products are measured with
     int team_count;
 };
 
@@ -66,6 +70,13 @@ void bench_measure_again(struct bench *bench, const struct bench_case *measured)
 void bench_print_heading(const struct bench *bench, const char *title);   // of the table; nothing in JSON
 void bench_print_note(const struct bench *bench, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void bench_peaks(struct bench *bench);
+// What bench_measure is made of, for subjects that time themselves: one line of output (limit 0 = none; spread is
+// (largest - smallest) / median of the runs), a sample of a limit in 1e9 operations or bytes a second, and the median
+// of values, which are sorted.
+void bench_print_line(const struct bench *bench, const char *name, const char *unit, double value, double limit,
+                      double spread, enum bench_team team);
+double bench_limit_sample(struct bench *bench, enum bench_limit limit, enum bench_team team);
+double bench_median(double *values, int count);
 
 // ---- Operands (bench_measure.c) -------------------------------------------------------------------------------------
 // How many sets of `bytes` bytes make a rotation; makes room for them and forgets the operands before.
@@ -83,6 +94,20 @@ int bench_train(struct bench *bench, struct error *error);
 int bench_prefill(struct bench *bench, struct error *error);
 int bench_decode(struct bench *bench, struct error *error);
 int bench_directory(struct bench *bench, struct error *error);
+
+int bench_mtp(struct bench *bench, struct error *error);
+int bench_serve(struct bench *bench, struct error *error);
+
+// The model of --model, all zero before; bench_directory_close is fine after a failure (bench_directory.c).
+struct bench_directory {
+    struct arena arena;
+    struct checkpoint *checkpoint;
+    struct model model;
+    struct expert_store *store;   // with --ram
+};
+int bench_directory_open(struct bench_directory *directory, struct bench *bench, int64_t positions,
+                         struct error *error);
+void bench_directory_close(struct bench_directory *directory);
 
 // Bytes that a token at `depth` reads in absorbed form: active weights, cache, kv_b_proj without blocks.
 struct model_params;

@@ -11,20 +11,18 @@
 #include "tensor/formats.h"
 
 struct directory {
-    struct arena arena;
-    struct checkpoint *checkpoint;
-    struct model model;
-    struct expert_store *store;
+    struct bench_directory files;
     struct session *session;
     int64_t depth, capacity;
 };
 
-static int directory_open(struct directory *directory, struct bench *bench, struct error *error) {
+int bench_directory_open(struct bench_directory *directory, struct bench *bench, int64_t positions,
+                         struct error *error) {
     struct model *model = &directory->model;
     const char *path = bench->options.directory;
-    struct session_options session = {.capacity = directory->capacity, .chunk = 256};
     struct expert_options limit = {.ram_bytes = bench->options.ram_bytes};
     int code;
+    arena_init(&directory->arena, "model directory");
     if ((code = model_config_read(&model->config, path, error)) != 0 ||
         (code = checkpoint_open(&directory->checkpoint, path, error)) != 0 ||
         (code = model_map(&model->params, &model->config, directory->checkpoint, &directory->arena, error)) != 0 ||
@@ -33,13 +31,12 @@ static int directory_open(struct directory *directory, struct bench *bench, stru
         return code;
     }
     model->compute = FORMAT_BF16;
-    model_prepare(model, directory->capacity, &directory->arena);
+    model_prepare(model, positions, &directory->arena);
     model_prepare_absorbed(model);
-    return session_create(&directory->session, model, &bench->op[TEAM_ALL], &session, error);
+    return 0;
 }
 
-static void directory_close(struct directory *directory) {
-    session_destroy(directory->session);
+void bench_directory_close(struct bench_directory *directory) {
     expert_store_destroy(directory->store);
     checkpoint_close(directory->checkpoint);
     arena_destroy(&directory->arena);
@@ -50,7 +47,7 @@ static int append(struct directory *directory, int64_t count, enum session_kind 
                   struct error *error) {
     int32_t id;
     for (int64_t i = 0; i < count; i++) {
-        id = (int32_t)rng_below(7, (uint64_t)round, (uint64_t)i, (uint64_t)directory->model.config.vocab_size);
+        id = (int32_t)rng_below(7, (uint64_t)round, (uint64_t)i, (uint64_t)directory->files.model.config.vocab_size);
         int code = session_append(directory->session, &id, 1, kind, error);
         if (code != 0) {
             return code;
@@ -73,8 +70,8 @@ static void decode(void *argument, struct op_context *op, int64_t round) {
 static void note_streaming(const struct bench *bench, const struct directory *directory,
                            const struct expert_statistics *before) {
     struct expert_statistics now;
-    expert_store_statistics(&now, directory->store);
-    const struct model_config *config = &directory->model.config;
+    expert_store_statistics(&now, directory->files.store);
+    const struct model_config *config = &directory->files.model.config;
     int64_t layers = 0;
     for (int64_t l = 0; l < config->num_hidden_layers; l++) {
         layers += model_layer_is_moe(config, l);
@@ -91,8 +88,8 @@ static void note_streaming(const struct bench *bench, const struct directory *di
 }
 
 static void measure(struct directory *directory, struct bench *bench) {
-    const struct model_config *config = &directory->model.config;
-    double bytes = bench_token_bytes(&directory->model.params, config, directory->depth);
+    const struct model_config *config = &directory->files.model.config;
+    double bytes = bench_token_bytes(&directory->files.model.params, config, directory->depth);
     struct bench_case measured = {.name = "directory.decode.1",
                                   .unit = "tokens/s",
                                   .amount = 1.0,
@@ -102,30 +99,31 @@ static void measure(struct directory *directory, struct bench *bench) {
                                   .run = decode,
                                   .argument = directory};
     struct expert_statistics before = {0};
-    if (directory->store != NULL) {
-        expert_store_statistics(&before, directory->store);
+    if (directory->files.store != NULL) {
+        expert_store_statistics(&before, directory->files.store);
     }
     double seconds = bench_measure(bench, &measured);
     double layers = (double)config->num_hidden_layers;
     bench_print_note(bench, "behind %" PRId64 " tokens; %.1f ms and %.1f MB a token, %.1f GB/s; 61 such layers: %.2f s",
                      directory->depth, seconds * 1e3, bytes / 1e6, bytes / seconds / 1e9, seconds * 61.0 / layers);
-    if (directory->store != NULL) {
+    if (directory->files.store != NULL) {
         note_streaming(bench, directory, &before);
     }
 }
 
 int bench_directory(struct bench *bench, struct error *error) {
     struct directory directory = {.depth = bench->options.depth > 0 ? bench->options.depth : 64};
-    if (bench->options.directory == NULL) {
-        return 0;
-    }
     directory.capacity = directory.depth + 64;
-    arena_init(&directory.arena, "model directory");
+    struct session_options session = {.capacity = directory.capacity, .chunk = 256};
     bench_print_heading(bench, "writing token by token, a model directory");
-    int code = directory_open(&directory, bench, error);
-    if (code == 0 && (code = append(&directory, directory.depth, SESSION_SAMPLED, 0, error)) == 0) {
+    int code = bench_directory_open(&directory.files, bench, directory.capacity, error);
+    if (code == 0 &&
+        (code = session_create(&directory.session, &directory.files.model, &bench->op[TEAM_ALL], &session, error)) ==
+            0 &&
+        (code = append(&directory, directory.depth, SESSION_SAMPLED, 0, error)) == 0) {
         measure(&directory, bench);
     }
-    directory_close(&directory);
+    session_destroy(directory.session);
+    bench_directory_close(&directory.files);
     return code;
 }

@@ -79,7 +79,7 @@ static double memory_rate(struct bench *bench, struct op_context *op, bool copy)
 }
 
 // One sample, in 1e9 operations or bytes a second.
-static double limit_sample(struct bench *bench, enum bench_limit limit, enum bench_team team) {
+double bench_limit_sample(struct bench *bench, enum bench_limit limit, enum bench_team team) {
     double rate = 0.0;
     if (limit == LIMIT_F32 || limit == LIMIT_BF16) {
         rate = compute_rate(&bench->op[team], limit == LIMIT_BF16);
@@ -99,7 +99,7 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double median(double *values, int count) {
+double bench_median(double *values, int count) {
     qsort(values, (size_t)count, sizeof *values, compare);
     return count % 2 != 0 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
@@ -121,9 +121,8 @@ void bench_print_note(const struct bench *bench, const char *format, ...) {
     }
 }
 
-// spread: (largest - smallest) / median of the runs.
-static void print_line(struct bench *bench, const char *name, const char *unit, double value, double limit,
-                       double spread, enum bench_team team) {
+void bench_print_line(const struct bench *bench, const char *name, const char *unit, double value, double limit,
+                      double spread, enum bench_team team) {
     int threads = pool_threads(bench->op[team].pool);
     const char *isa = isa_name(bench->op[team].isa);
     double fraction = limit > 0.0 ? value / limit : 0.0;
@@ -180,10 +179,10 @@ double bench_measure(struct bench *bench, const struct bench_case *measured) {
     calls = calls < 1 ? 1 : calls;
     int samples = (once + sweep) * SAMPLES > 2.0 * bench->options.seconds ? FEW_SAMPLES : SAMPLES;
     for (int i = 0; i < samples; i++) {
-        limits[i] = limit_sample(bench, measured->limit, measured->team);
+        limits[i] = bench_limit_sample(bench, measured->limit, measured->team);
         rates[i] = (double)calls / time_calls(bench, measured, &round, calls);
     }
-    double rate = median(rates, samples), limit = median(limits, samples);
+    double rate = bench_median(rates, samples), limit = bench_median(limits, samples);
     if (measured->limit == LIMIT_F32 || measured->limit == LIMIT_BF16) {
         limit = bench->best[measured->limit][measured->team];
     }
@@ -196,8 +195,8 @@ double bench_measure(struct bench *bench, const struct bench_case *measured) {
 
 void bench_measure_again(struct bench *bench, const struct bench_case *measured) {
     double scale = measured->work > 0.0 ? measured->amount / measured->work : 0.0;
-    print_line(bench, measured->name, measured->unit, bench->last_rate * measured->amount, bench->last_limit * scale,
-               bench->last_spread, measured->team);
+    bench_print_line(bench, measured->name, measured->unit, bench->last_rate * measured->amount,
+                     bench->last_limit * scale, bench->last_spread, measured->team);
 }
 
 void bench_peaks(struct bench *bench) {
@@ -219,14 +218,14 @@ void bench_peaks(struct bench *bench) {
             for (int i = 0; i < SAMPLES; i++) {
                 double began = clock_seconds(), best = 0.0;
                 do {
-                    double rate = limit_sample(bench, peaks[p].limit, team);
+                    double rate = bench_limit_sample(bench, peaks[p].limit, team);
                     best = rate > best ? rate : best;
                 } while (clock_seconds() - began < wanted);
                 samples[i] = best;
             }
-            double middle = median(samples, SAMPLES), spread = (samples[SAMPLES - 1] - samples[0]) / middle;
+            double middle = bench_median(samples, SAMPLES), spread = (samples[SAMPLES - 1] - samples[0]) / middle;
             double value = peaks[p].limit == LIMIT_READ || peaks[p].limit == LIMIT_COPY ? middle : samples[SAMPLES - 1];
-            print_line(bench, peaks[p].name, peaks[p].unit, value, value, spread, team);
+            bench_print_line(bench, peaks[p].name, peaks[p].unit, value, value, spread, team);
         }
     }
 }
@@ -260,13 +259,17 @@ static int64_t aligned(int64_t bytes) {
     return (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
 }
 
-static int64_t scale_count(int64_t elements) {
-    return (elements + BLOCK_SIZE - 1) / BLOCK_SIZE;
+// Scales of an E4M3 tensor: one for each piece of as many rows and columns as its format says.
+static int64_t scale_count(enum format format, int64_t rows, int64_t columns) {
+    if (format != FORMAT_E4M3_BLOCK && format != FORMAT_E4M3_TILE && format != FORMAT_E4M3_COLUMN) {
+        return 0;
+    }
+    int64_t height = tensor_scale_edge(format, 0), width = tensor_scale_edge(format, 1);
+    return (rows + height - 1) / height * ((columns + width - 1) / width);
 }
 
 int64_t bench_tensor_bytes(enum format format, int64_t rows, int64_t columns) {
-    int64_t scales = format == FORMAT_E4M3_BLOCK ? scale_count(rows) * scale_count(columns) * 4 : 0;
-    return aligned(rows * columns * format_info(format)->bytes) + aligned(scales);
+    return aligned(rows * columns * format_info(format)->bytes) + aligned(scale_count(format, rows, columns) * 4);
 }
 
 // Random bits, of which each element keeps sign and mantissa; the exponent is that of 0.5.
@@ -300,10 +303,10 @@ struct tensor bench_tensor(struct bench *bench, enum format format, int rank, co
     int64_t bytes = tensor_elements(&tensor) * format_info(format)->bytes;
     tensor.data = take(bench, bytes);
     fill(tensor.data, format, bytes);
-    if (format == FORMAT_E4M3_BLOCK) {
-        int64_t rows = scale_count(shape[0]), columns = scale_count(shape[1]);
-        tensor.scale = (float *)(void *)take(bench, rows * columns * 4);
-        for (int64_t i = 0; i < rows * columns; i++) {
+    int64_t scales = rank == 2 ? scale_count(format, shape[0], shape[1]) : 0;
+    if (scales > 0) {
+        tensor.scale = (float *)(void *)take(bench, scales * 4);
+        for (int64_t i = 0; i < scales; i++) {
             tensor.scale[i] = 0.5f;
         }
     }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "app/bench.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "infer/engine.h"
@@ -23,6 +24,7 @@
 #define BATCH_PROMPT 64    // tokens before
 #define BATCH_ANSWER 256   // most tokens that the measurement may take
 #define MOST_SEQUENCES 32
+#define SHARE_STEPS 3
 
 // ---- Counting -------------------------------------------------------------------------------------------------------
 
@@ -167,6 +169,29 @@ static void forward_only(void *argument, struct op_context *op, int64_t round) {
     model_forward(op, &result, t->slot, &t->model, &t->gradients.params, &t->batch, &t->weights, NULL);
 }
 
+// Where a step's time goes, from SHARE_STEPS steps behind the measured ones.
+static void measure_shares(struct training *t, const char *name) {
+    struct op_context *op = &t->bench->op[TEAM_ALL];
+    struct op_times times = {0};
+    op->times = &times;
+    double began = clock_seconds();
+    for (int64_t i = 0; i < SHARE_STEPS; i++) {
+        training_step(t, op, i);
+    }
+    double whole = (clock_seconds() - began) / SHARE_STEPS;
+    op->times = NULL;
+    double products = times.seconds[OP_PRODUCTS] / SHARE_STEPS, attention = times.seconds[OP_ATTENTION] / SHARE_STEPS;
+    const struct {
+        const char *name;
+        double seconds;
+    } shares[] = {{"products", products}, {"attention", attention}, {"rest", whole - products - attention}};
+    for (size_t i = 0; i < sizeof shares / sizeof shares[0]; i++) {
+        char text[BENCH_NAME];
+        snprintf(text, sizeof text, "%s.%s", name, shares[i].name);
+        bench_print_line(t->bench, text, "s", shares[i].seconds, whole, 0.0, TEAM_ALL);
+    }
+}
+
 static void measure_training(struct training *t, const char *name, enum bench_limit limit) {
     struct bench *bench = t->bench;
     const struct model_config *config = &bench->config;
@@ -189,6 +214,7 @@ static void measure_training(struct training *t, const char *name, enum bench_li
     measured.amount = tokens;
     snprintf(measured.name, sizeof measured.name, "%s", name);
     bench_measure_again(bench, &measured);
+    measure_shares(t, name);
     if (!bench->options.json) {
         measured.limit = LIMIT_NONE;
         measured.unit = "steps/s";
@@ -208,6 +234,10 @@ static void measure_training(struct training *t, const char *name, enum bench_li
 }
 
 static int train(struct bench *bench, const char *name, enum precision precision, struct error *error) {
+    static const char *const names[] = {[PRECISION_FP32] = "fp32", [PRECISION_BF16] = "bf16", [PRECISION_FP8] = "fp8"};
+    if (bench->options.precision != NULL && strcmp(bench->options.precision, names[precision]) != 0) {
+        return 0;
+    }
     struct training t = {0};
     arena_init(&t.arena, "training");
     int code = training_open(&t, bench, precision, error);

@@ -86,9 +86,36 @@ static void sum_squares(struct op_context *op, const struct ops_case *c, struct 
     (void)c;
     op_sum_squares(op, &t[0]);
 }
+static void quantize_rows(struct op_context *op, const struct ops_case *c, struct tensor *t) {
+    (void)c;
+    op_quantize_rows(op, &t[1], &t[0], false);
+}
+static void quantize_rows_power(struct op_context *op, const struct ops_case *c, struct tensor *t) {
+    (void)c;
+    op_quantize_rows(op, &t[1], &t[0], true);
+}
+static void quantize_columns(struct op_context *op, const struct ops_case *c, struct tensor *t) {
+    (void)c;
+    op_quantize_columns(op, &t[1], &t[0], NULL, 1, false);
+}
+static void quantize_columns_power(struct op_context *op, const struct ops_case *c, struct tensor *t) {
+    (void)c;
+    op_quantize_columns(op, &t[1], &t[0], NULL, 1, true);
+}
+static void quantize_blocks(struct op_context *op, const struct ops_case *c, struct tensor *t) {
+    (void)c;
+    op_quantize_blocks(op, &t[1], &t[0], false);
+}
+static void dequantize_rows(struct op_context *op, const struct ops_case *c, struct tensor *t) {
+    (void)c;
+    op_dequantize_rows(op, &t[1], &t[0]);
+}
 
 #define F32 FORMAT_F32
 #define BF16 FORMAT_BF16
+#define TILE FORMAT_E4M3_TILE
+#define COLUMN FORMAT_E4M3_COLUMN
+#define BLOCK FORMAT_E4M3_BLOCK
 // traffic[i]: how often tensor i is read and written; the last tensor has format none.
 static const struct ops_row {
     const char *name;
@@ -109,6 +136,14 @@ static const struct ops_row {
     {"ops.gather_rows", gather_rows, WIDTH, {BF16, BF16}, {1, 1}, LIMIT_COPY},
     {"ops.combine_rows", combine_rows, WIDTH, {BF16, F32}, {1, 2}, LIMIT_COPY},
     {"ops.add", add, WIDTH, {F32, BF16}, {2, 1}, LIMIT_COPY},
+    {"ops.quantize.rows", quantize_rows, WIDTH, {BF16, TILE}, {1, 1}, LIMIT_COPY},
+    {"ops.quantize.rows.power", quantize_rows_power, WIDTH, {BF16, TILE}, {1, 1}, LIMIT_COPY},
+    {"ops.quantize.columns", quantize_columns, WIDTH, {BF16, COLUMN}, {1, 1}, LIMIT_COPY},
+    {"ops.quantize.columns.power", quantize_columns_power, WIDTH, {BF16, COLUMN}, {1, 1}, LIMIT_COPY},
+    {"ops.quantize.retile", quantize_columns, WIDTH, {TILE, COLUMN}, {1, 1}, LIMIT_COPY},
+    {"ops.quantize.retile.power", quantize_columns_power, WIDTH, {TILE, COLUMN}, {1, 1}, LIMIT_COPY},
+    {"ops.quantize.blocks", quantize_blocks, WIDTH, {F32, BLOCK}, {1, 1}, LIMIT_COPY},
+    {"ops.dequantize.rows", dequantize_rows, WIDTH, {TILE, BF16}, {1, 1}, LIMIT_COPY},
     {"ops.sum_squares", sum_squares, WIDTH, {F32}, {1}, LIMIT_READ},
 };
 

@@ -102,7 +102,7 @@ int command_convert(int argc, char **argv) {
         log_error("convert: --dtype: expected bf16, fp8 or f32, found nothing");
         return 2;
     }
-    if (app_parse_bytes(&options.shard_bytes, shard_size, "--shard-size", &error) != 0) {
+    if (app_parse_size(&options.shard_bytes, shard_size, "--shard-size", 1000, &error) != 0) {
         log_error("convert: %s", error.text);
         return 2;
     }

@@ -7,6 +7,7 @@
 
 #include "app/app.h"
 #include "app/formats.h"
+#include "app/init.h"
 #include "app/options.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -41,7 +42,7 @@ static int check_target(const char *directory, struct error *error) {
 
 // Values are made one tensor at a time, while the files are written: a model may be larger than memory.
 struct filling {
-    const struct init_request *request;
+    uint64_t seed;
     const struct model_config *config;
     struct op_context *op;
     struct param_list list;
@@ -78,33 +79,32 @@ static int fill(void *argument, struct tensor *filled, const struct tensor *tens
     *filled = *tensor;
     filled->data = filling->buffer;
     filled->scale = (float *)(void *)(filling->buffer + data);
-    return param_initialize(filled, filling_find(filling, tensor), filling->config, (uint64_t)filling->request->seed,
+    return param_initialize(filled, filling_find(filling, tensor), filling->config, filling->seed,
                             filling->config->initializer_range, filling->op, error);
 }
 
-static int write_model(const struct init_request *request, struct model_config *config, struct op_context *op,
-                       struct arena *arena, struct error *error) {
+int init_write_model(const char *directory, const struct model_config *config, enum format format, uint64_t seed,
+                     struct op_context *op, struct error *error) {
+    struct arena arena;
     struct model_params params;
-    struct model_save_options options = {.format = request->format, .power_of_two = config->fp8_power_of_two};
-    double std = request->std < 0.0 ? config->initializer_range : request->std;
-    bool existed = file_exists(request->directory);
-    int code;
-    config->initializer_range = std;
-    if ((code = arena_reserve(arena, params_table_bytes(config), error)) != 0) {
-        return code;
-    }
-    params_create(&params, config, arena);
-    params_shape(&params, config, request->format);
-    struct filling filling = {.request = request, .config = config, .op = op};
-    options.fill = fill;
-    options.argument = &filling;
-    if ((code = params_list(&filling.list, &params, config, arena, error)) == 0 &&
-        (code = file_make_directory(request->directory, error)) == 0) {
-        code = model_save(request->directory, &params, config, &options, op, error);
+    struct filling filling = {.seed = seed, .config = config, .op = op};
+    struct model_save_options options = {
+        .format = format, .power_of_two = config->fp8_power_of_two, .fill = fill, .argument = &filling};
+    bool existed = file_exists(directory);
+    arena_init(&arena, "model");
+    int code = arena_reserve(&arena, params_table_bytes(config), error);
+    if (code == 0) {
+        params_create(&params, config, &arena);
+        params_shape(&params, config, format);
+        if ((code = params_list(&filling.list, &params, config, &arena, error)) == 0 &&
+            (code = file_make_directory(directory, error)) == 0) {
+            code = model_save(directory, &params, config, &options, op, error);
+        }
     }
     memory_free(filling.buffer);
+    arena_destroy(&arena);
     if (code != 0 && !existed) {
-        rmdir(request->directory);
+        rmdir(directory);
     }
     return code;
 }
@@ -113,20 +113,19 @@ static int run(const struct init_request *request, const struct common_options *
     struct error error = {0};
     struct model_config config;
     struct pool *pool = NULL;
-    struct arena arena, scratch;
+    struct arena scratch;
     struct op_context op;
     double started = clock_seconds();
     char count[32];
-    arena_init(&arena, "model");
     arena_init(&scratch, "scratch");
     int code;
     if ((code = model_config_read(&config, request->config_path, &error)) == 0 &&
         (code = check_target(request->directory, &error)) == 0 &&
         (code = pool_create(&pool, (int)common->threads, &error)) == 0 &&
         (code = op_context_init(&op, common->isa, pool, &scratch, &error)) == 0) {
-        code = write_model(request, &config, &op, &arena, &error);
+        config.initializer_range = request->std < 0.0 ? config.initializer_range : request->std;
+        code = init_write_model(request->directory, &config, request->format, (uint64_t)request->seed, &op, &error);
     }
-    arena_destroy(&arena);
     arena_destroy(&scratch);
     pool_destroy(pool);
     if (code != 0) {

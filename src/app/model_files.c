@@ -5,26 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/formats.h"
 #include "base/log.h"
 #include "base/memory.h"
-
-int app_parse_size(int64_t *bytes, const char *text, const char *name, struct error *error) {
-    static const char units[] = "KMGT";
-    char *end;
-    double value = strtod(text, &end), scale = 1;
-    const char *unit = *end != '\0' ? strchr(units, *end) : NULL;
-    if (unit != NULL) {
-        scale = (double)((int64_t)1 << (10 * (unit - units + 1)));
-        end++;
-        end += strcmp(end, "B") == 0 ? 1 : strcmp(end, "iB") == 0 ? 2 : 0;
-    }
-    if (end == text || *end != '\0' || !(value * scale >= 1 && value * scale < 9e18) || text[0] < '0' ||
-        text[0] > '9') {
-        return error_set(error, ERROR_ARGUMENT, "%s: expected a size such as 16G or 512M, found \"%.40s\"", name, text);
-    }
-    *bytes = (int64_t)(value * scale);
-    return 0;
-}
 
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
                    const struct model_arguments *arguments) {
@@ -36,7 +19,7 @@ int app_open_model(struct minke_model **model, const char *directory, const stru
                                           .weights = arguments->weights};
     struct minke_error error = {0};
     struct error bad_size = {0};
-    if (arguments->ram != NULL && app_parse_size(&options.ram_bytes, arguments->ram, "--ram", &bad_size) != 0) {
+    if (arguments->ram != NULL && app_parse_size(&options.ram_bytes, arguments->ram, "--ram", 1024, &bad_size) != 0) {
         log_error("%s", bad_size.text);
         return 1;
     }

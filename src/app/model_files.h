@@ -33,9 +33,6 @@ int app_open_model(struct minke_model **model, const char *directory, const stru
 // With --ram: two lines about the memory and the reads so far.
 void app_report_memory(const struct minke_model *model);
 
-// "16G", "512M", "1.5GiB" in bytes; K, M, G, T are powers of 1024.
-int app_parse_size(int64_t *bytes, const char *text, const char *name, struct error *error);
-
 // Ids separated by commas, spaces or line ends; a JSON array works too. *ids is the caller's (memory_free). `name` is
 // for messages.
 int app_parse_ids(int32_t **ids, int64_t *count, const char *text, const char *name, struct error *error);

@@ -54,6 +54,9 @@ void log_write(enum log_level level, const char *format, ...) {
     vsnprintf(line + at, sizeof line - (size_t)at - 1, format, arguments);
     va_end(arguments);
     size_t length = strlen(line);
+    for (size_t i = 0; i < length; i++) {   // what a client sent may not forge lines or steer the terminal
+        line[i] = (unsigned char)line[i] < 0x20 || line[i] == 0x7f ? ' ' : line[i];
+    }
     line[length++] = '\n';
     pthread_mutex_lock(&lock);
     if (bar_on_line) {

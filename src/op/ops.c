@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "op/cpu/cpu_ops.h"
+#include "op/op_times.h"
 
 static bool is_activation(const struct tensor *tensor) {
     return tensor->format == FORMAT_F32 || tensor->format == FORMAT_BF16;
@@ -134,7 +135,9 @@ void op_attention(struct op_context *op, struct tensor *out, float *lse, const s
                   "span %lld: page %d is beyond the tensor", (long long)i, span->pages[page]);
         }
     }
+    double began = op_times_begin(op);
     cpu_attention(op, out, lse, q, k_nope, k_rope, v, spans, span_count, scale);
+    op_times_end(op, OP_ATTENTION, began);
 }
 
 void op_attention_backward(struct op_context *op, struct tensor *dq, struct tensor *dk_nope, struct tensor *dk_rope,
@@ -169,8 +172,10 @@ void op_attention_backward(struct op_context *op, struct tensor *dq, struct tens
         CHECK(spans[i].key_row >= 0 && spans[i].key_row + spans[i].count <= k_nope->shape[0],
               "span %lld: keys beyond the tensor", (long long)i);
     }
+    double began = op_times_begin(op);
     cpu_attention_backward(op, dq, dk_nope, dk_rope, dv, dout, out, lse, q, k_nope, k_rope, v, spans, span_count,
                            scale);
+    op_times_end(op, OP_ATTENTION, began);
 }
 
 void op_swiglu(struct op_context *op, struct tensor *y, const struct tensor *gate, const struct tensor *up,

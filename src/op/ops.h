@@ -33,13 +33,21 @@ struct op_ahead {
     int64_t bytes, stride, count;
 };
 
+// Seconds spent in the two kinds of operation that a step should consist of, for `minke bench`. A product's packing of
+// its operands is part of it, quantising them is not.
+enum op_kind { OP_PRODUCTS, OP_ATTENTION, OP_KINDS };
+struct op_times {
+    double seconds[OP_KINDS];
+};
+
 // What an op runs with. One per thread of control (a trainer, an engine); scratch is marked and released inside each
 // op.
 struct op_context {
     const struct cpu_kernels *kernels;   // of the chosen instruction set
     struct pool *pool;
-    struct arena *scratch;                 // packing buffers and partial sums; reaches its size in the first step
-    enum isa isa;                          // what `kernels` really is (never ISA_BEST)
+    struct arena *scratch;    // packing buffers and partial sums; reaches its size in the first step
+    enum isa isa;             // what `kernels` really is (never ISA_BEST)
+    struct op_times *times;   // added to by each op; NULL: not wanted
     struct op_ahead ahead[OP_MAX_AHEAD];   // op_read_ahead
     int ahead_count;
     struct error error;   // sticky: what went wrong inside a pass that cannot return it (an expert that could not be

@@ -2,12 +2,20 @@
 #include "base/error.h"
 #include "op/cpu/cpu_ops.h"
 #include "op/cpu/linear.h"
+#include "op/op_times.h"
 #include "op/ops.h"
 #include "tensor/formats.h"
 #include "tensor/int_groups.h"
 
 static bool is_activation(const struct tensor *tensor) {
     return tensor->format == FORMAT_F32 || tensor->format == FORMAT_BF16;
+}
+
+static void multiply(struct op_context *op, const struct linear_group *groups, int64_t count, enum format c_format,
+                     enum op_mode mode) {
+    double began = op_times_begin(op);
+    linear_run(op, groups, count, c_format, mode);
+    op_times_end(op, OP_PRODUCTS, began);
 }
 
 // A matrix as one side of a product: its axes `row_axis` and `k_axis` become row and k.
@@ -75,14 +83,14 @@ void op_linear(struct op_context *op, struct tensor *y, const struct tensor *x, 
                enum op_mode mode) {
     check_rows(y, x, w, 1, mode);
     struct linear_group group = multiply_rows(y, x, w, 1, 0, x->shape[0]);
-    linear_run(op, &group, 1, y->format, mode);
+    multiply(op, &group, 1, y->format, mode);
 }
 
 void op_linear_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy, const struct tensor *w,
                               enum op_mode mode) {
     check_rows(dx, dy, w, 0, mode);
     struct linear_group group = multiply_rows(dx, dy, w, 0, 0, dy->shape[0]);
-    linear_run(op, &group, 1, dx->format, mode);
+    multiply(op, &group, 1, dx->format, mode);
 }
 
 // dw[n, k] += sum over rows m in [begin, begin + rows) of dy[m, n] * x[m, k].
@@ -113,7 +121,7 @@ static struct linear_group multiply_weight(const struct tensor *dw, const struct
 void op_linear_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
                                const struct tensor *x) {
     struct linear_group group = multiply_weight(dw, dy, x, 0, x->shape[0], 0);
-    linear_run(op, &group, 1, FORMAT_F32, OP_ADD);
+    multiply(op, &group, 1, FORMAT_F32, OP_ADD);
 }
 
 static void check_offsets(const int32_t *offsets, int64_t groups, int64_t rows) {
@@ -139,7 +147,7 @@ static void multiply_rows_grouped(struct op_context *op, struct tensor *out, con
         CHECK(right[g].format == right[0].format, "experts of formats %d and %d", right[g].format, right[0].format);
         list[g] = multiply_rows(out, left, &right[g], right_depth_axis, offsets[g], offsets[g + 1] - offsets[g]);
     }
-    linear_run(op, list, groups, out->format, OP_SET);
+    multiply(op, list, groups, out->format, OP_SET);
     arena_release(op->scratch, mark);
 }
 
@@ -161,7 +169,7 @@ void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw,
     for (int64_t g = 0; g < groups; g++) {
         list[g] = multiply_weight(&dw[g], dy, x, offsets[g], offsets[g + 1] - offsets[g], op_column_tiles(offsets, g));
     }
-    linear_run(op, list, groups, FORMAT_F32, OP_ADD);
+    multiply(op, list, groups, FORMAT_F32, OP_ADD);
     arena_release(op->scratch, mark);
 }
 
@@ -191,6 +199,6 @@ void op_linear_heads(struct op_context *op, struct tensor *y, const struct tenso
         list[head].b.data += head * w->stride[0] * format_info(w->format)->bytes;
         list[head].c = (char *)y->data + head * y->stride[1] * format_info(y->format)->bytes;
     }
-    linear_run(op, list, heads, y->format, OP_SET);
+    multiply(op, list, heads, y->format, OP_SET);
     arena_release(op->scratch, mark);
 }

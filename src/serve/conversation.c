@@ -69,14 +69,20 @@ static int read_content(const char **content, struct conversation *conversation,
     return strlen(*content) == size ? 0 : fail_at(failure, index, "content", "expected text without zero bytes");
 }
 
+// NULL for anything but a string without zero bytes.
+static const char *plain_string(const json_t *value) {
+    const char *text = json_string_value(value);
+    return text != NULL && strlen(text) == json_string_length(value) ? text : NULL;
+}
+
 static int read_tool_calls(struct minke_message *message, struct minke_tool_call *calls, const json_t *list,
                            size_t index, struct failure *failure) {
     message->tool_calls = calls;
     message->tool_call_count = (int64_t)json_array_size(list);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *function = json_object_get(json_array_get(list, i), "function");
-        calls[i].name = json_string_value(json_object_get(function, "name"));
-        calls[i].arguments = json_string_value(json_object_get(function, "arguments"));
+        calls[i].name = plain_string(json_object_get(function, "name"));
+        calls[i].arguments = plain_string(json_object_get(function, "arguments"));
         if (calls[i].name == NULL || calls[i].arguments == NULL) {
             return fail_at(failure, index, "tool_calls",
                            "expected calls {\"type\": \"function\", \"function\": {\"name\": \"...\", \"arguments\": "

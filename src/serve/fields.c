@@ -3,13 +3,19 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
 
 #include "base/json.h"
 #include "base/memory.h"
 
-// Brackets inside strings do not nest. What is malformed otherwise is left to the parser.
-static bool nests_deeper(const char *text, size_t size, int64_t depth) {
-    int64_t level = 0;
+// A parsed value takes a hundred times the bytes that it is written with: a body of nothing but values is limited by
+// their number.
+#define VALUES_MAX ((int64_t)1 << 20)
+
+// Looks at a body before memory is spent on it. Brackets and commas inside strings do not count. What is malformed
+// otherwise is left to the parser.
+static int check_size(const char *text, size_t size, int64_t depth, struct failure *failure) {
+    int64_t level = 0, values = 1;
     bool quoted = false;
     for (size_t i = 0; i < size; i++) {
         char c = text[i];
@@ -22,21 +28,28 @@ static bool nests_deeper(const char *text, size_t size, int64_t depth) {
         } else if (c == '"') {
             quoted = true;
         } else if (c == '{' || c == '[') {
-            if (++level > depth) {
-                return true;
-            }
+            level++;
+            values++;
         } else if (c == '}' || c == ']') {
             level--;
+        } else {
+            values += c == ',';
+        }
+        if (level > depth) {
+            return failure_set(failure, 400, NULL, NULL, "the body nests deeper than %" PRId64 " levels", depth);
+        }
+        if (values > VALUES_MAX) {
+            return failure_set(failure, 413, NULL, NULL, "the body: expected at most %" PRId64 " values", VALUES_MAX);
         }
     }
-    return false;
+    return 0;
 }
 
 int fields_parse(json_t **body, const char *text, size_t size, int64_t depth, struct failure *failure) {
     struct error error = {0};
     *body = NULL;
-    if (nests_deeper(text, size, depth)) {
-        return failure_set(failure, 400, NULL, NULL, "the body nests deeper than %" PRId64 " levels", depth);
+    if (check_size(text, size, depth, failure) != 0) {
+        return failure->status;
     }
     int code = json_parse_line(body, text, size, "body", 1, &error);
     if (code == ERROR_MEMORY) {
@@ -127,6 +140,9 @@ int field_string(const char **value, const json_t *body, const char *key, struct
     }
     if (!json_is_string(found)) {
         return field_mismatch(key, "a string", found, failure);
+    }
+    if (strlen(json_string_value(found)) != json_string_length(found)) {
+        return failure_set(failure, 400, NULL, key, "'%s': expected text without zero bytes", key);
     }
     *value = json_string_value(found);
     return 0;

@@ -10,7 +10,8 @@
 
 #include "serve/failure.h"
 
-// Parses a body; nesting deeper than `depth` and anything but an object at the top is a failure.
+// Parses a body; nesting deeper than `depth`, more than a million values and anything but an object at the top is a
+// failure.
 int fields_parse(json_t **body, const char *text, size_t size, int64_t depth, struct failure *failure);
 
 // The value of a key, NULL if it is absent or null.
@@ -21,7 +22,8 @@ int field_number(double *value, const json_t *body, const char *key, double leas
                  struct failure *failure);
 int field_float(float *value, const json_t *body, const char *key, double least, double most, struct failure *failure);
 int field_boolean(bool *value, const json_t *body, const char *key, struct failure *failure);
-int field_string(const char **value, const json_t *body, const char *key, struct failure *failure);   // borrowed
+// Borrowed; a string with a zero byte is a failure.
+int field_string(const char **value, const json_t *body, const char *key, struct failure *failure);
 // "`param`: expected X, found an array"
 int field_mismatch(const char *param, const char *expected, const json_t *found, struct failure *failure);
 // Ids of a vocabulary: an array of integers in 0..vocab_size-1. *ids is the caller's (memory_free).

@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -250,6 +251,19 @@ static enum MHD_Result respond(struct exchange *exchange) {
     return queue_text(exchange, &exchange->reply, exchange->content_type, exchange->status);
 }
 
+// Whether the request announces a body that is too large even to be read and thrown away: the refusal then goes out
+// before it, and the connection is closed.
+static bool announces_too_much(struct exchange *exchange) {
+    int64_t limit = exchange->server->options.body_bytes;
+    const char *text = MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, "Content-Length");
+    if (text == NULL || strtoull(text, NULL, 10) <= (uint64_t)(DISCARD_FACTOR * limit)) {
+        return false;
+    }
+    failure_set(&exchange->failure, 413, NULL, NULL, "the body: expected at most %" PRId64 " bytes, found %.20s", limit,
+                text);
+    return true;
+}
+
 static enum MHD_Result on_request(void *argument, struct MHD_Connection *connection, const char *path,
                                   const char *method, const char *version, const char *data, size_t *size,
                                   void **state) {
@@ -258,10 +272,11 @@ static enum MHD_Result on_request(void *argument, struct MHD_Connection *connect
     if (exchange == NULL) {
         exchange = exchange_create(argument, connection, path);
         *state = exchange;
-        if (exchange != NULL) {
-            check_access(exchange, method);
+        if (exchange == NULL) {
+            return MHD_NO;
         }
-        return exchange != NULL ? MHD_YES : MHD_NO;
+        check_access(exchange, method);
+        return announces_too_much(exchange) ? respond(exchange) : MHD_YES;
     }
     if (*size > 0) {
         const struct server_options *options = &exchange->server->options;

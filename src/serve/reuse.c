@@ -2,6 +2,7 @@
 #include "serve/reuse.h"
 
 #include <string.h>
+#include <sys/random.h>
 #include <xxhash.h>
 
 #include "base/memory.h"
@@ -9,6 +10,9 @@
 
 void reuse_init(struct reuse *reuse) {
     memset(reuse, 0, sizeof *reuse);
+    if (getrandom(&reuse->seed, sizeof reuse->seed, 0) != (ssize_t)sizeof reuse->seed) {
+        reuse->seed = (uint64_t)(uintptr_t)reuse;
+    }
     pthread_mutex_init(&reuse->lock, NULL);
 }
 
@@ -51,7 +55,7 @@ void reuse_remember(struct reuse *reuse, const struct minke_tokenizer *tokenizer
     int32_t *copy = memory_allocate((size_t)total + 1, sizeof *copy, "answer", NULL);
     bool good = state != NULL && copy != NULL && total <= REUSE_IDS / 4;
     if (good) {
-        XXH3_64bits_reset(state);
+        XXH3_64bits_reset_withSeed(state, reuse->seed);
         memcpy(copy, prompt->ids, (size_t)prompt->count * sizeof *copy);
         if (count > 0) {
             memcpy(copy + prompt->count, ids, (size_t)count * sizeof *copy);
@@ -106,7 +110,7 @@ int64_t reuse_substitute(struct prompt *prompt, struct reuse *reuse, const struc
     if (state == NULL) {
         return 0;
     }
-    XXH3_64bits_reset(state);
+    XXH3_64bits_reset_withSeed(state, reuse->seed);
     int32_t *best = NULL;
     int64_t best_count = 0, best_at = 0;
     for (int64_t i = 0; i < prompt->count; i++) {

@@ -19,6 +19,7 @@ struct prompt;
 
 struct reuse {
     pthread_mutex_t lock;
+    uint64_t seed;   // of the hash, random: nobody can make a text that is taken for another one
     struct reuse_entry {
         uint64_t hash;   // of the text
         int32_t *ids;    // prompt and answer

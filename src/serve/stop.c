@@ -12,15 +12,16 @@ void stop_list_destroy(struct stop_list *list) {
     *list = (struct stop_list){0};
 }
 
-// Position of the first stop string in data[0..size), or size.
+// Position of the stop string that is complete first, of those that end together the longest; `size` if there is none.
+// The one that begins first would not do: whether it is seen in time would depend on how the text was cut.
 static size_t find_match(const struct stop_list *list, const char *data, size_t size) {
-    size_t best = size;
+    size_t best = size, end = size;
     for (int i = 0; i < list->count; i++) {
-        // One that begins at or behind `best` is of no interest.
-        size_t end = best + list->sizes[i] < size ? best + list->sizes[i] : size;
         const char *hit = memmem(data, end, list->strings[i], list->sizes[i]);
-        if (hit != NULL && (size_t)(hit - data) < best) {
-            best = (size_t)(hit - data);
+        size_t at = hit != NULL ? (size_t)(hit - data) : size;
+        if (hit != NULL && (at + list->sizes[i] < end || at < best)) {
+            best = at;
+            end = at + list->sizes[i];
         }
     }
     return best;

@@ -1,5 +1,6 @@
 // Stop strings: text in, piece by piece -> the text that is certainly part of the answer. What could be the beginning
-// of a stop string is held back until it is clear; a stop string may span any number of pieces.
+// of a stop string is held back until it is clear; a stop string may span any number of pieces. The answer ends with
+// the first byte that completes one, in front of it; how the text is cut into pieces makes no difference.
 #ifndef MINKE_SERVE_STOP_H
 #define MINKE_SERVE_STOP_H
 

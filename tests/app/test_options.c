@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "app/formats.h"
 #include "support/test.h"
 
 static struct {
@@ -126,8 +127,45 @@ static void test_mistakes(void **state) {
     test_assert_error(read_line(many, "out", &error), &error, ERROR_ARGUMENT, "FILES: found 0, expected at least 1");
 }
 
+static void test_sizes(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        int kilo;
+        int64_t bytes;   // 0: refused
+    } cases[] = {
+        {"1", 1000, 1},
+        {"64K", 1000, 64000},
+        {"64K", 1024, 65536},
+        {"1.5G", 1000, 1500000000},
+        {"2MB", 1024, 2 << 20},
+        {"2MiB", 1000, 2 << 20},
+        {"3T", 1024, (int64_t)3 << 40},
+        {"0", 1000, 0},
+        {"-1", 1000, 0},
+        {"", 1000, 0},
+        {"K", 1000, 0},
+        {"5X", 1000, 0},
+        {"5KBB", 1000, 0},
+        {"5Ki", 1000, 0},
+        {"1e30", 1000, 0},
+        {"nan", 1000, 0},
+        {" 5", 1000, 0},
+        {"0.5", 1000, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int64_t bytes = 0;
+        struct error error = {0};
+        int code = app_parse_size(&bytes, cases[i].text, "--size", cases[i].kilo, &error);
+        assert_int_equal(code == 0, cases[i].bytes > 0);
+        assert_int_equal(bytes, cases[i].bytes);
+        assert_true(code == 0 || strstr(error.text, "--size: expected a size such as") != NULL);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_forms),
         cmocka_unit_test(test_mistakes),
     };

@@ -51,6 +51,18 @@ static void test_long_line(void **state) {
     assert_int_equal(text[length - 1], '\n');
 }
 
+static void speak_of_controls(void *argument) {
+    log_info("%s", "there is no /x\nminke: forged\x1b[2J\tcaf\xc3\xa9\x7f");
+    (void)argument;
+}
+
+static void test_one_line(void **state) {
+    (void)state;
+    char text[200];
+    test_child_signal(speak_of_controls, NULL, text, sizeof text);
+    assert_string_equal(text, "minke: there is no /x minke: forged [2J caf\xc3\xa9 \n");
+}
+
 static void report_progress(void *argument) {
     struct progress progress;
     progress_begin(&progress, "train", "tokens", *(int64_t *)argument);
@@ -165,6 +177,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_levels),
         cmocka_unit_test(test_long_line),
+        cmocka_unit_test(test_one_line),
         cmocka_unit_test(test_progress_on_pipe),
         cmocka_unit_test(test_progress_on_terminal),
         cmocka_unit_test(test_units),

@@ -46,7 +46,7 @@ refused "source = destination" "$work/bf16: source and destination are the same 
 refused "destination in use" "$work/f32: expected an empty or new directory, found 4 files (the first is config.json)" "$work/bf16" "$work/f32" --dtype fp8
 refused "scales that are there" "$work/fp8: holds FP8 weights with float scales already; convert to bf16 first for others" "$work/fp8" "$work/new" --dtype fp8 --scale-format ue8m0
 refused "no format" "convert: --dtype: expected bf16, fp8 or f32, found nothing" "$work/bf16" "$work/new"
-refused "odd shard size" "convert: --shard-size: expected a size such as 500M or 5G, found \"5X\"" "$work/bf16" "$work/new" --dtype fp8 --shard-size 5X
+refused "odd shard size" "convert: --shard-size: expected a size such as 500M or 16G, found \"5X\"" "$work/bf16" "$work/new" --dtype fp8 --shard-size 5X
 [ ! -e "$work/new" ]
 check "nothing was created" $?
 

@@ -135,6 +135,11 @@ check "range, syntax, method, path" $?
 head -c 17000000 /dev/zero | tr '\0' ' ' > big
 [ "$(curl -s -o error -w '%{http_code}' "$url/v1/completions" --data-binary @big)" = 413 ]
 check "a body too large: 413" $?
+exec 3<>"/dev/tcp/127.0.0.1/${url##*:}" &&
+    printf 'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n{' >&3 &&
+    read -r -t 10 line <&3 && [[ $line == *' 413 '* ]]
+check "a body announced to be enormous: 413 at once" $?
+exec 3>&-
 curl -s -o error -H "X-Junk: $(head -c 100000 /dev/zero | tr '\0' 'a')" -w '%{http_code}' "$url/health" | grep -q '^4[0-9][0-9]$'
 check "headers too large" $?
 

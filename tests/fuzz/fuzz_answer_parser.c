@@ -1,14 +1,17 @@
-// libFuzzer: any bytes as a model's answer, cut at places that the input chooses. The events must equal those of the
-// uncut text, calls must be well nested, and what is delivered is never more than what came.
-#include <stdint.h>
+// Any bytes as a model's answer in any of the six styles, cut at places that the input chooses. The events must equal
+// those of the uncut text, calls must be well nested, and what is delivered is never more than what came. Without
+// tools and reasoning the answer is the text itself.
 #include <string.h>
 
-#include "base/error.h"
+#include "fuzz/fuzz.h"
 #include "serve/answer_parser.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 #define TEXT_LIMIT 8192
+
+const bool fuzz_leaves_memory = false;
+
+void fuzz_open(void) {
+}
 
 struct digest {   // of the joined events
     uint64_t hash;
@@ -51,18 +54,19 @@ static struct digest parse(const struct answer_options *options, const char *tex
     answer_parser_finish(parser);
     CHECK(digest.open == 0, "a call without end");
     CHECK(digest.bytes <= size, "%zu bytes of %zu", digest.bytes, size);
+    CHECK(options->tools || options->reasoning != REASONING_NONE || digest.bytes == size, "%zu bytes of %zu",
+          digest.bytes, size);
     answer_parser_free(parser);
     return digest;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+void fuzz_one(const uint8_t *data, size_t size) {
     if (size < 2 || size > TEXT_LIMIT) {
-        return 0;
+        return;
     }
     struct answer_options options = {(enum minke_chat_style)(data[0] % 6), (enum answer_reasoning)(data[0] / 6 % 3),
                                      data[0] < 128};
     struct digest whole = parse(&options, (const char *)data + 2, size - 2, TEXT_LIMIT);
     struct digest pieces = parse(&options, (const char *)data + 2, size - 2, data[1] % 31 + 1u);
     CHECK(whole.bytes == pieces.bytes && whole.hash == pieces.hash, "cuts change the events");
-    return 0;
 }

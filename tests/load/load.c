@@ -90,14 +90,26 @@ static bool send_all(int handle, const char *data, size_t size) {
     return true;
 }
 
-static bool send_request(int handle, const char *path, const char *body, size_t size) {
+// Announces `size` bytes of body and sends the first `sent` of them.
+static bool send_request(int handle, const char *path, const char *body, size_t size, size_t sent) {
     char head[256];
     int length = snprintf(
         head, sizeof head,
         "POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
         "Content-Length: %zu\r\n\r\n",
         path, size);
-    return send_all(handle, head, (size_t)length) && send_all(handle, body, size);
+    return send_all(handle, head, (size_t)length) && send_all(handle, body, sent);
+}
+
+// The body in pieces of a few bytes, `pause` microseconds apart; 0 = at once.
+static bool send_slowly(int handle, const char *path, const char *body, useconds_t pause) {
+    size_t size = strlen(body), first = pause > 0 ? size / 2 : size;
+    bool good = send_request(handle, path, body, size, first);
+    for (size_t at = first; at < size && good; at += 7) {
+        usleep(pause);
+        good = send_all(handle, body + at, size - at < 7 ? size - at : 7);
+    }
+    return good;
 }
 
 // Reads until the server closes. `most` > 0: stops after so many bytes. `pause`: microseconds between small reads.
@@ -266,13 +278,14 @@ static void make_requests(void) {
 
 // ---- Clients --------------------------------------------------------------------------------------------------------
 
+// `pause` > 0: microseconds between small pieces, sending and reading.
 static char *ask(int *status, int number, bool stream, useconds_t pause) {
     struct buffer response = {0};
     char *body = with_stream(number, stream);
     int handle = open_connection(pause > 0 ? 2048 : 0);
     *status = 0;
     char *answer = NULL;
-    if (handle >= 0 && send_request(handle, path_of(number), body, strlen(body))) {
+    if (handle >= 0 && send_slowly(handle, path_of(number), body, pause)) {
         receive(&response, handle, 0, pause);
         *status = status_of(&response);
         answer = digest(&response);
@@ -315,14 +328,14 @@ static void leaving_client(uint64_t *random) {
         size_t size = strlen(body);
         switch (next_random(random) % 3) {
         case 0:
-            send_request(handle, path_of(number), body, size / 2);
+            send_request(handle, path_of(number), body, size / 2, size / 2);
             break;
         case 1:
-            send_request(handle, path_of(number), body, size);
+            send_request(handle, path_of(number), body, size, size);
             usleep((useconds_t)(next_random(random) % 30000));
             break;
         default:
-            send_request(handle, path_of(number), body, size);
+            send_request(handle, path_of(number), body, size, size);
             receive(&response, handle, 300, 0);
         }
         if (next_random(random) % 2 == 0) {
@@ -343,13 +356,45 @@ static void hostile_deep(struct buffer *out) {
     }
 }
 
-static void hostile_schema(struct buffer *out) {
-    static const char text[] =
+// Patterns that would take for ever, or for ever grow, if they were taken as they are.
+static void hostile_schema(struct buffer *out, uint64_t which) {
+    static const char head[] =
         "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"response_format\":{\"type\":\"json_schema\","
-        "\"json_schema\":{\"name\":\"x\",\"schema\":{\"type\":\"string\",\"pattern\":"
-        "\"((a+)+)+$(?=b)\"}}}}";
-    buffer_add(out, text, sizeof text - 1);
+        "\"json_schema\":{\"name\":\"x\",\"schema\":";
+    static const char *const schemas[] = {
+        "{\"type\":\"string\",\"pattern\":\"((a+)+)+$(?=b)\"}",
+        "{\"type\":\"string\",\"pattern\":\"^(((a{1,9999}){1,9999}){1,9999}){1,9999}$\"}",
+        "{\"type\":\"string\",\"pattern\":\"^(.*a.{30}|.*b.{30}){30}$\"}",
+        "{\"type\":\"string\",\"pattern\":\"((((((((((\"}",
+        "{\"type\":\"string\",\"minLength\":1000000000,\"maxLength\":2000000000}",
+        "{\"type\":\"array\",\"items\":{},\"minItems\":1000000000}",
+        "{\"$ref\":\"#\"}",
+        "{\"$ref\":\"#/$defs/a\",\"$defs\":{\"a\":{\"$ref\":\"#/$defs/b\"},\"b\":{\"$ref\":\"#/$defs/a\"}}}",
+    };
+    const char *schema = schemas[which % (sizeof schemas / sizeof schemas[0])];
+    buffer_add(out, head, sizeof head - 1);
+    buffer_add(out, schema, strlen(schema));
+    buffer_add(out, "}}}", 3);
 }
+
+// More than the server takes.
+static void hostile_size(struct buffer *out) {
+    static const char head[] = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                               "Content-Length: 99999999999\r\n\r\n{\"prompt\":\"";
+    buffer_add(out, head, sizeof head - 1);
+}
+
+// Messages, tools and ids of wrong kinds.
+static const char *const hostile_chats[] = {
+    "{\"messages\":[]}",
+    "{\"messages\":[{\"role\":\"nobody\",\"content\":\"x\"}]}",
+    "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}",
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"\xed\xa0\x80\"}]}",
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{\"type\":\"function\"}]}",
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"n\":1e300}",
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"top_logprobs\":99}",
+    "{\"messages\":\"x\",\"stream\":\"maybe\"}",
+};
 
 static void hostile_headers(struct buffer *out) {
     static const char head[] = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nX-Junk: ";
@@ -383,40 +428,51 @@ static const char *const hostile_bodies[] = {
     "[]",
 };
 
+// Every kind has to be refused with a status of 4xx; what is no HTTP may also find the connection closed.
 static void hostile_client(uint64_t *random) {
-    uint64_t kind = next_random(random) % 24;
+    static const size_t bodies_count = sizeof hostile_bodies / sizeof hostile_bodies[0];
+    static const size_t chats_count = sizeof hostile_chats / sizeof hostile_chats[0];
+    uint64_t kind = next_random(random) % (bodies_count + chats_count + 12), other = kind - bodies_count - chats_count;
     struct buffer out = {0}, response = {0};
     int handle = open_connection(0);
-    bool sent = false;
+    bool sent = false, http = true;
     if (handle < 0) {
         return;
     }
-    if (kind < sizeof hostile_bodies / sizeof hostile_bodies[0]) {
-        sent = send_request(handle, "/v1/completions", hostile_bodies[kind], strlen(hostile_bodies[kind]));
-    } else if (kind == 20) {
+    if (kind < bodies_count) {
+        sent = send_request(handle, "/v1/completions", hostile_bodies[kind], strlen(hostile_bodies[kind]),
+                            strlen(hostile_bodies[kind]));
+    } else if (kind < bodies_count + chats_count) {
+        const char *body = hostile_chats[kind - bodies_count];
+        sent = send_request(handle, "/v1/chat/completions", body, strlen(body), strlen(body));
+    } else if (other < 8) {
+        hostile_schema(&out, other);
+        sent = send_request(handle, "/v1/chat/completions", out.data, out.size, out.size);
+    } else if (other == 8) {
         hostile_deep(&out);
-        sent = send_request(handle, "/v1/completions", out.data, out.size);
-    } else if (kind == 21) {
-        hostile_schema(&out);
-        sent = send_request(handle, "/v1/chat/completions", out.data, out.size);
-    } else if (kind == 22) {
-        hostile_headers(&out);
+        sent = send_request(handle, "/v1/completions", out.data, out.size, out.size);
+    } else if (other == 9) {
+        hostile_size(&out);
         sent = send_all(handle, out.data, out.size);
     } else {
-        for (int i = 0; i < 500; i++) {
-            char byte = (char)(next_random(random) & 0xff);
-            buffer_add(&out, &byte, 1);
+        http = false;
+        if (other == 10) {
+            hostile_headers(&out);
+        } else {
+            for (int i = 0; i < 500; i++) {
+                char byte = (char)(next_random(random) & 0xff);
+                buffer_add(&out, &byte, 1);
+            }
+            buffer_add(&out, "\r\n\r\n", 4);
         }
-        buffer_add(&out, "\r\n\r\n", 4);
         sent = send_all(handle, out.data, out.size);
         shutdown(handle, SHUT_WR);
     }
     receive(&response, handle, 0, 0);
     int status = status_of(&response);
-    // No status at all is the fate of what is no HTTP.
-    if (sent && kind < 22 && (status < 400 || status > 499)) {
+    if (sent && (http || status != 0) && (status < 400 || status > 499)) {
         atomic_fetch_add(&unrefused_count, 1);
-        fprintf(stderr, "load: status %d for hostile request %d: %.200s\n", status, (int)kind,
+        fprintf(stderr, "load: status %d for hostile request %d: %.300s\n", status, (int)kind,
                 response.data != NULL ? response.data : "");
     }
     atomic_fetch_add(&hostile_count, 1);

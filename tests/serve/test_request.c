@@ -1,4 +1,5 @@
 // serve/fields, generation and conversation: what a body says, and what is said about a bad one.
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -64,6 +65,36 @@ static void test_depth(void **state) {
     json_decref(body);
     assert_int_equal(fields_parse(&body, four, strlen(four), 3, &failure), 400);
     assert_non_null(strstr(failure.message, "nests deeper than 3"));
+}
+
+// Sixteen megabytes of "0,": refused before each value takes its memory.
+static void test_number_of_values(void **state) {
+    (void)state;
+    enum { VALUES = 1 << 20 };
+    static char text[2 * VALUES + 64];
+    for (int more = 0; more < 2; more++) {
+        struct failure failure = {0};
+        json_t *body;
+        int at = snprintf(text, sizeof text, "{\"a,,,,,,\":[0");
+        for (int i = 0; i < VALUES - 3 + more; i++) {
+            text[at++] = ',';
+            text[at++] = '0';
+        }
+        snprintf(text + at, sizeof text - (size_t)at, "]}");
+        assert_int_equal(fields_parse(&body, text, strlen(text), 64, &failure), more ? 413 : 0);
+        json_decref(body);
+    }
+}
+
+static void test_zero_bytes(void **state) {
+    (void)state;
+    struct failure failure = {0};
+    const char *suffix = NULL;
+    json_t *body = body_of("{\"suffix\":\"a\\u0000b\"}");
+    assert_int_equal(field_string(&suffix, body, "suffix", &failure), 400);
+    assert_null(suffix);
+    assert_string_equal(failure.param, "suffix");
+    json_decref(body);
 }
 
 static void test_defaults(void **state) {
@@ -195,6 +226,9 @@ static void test_bad_messages(void **state) {
         {"{\"m\":[{\"role\":\"user\",\"content\":\"x\",\"tool_calls\":[]}]}", "messages[0].tool_calls"},
         {"{\"m\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\"}}]}]}",
          "messages[0].tool_calls"},
+        {"{\"m\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":"
+         "\"{}\\u0000\"}}]}]}",
+         "messages[0].tool_calls"},
         {"{\"m\":[{\"role\":\"assistant\",\"content\":\"x\",\"prefix\":true}]}", "messages[0].prefix"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -227,11 +261,12 @@ static void test_routes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bodies),       cmocka_unit_test(test_depth),
-        cmocka_unit_test(test_defaults),     cmocka_unit_test(test_everything),
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_failure_text),
-        cmocka_unit_test(test_conversation), cmocka_unit_test(test_conversation_without_system),
-        cmocka_unit_test(test_bad_messages), cmocka_unit_test(test_routes),
+        cmocka_unit_test(test_bodies),           cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_number_of_values), cmocka_unit_test(test_zero_bytes),
+        cmocka_unit_test(test_defaults),         cmocka_unit_test(test_everything),
+        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_failure_text),
+        cmocka_unit_test(test_conversation),     cmocka_unit_test(test_conversation_without_system),
+        cmocka_unit_test(test_bad_messages),     cmocka_unit_test(test_routes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

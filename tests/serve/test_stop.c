@@ -65,6 +65,21 @@ static void test_overlaps(void **state) {
     stop_list_destroy(&list);
 }
 
+// The string that is complete first ends the answer, also inside a longer one that began before; of two that end
+// together the longer one.
+static void test_one_inside_another(void **state) {
+    (void)state;
+    struct stop_list list = {0};
+    add(&list, "xyz");
+    add(&list, "y");
+    add(&list, "cab");
+    add(&list, "b");
+    expect(&list, "wxyz", "wx", true);
+    expect(&list, "wx", "wx", false);
+    expect(&list, "acab", "a", true);
+    stop_list_destroy(&list);
+}
+
 static void test_holds_back_no_more_than_needed(void **state) {
     (void)state;
     struct stop_list list = {0};
@@ -96,6 +111,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_matches),
         cmocka_unit_test(test_overlaps),
+        cmocka_unit_test(test_one_inside_another),
         cmocka_unit_test(test_holds_back_no_more_than_needed),
         cmocka_unit_test(test_nothing_to_look_for),
     };

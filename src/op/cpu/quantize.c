@@ -7,6 +7,8 @@
 #include "op/cpu/cpu_ops.h"
 #include "op/cpu/kernels.h"
 
+#define EXPANDED_COLUMNS 64   // of a task whose source is multiplied out first
+
 static float larger_magnitude(float value, float amax) {
     float magnitude = value < 0.0f ? -value : value;
     return magnitude > amax ? magnitude : amax;   // a NaN never wins
@@ -35,7 +37,8 @@ static void widen_scalar(struct row y, const uint8_t *codes, float scale, int64_
 static float source_value(const struct quantize_columns_source *source, int64_t i, int64_t column) {
     int64_t at = i * source->x_stride + column;
     if (source->x.format == FORMAT_E4M3_TILE) {
-        return e4m3_widen(((const uint8_t *)source->x.data)[at]) * source->tile_scale[i * source->tile_scale_stride];
+        return e4m3_widen(((const uint8_t *)source->x.data)[at]) *
+               source->tile_scale[i * source->tile_scale_stride + column / BLOCK_SIZE];
     }
     return row_load(source->x, at);
 }
@@ -167,22 +170,27 @@ void cpu_dequantize_rows(struct op_context *op, struct tensor *y, const struct t
 
 // ---- 128 x 1 --------------------------------------------------------------------------------------------------------
 
-// A task is up to QUANTIZE_COLUMNS columns of one tile of rows.
+// Columns of a task: E5M6 is multiplied out on the stack.
+static int64_t task_columns(const struct tensor *x) {
+    return x->format == FORMAT_E5M6_TILE ? EXPANDED_COLUMNS : QUANTIZE_COLUMNS;
+}
+
+// A task is up to task_columns columns of one tile of rows.
 static void columns_task(void *argument, int64_t task, int worker) {
     (void)worker;
     const struct quantize_job *job = argument;
-    int64_t columns = job->x->shape[1], chunks = (columns + QUANTIZE_COLUMNS - 1) / QUANTIZE_COLUMNS;
-    int64_t index = task / chunks, column = task % chunks * QUANTIZE_COLUMNS;
+    int64_t columns = job->x->shape[1], step = task_columns(job->x), chunks = (columns + step - 1) / step;
+    int64_t index = task / chunks, column = task % chunks * step;
     const struct quantize_tile *tile = &job->tiles[index];
-    int64_t count = columns - column < QUANTIZE_COLUMNS ? columns - column : QUANTIZE_COLUMNS;
+    int64_t count = columns - column < step ? columns - column : step;
     struct quantize_columns_source source = {.x_stride = job->x->stride[0]};
-    float values[BLOCK_SIZE * QUANTIZE_COLUMNS];
+    float values[BLOCK_SIZE * EXPANDED_COLUMNS];
     if (job->x->format == FORMAT_E5M6_TILE) {
         for (int64_t i = 0; i < tile->rows; i++) {
-            widen_row(job->kernels, row_of_floats(values + i * QUANTIZE_COLUMNS), job->x, tile->row + i, column, count);
+            widen_row(job->kernels, row_of_floats(values + i * EXPANDED_COLUMNS), job->x, tile->row + i, column, count);
         }
         source.x = row_of_floats(values);
-        source.x_stride = QUANTIZE_COLUMNS;
+        source.x_stride = EXPANDED_COLUMNS;
     } else if (job->x->format == FORMAT_E4M3_TILE) {
         source.x = (struct row){code_row(job->x, tile->row) + column, FORMAT_E4M3_TILE};
         source.tile_scale = scale_row(job->x, tile->row) + column / BLOCK_SIZE;
@@ -197,7 +205,7 @@ static void columns_task(void *argument, int64_t task, int worker) {
 void cpu_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
                           int64_t groups, bool power_of_two) {
     struct arena_mark mark = arena_mark(op->scratch);
-    int64_t chunks = (x->shape[1] + QUANTIZE_COLUMNS - 1) / QUANTIZE_COLUMNS, count = 0;
+    int64_t step = task_columns(x), chunks = (x->shape[1] + step - 1) / step, count = 0;
     struct quantize_tile *tiles = arena_allocate(op->scratch, (size_t)op_column_tiles(offsets, groups), sizeof *tiles);
     for (int64_t g = 0; g < groups; g++) {
         for (int64_t row = offsets[g]; row < offsets[g + 1]; row += BLOCK_SIZE) {

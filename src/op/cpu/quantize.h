@@ -8,7 +8,7 @@
 
 #include "op/cpu/row_kernels.h"
 
-#define QUANTIZE_COLUMNS 32   // columns of a tile of 128 rows that a task takes at a time
+#define QUANTIZE_COLUMNS 256   // most columns of a tile of 128 rows that a task takes at a time
 
 struct quantize_columns_source {
     struct row x;
@@ -22,8 +22,8 @@ struct quantize_kernels {
     void (*narrow)(uint8_t *codes, struct row x, float scale, int64_t n);        // e4m3_narrow(x / scale)
     void (*widen)(struct row y, const uint8_t *codes, float scale, int64_t n);   // e4m3_widen(code) * scale
     // A 128 x 1 tile of each of `columns` (at most QUANTIZE_COLUMNS) columns of x, whose rows are x_stride elements
-    // apart: scale[column], and codes code_stride apart from row to row. x F32, BF16, or E4M3_TILE: codes of one tile,
-    // whose scales of row i are tile_scale[i * tile_scale_stride].
+    // apart: scale[column], and codes code_stride apart from row to row. x F32, BF16, or E4M3_TILE: codes from
+    // the beginning of a tile on, whose scales of row i are tile_scale[i * tile_scale_stride + column / 128].
     void (*columns)(uint8_t *codes, int64_t code_stride, float *scale, const struct quantize_columns_source *source,
                     int64_t rows, int64_t columns, bool power_of_two);
     // The same as narrow and widen for E5M6, from and to its two planes; the first element is an even one of its row.

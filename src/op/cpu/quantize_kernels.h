@@ -1,10 +1,16 @@
 // The quantiser's kernels for instruction sets with vectors: avx2/quantize.c and avx512/quantize.c each include this
 // once, after
-//   #define WIDTH           the floats of a vector
-//   #define LARGER(a, b)    the larger of two vectors of words, lane by lane
-// The steps are those of e4m3_narrow, e4m3_widen, e4m3_scale (tensor/format/e4m3.c) and their like of E5M6 on WIDTH
+//   #define WIDTH                 the floats of a vector
+//   #define LARGER(a, b)          the larger (smaller) of two vectors of words, lane by lane
+//   #define SMALLER(a, b)
+//   #define LARGER_HALVES(a, b)   the same of vectors of signed 16-bit lanes
+//   #define LARGEST_LANE(a)       the largest lane
+//   #define LARGEST_HALF(a)
+//   #define WIDEN_CODES(codes)    e4m3_widen of WIDTH codes; optional
+// The results are those of e4m3_narrow, e4m3_widen, e4m3_scale (tensor/format/e4m3.c) and their like of E5M6 on WIDTH
 // elements at a time, without branches. Loops take whole vectors with a constant count, so that no load goes through
-// the stack, then the rest.
+// the stack, then the rest. BF16 is taken two elements a word: the even ones of a row in one vector, the odd ones in
+// another, so that neither loading nor storing codes shuffles.
 #ifndef MINKE_OP_CPU_QUANTIZE_KERNELS_H
 #define MINKE_OP_CPU_QUANTIZE_KERNELS_H
 
@@ -16,6 +22,7 @@ typedef float floats __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t words __attribute__((vector_size(4 * WIDTH)));
 typedef uint64_t pairs_of_words __attribute__((vector_size(4 * WIDTH)));
 typedef uint16_t halves __attribute__((vector_size(2 * WIDTH)));
+typedef int16_t wide_halves __attribute__((vector_size(4 * WIDTH)));
 typedef uint8_t codes_of_lanes __attribute__((vector_size(WIDTH)));
 typedef uint8_t codes_of_pairs __attribute__((vector_size(WIDTH / 2)));
 
@@ -65,18 +72,57 @@ INLINE words magnitude_or_zero(words bits) {
 
 // ---- E4M3 -----------------------------------------------------------------------------------------------------------
 
-INLINE codes_of_lanes narrow_lanes(words bits, floats scale) {
-    words quotient = (words)((floats)bits / scale), magnitude = quotient & 0x7fffffff;
-    words normal = (magnitude + 0x7ffff + ((magnitude >> 20) & 1) - (120 << 23)) >> 20;
-    words small = (words)((floats)magnitude + 0x1p14f) & 0xf;
-    words code = select_words(magnitude < BITS_NORMAL, small, normal);
-    code = select_words(magnitude >= BITS_LARGEST, (words){0} + 0x7e, code);
-    code = select_words(magnitude > BITS_INFINITY, (words){0} + 0x7f, code);
-    code |= (quotient >> 24) & 0x80;
-    return __builtin_convertvector(code, codes_of_lanes);
+// Bits of x / scale. `multiply`: the scale is a power of two, `by` its reciprocal, and the product has the same bits.
+INLINE words quotient(words bits, floats by, bool multiply) {
+    return (words)(multiply ? (floats)bits * by : (floats)bits / by);
+}
+
+// e4m3_narrow in the low byte of each word; the bytes above hold nothing. A power of two 2^20 times that of the
+// magnitude (at least the smallest normal) has a unit in the last place of 2^-3 times it, the step of the codes: the
+// sum of both rounds to nearest even and counts steps, behind the 56 that bring the exponent's 8 * 121 to 0 (mod 256).
+INLINE words narrow_words(words value) {
+    words magnitude = value & 0x7fffffff, nan = magnitude > BITS_INFINITY;   // a true comparison is -1
+    words capped = SMALLER(magnitude, (words){0} + BITS_LARGEST);
+    words exponent = LARGER(capped, (words){0} + BITS_NORMAL) & 0x7f800000;
+    words steps = (words)((floats)capped + (floats)(exponent + ((20 << 23) + 56)));
+    words code = steps + (exponent >> 20) - nan;   // a NaN was capped to 0x7e
+    return code | ((value >> 24) & 0x80);
+}
+
+INLINE void store_codes(uint8_t *codes, words code, int64_t count) {
+    codes_of_lanes bytes = __builtin_convertvector(code, codes_of_lanes);
+    memcpy(codes, &bytes, (size_t)count);
+}
+
+// The even and the odd ones of 2 * WIDTH BF16 as floats.
+INLINE words even_of(wide_halves pairs) {
+    return (words)pairs << 16;
+}
+
+INLINE words odd_of(wide_halves pairs) {
+    return (words)pairs & ~0xffff;
+}
+
+INLINE wide_halves load_pairs(const void *data, int64_t i, int64_t count) {
+    wide_halves pairs = {0};
+    memcpy(&pairs, (const uint16_t *)data + i, (size_t)count * sizeof(uint16_t));
+    return pairs;
+}
+
+INLINE wide_halves pairs_magnitude_or_zero(wide_halves pairs) {
+    wide_halves magnitude = pairs & 0x7fff;
+    return magnitude & ~(magnitude > 0x7f80);
+}
+
+INLINE void store_code_pairs(uint8_t *codes, words even, words odd, int64_t count) {
+    halves both = __builtin_convertvector(((even & 0xff) | (odd << 8)) & 0xffff, halves);
+    memcpy(codes, &both, (size_t)count);
 }
 
 INLINE floats widen_lanes(codes_of_lanes codes) {
+#ifdef WIDEN_CODES
+    return (floats)WIDEN_CODES(codes);
+#else
     words code = __builtin_convertvector(codes, words), magnitude = code & 0x7f;
     words sign = -(code & 0x80) & INT32_MIN;
     words normal = (magnitude << 20) + (120 << 23);
@@ -84,51 +130,89 @@ INLINE floats widen_lanes(codes_of_lanes codes) {
     words bits = select_words(magnitude < 8, small, normal);
     bits = select_words(magnitude == 0x7f, (words){0} + 0x7fc00000, bits);
     return (floats)(bits | sign);
+#endif
 }
 
-INLINE float largest_of(const void *data, bool narrow, int64_t n) {
+static float largest_float(const void *data, int64_t n) {
     words most = {0};
     int64_t i = 0;
     for (; i + WIDTH <= n; i += WIDTH) {
-        most = LARGER(magnitude_or_zero(load_bits(data, narrow, i, WIDTH)), most);
+        most = LARGER(magnitude_or_zero(load_bits(data, false, i, WIDTH)), most);
     }
     if (i < n) {
-        most = LARGER(magnitude_or_zero(load_bits(data, narrow, i, n - i)), most);
+        most = LARGER(magnitude_or_zero(load_bits(data, false, i, n - i)), most);
     }
-    int32_t lanes[WIDTH];
-    memcpy(lanes, &most, sizeof lanes);
-    for (int width = WIDTH / 2; width > 0; width /= 2) {
-        for (int lane = 0; lane < width; lane++) {
-            lanes[lane] = lanes[lane + width] > lanes[lane] ? lanes[lane + width] : lanes[lane];
-        }
-    }
+    int32_t bits = LARGEST_LANE(most);
     float value;
-    memcpy(&value, lanes, sizeof value);
+    memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static float largest(struct row x, int64_t n) {
-    return x.format == FORMAT_BF16 ? largest_of(x.data, true, n) : largest_of(x.data, false, n);
-}
-
-INLINE void narrow_all(uint8_t *codes, const void *data, bool narrow, float scale, int64_t n) {
-    floats divisor = (floats){0} + scale;
+static float largest_bf16(const void *data, int64_t n) {
+    wide_halves most = {0};
     int64_t i = 0;
-    for (; i + WIDTH <= n; i += WIDTH) {
-        codes_of_lanes code = narrow_lanes(load_bits(data, narrow, i, WIDTH), divisor);
-        memcpy(codes + i, &code, sizeof code);
+    for (; i + 2 * WIDTH <= n; i += 2 * WIDTH) {
+        most = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(data, i, 2 * WIDTH)), most);
     }
     if (i < n) {
-        codes_of_lanes code = narrow_lanes(load_bits(data, narrow, i, n - i), divisor);
-        memcpy(codes + i, &code, (size_t)(n - i));
+        most = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(data, i, n - i)), most);
+    }
+    return bf16_widen((uint16_t)LARGEST_HALF(most));
+}
+
+static float largest(struct row x, int64_t n) {
+    return x.format == FORMAT_BF16 ? largest_bf16(x.data, n) : largest_float(x.data, n);
+}
+
+// Whether dividing by the scale is multiplying by *reciprocal: it is a power of two whose reciprocal is normal.
+static bool has_reciprocal(float scale, float *reciprocal) {
+    int32_t bits;
+    memcpy(&bits, &scale, sizeof bits);
+    if ((bits & 0x7fffff) != 0 || bits < 1 << 23 || bits >= 254 << 23) {
+        return false;
+    }
+    bits = (254 << 23) - bits;
+    memcpy(reciprocal, &bits, sizeof bits);
+    return true;
+}
+
+INLINE void narrow_floats(uint8_t *codes, const void *data, floats by, bool multiply, int64_t n) {
+    int64_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        store_codes(codes + i, narrow_words(quotient(load_bits(data, false, i, WIDTH), by, multiply)), WIDTH);
+    }
+    if (i < n) {
+        store_codes(codes + i, narrow_words(quotient(load_bits(data, false, i, n - i), by, multiply)), n - i);
+    }
+}
+
+INLINE void narrow_pairs(uint8_t *codes, wide_halves pairs, floats even, floats odd, bool multiply, int64_t count) {
+    store_code_pairs(codes, narrow_words(quotient(even_of(pairs), even, multiply)),
+                     narrow_words(quotient(odd_of(pairs), odd, multiply)), count);
+}
+
+INLINE void narrow_bf16(uint8_t *codes, const void *data, floats by, bool multiply, int64_t n) {
+    int64_t i = 0;
+    for (; i + 2 * WIDTH <= n; i += 2 * WIDTH) {
+        narrow_pairs(codes + i, load_pairs(data, i, 2 * WIDTH), by, by, multiply, 2 * WIDTH);
+    }
+    if (i < n) {
+        narrow_pairs(codes + i, load_pairs(data, i, n - i), by, by, multiply, n - i);
     }
 }
 
 static void narrow(uint8_t *codes, struct row x, float scale, int64_t n) {
-    if (x.format == FORMAT_BF16) {
-        narrow_all(codes, x.data, true, scale, n);
+    float reciprocal = 0.0f;
+    bool multiply = has_reciprocal(scale, &reciprocal);
+    floats by = (floats){0} + (multiply ? reciprocal : scale);
+    if (x.format == FORMAT_BF16 && multiply) {
+        narrow_bf16(codes, x.data, by, true, n);
+    } else if (x.format == FORMAT_BF16) {
+        narrow_bf16(codes, x.data, by, false, n);
+    } else if (multiply) {
+        narrow_floats(codes, x.data, by, true, n);
     } else {
-        narrow_all(codes, x.data, false, scale, n);
+        narrow_floats(codes, x.data, by, false, n);
     }
 }
 
@@ -163,36 +247,57 @@ INLINE floats scale_lanes(words amax, bool power_of_two) {
     return scale;
 }
 
-// What the source holds in row i, `count` columns from `column`.
-enum source_kind { SOURCE_F32, SOURCE_BF16, SOURCE_CODES };
+// What the source holds in row i, `count` (WIDTH: a constant) columns from `column`.
+enum source_kind { SOURCE_F32, SOURCE_CODES };
 INLINE words source_bits(const struct quantize_columns_source *source, enum source_kind kind, int64_t i, int64_t column,
                          int64_t count) {
     int64_t at = i * source->x_stride + column;
     if (kind == SOURCE_CODES) {
         codes_of_lanes code = {0};
         memcpy(&code, (const uint8_t *)source->x.data + at, (size_t)count);
-        return (words)(widen_lanes(code) * source->tile_scale[i * source->tile_scale_stride]);
+        return (words)(widen_lanes(code) * source->tile_scale[i * source->tile_scale_stride + column / BLOCK_SIZE]);
     }
-    return load_bits(source->x.data, kind == SOURCE_BF16, at, count);
+    return load_bits(source->x.data, false, at, count);
 }
 
-// WIDTH (or `count`) columns of one tile. Values of codes are kept between the two passes, others are loaded again.
+// Puts the scales of vectors of columns into `scale` and what to divide or multiply by into `by`; whether to multiply:
+// the scales are powers of two, and all have normal reciprocals.
+INLINE bool choose_scales(float *scale, floats *by, const words *most, int64_t vectors, bool power_of_two) {
+    words highest = {0};
+    for (int64_t v = 0; v < vectors; v++) {
+        by[v] = scale_lanes(most[v], power_of_two);
+        memcpy(scale + v * WIDTH, &by[v], sizeof by[v]);
+        highest = LARGER((words)by[v], highest);
+    }
+    if (!power_of_two || LARGEST_LANE(highest) >= 254 << 23) {
+        return false;
+    }
+    for (int64_t v = 0; v < vectors; v++) {
+        by[v] = (floats)((254 << 23) - (words)by[v]);
+    }
+    return true;
+}
+
+// WIDTH (or `count`) columns of F32 or codes, whose values are kept between the passes.
 INLINE void columns_of(uint8_t *codes, int64_t code_stride, float *scale, const struct quantize_columns_source *source,
                        enum source_kind kind, int64_t column, int64_t rows, int64_t count, bool power_of_two) {
     words kept[BLOCK_SIZE], most = {0};
+    float scales[WIDTH];
+    floats by;
     for (int64_t i = 0; i < rows; i++) {
-        words bits = source_bits(source, kind, i, column, count);
-        most = LARGER(magnitude_or_zero(bits), most);
-        if (kind == SOURCE_CODES) {
-            kept[i] = bits;
-        }
+        kept[i] = source_bits(source, kind, i, column, count);
+        most = LARGER(magnitude_or_zero(kept[i]), most);
     }
-    floats divisor = scale_lanes(most, power_of_two);
-    memcpy(scale + column, &divisor, (size_t)count * sizeof(float));
-    for (int64_t i = 0; i < rows; i++) {
-        words bits = kind == SOURCE_CODES ? kept[i] : source_bits(source, kind, i, column, count);
-        codes_of_lanes code = narrow_lanes(bits, divisor);
-        memcpy(codes + i * code_stride + column, &code, (size_t)count);
+    bool multiply = choose_scales(scales, &by, &most, 1, power_of_two);
+    memcpy(scale + column, scales, (size_t)count * sizeof *scale);
+    if (multiply) {
+        for (int64_t i = 0; i < rows; i++) {
+            store_codes(codes + i * code_stride + column, narrow_words(quotient(kept[i], by, true)), count);
+        }
+    } else {
+        for (int64_t i = 0; i < rows; i++) {
+            store_codes(codes + i * code_stride + column, narrow_words(quotient(kept[i], by, false)), count);
+        }
     }
 }
 
@@ -208,12 +313,67 @@ INLINE void columns_of_kind(uint8_t *codes, int64_t code_stride, float *scale,
     }
 }
 
+// BF16, row after row in both passes, so that memory is read in runs.
+INLINE void narrow_columns_bf16(uint8_t *codes, int64_t code_stride, const struct quantize_columns_source *source,
+                                const floats *by, bool multiply, int64_t rows, int64_t count) {
+    for (int64_t i = 0; i < rows; i++) {
+        const uint16_t *from = (const uint16_t *)source->x.data + i * source->x_stride;
+        uint8_t *to = codes + i * code_stride;
+        int64_t column = 0;
+        for (; column + 2 * WIDTH <= count; column += 2 * WIDTH) {
+            const floats *pair = by + column / WIDTH;
+            narrow_pairs(to + column, load_pairs(from, column, 2 * WIDTH), pair[0], pair[1], multiply, 2 * WIDTH);
+        }
+        if (column < count) {
+            const floats *pair = by + column / WIDTH;
+            narrow_pairs(to + column, load_pairs(from, column, count - column), pair[0], pair[1], multiply,
+                         count - column);
+        }
+    }
+}
+
+static void columns_bf16(uint8_t *codes, int64_t code_stride, float *scale,
+                         const struct quantize_columns_source *source, int64_t rows, int64_t count, bool power_of_two) {
+    wide_halves largest_pairs[QUANTIZE_COLUMNS / WIDTH / 2] = {{0}};
+    words most[QUANTIZE_COLUMNS / WIDTH];   // of the even ones of 2 * WIDTH columns, then of the odd ones
+    floats by[QUANTIZE_COLUMNS / WIDTH];
+    float scales[QUANTIZE_COLUMNS];
+    for (int64_t i = 0; i < rows; i++) {
+        const uint16_t *from = (const uint16_t *)source->x.data + i * source->x_stride;
+        int64_t column = 0;
+        for (; column + 2 * WIDTH <= count; column += 2 * WIDTH) {
+            wide_halves *largest_pair = &largest_pairs[column / WIDTH / 2];
+            *largest_pair = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(from, column, 2 * WIDTH)), *largest_pair);
+        }
+        if (column < count) {
+            wide_halves *largest_pair = &largest_pairs[column / WIDTH / 2];
+            *largest_pair = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(from, column, count - column)),
+                                          *largest_pair);
+        }
+    }
+    int64_t vectors = (count + 2 * WIDTH - 1) / (2 * WIDTH) * 2;
+    for (int64_t v = 0; v < vectors; v += 2) {
+        most[v] = even_of(largest_pairs[v / 2]);
+        most[v + 1] = odd_of(largest_pairs[v / 2]);
+    }
+    bool multiply = choose_scales(scales, by, most, vectors, power_of_two);
+    for (int64_t column = 0; column < count; column++) {
+        int64_t vector = column / (2 * WIDTH) * 2 + column % 2, lane = column % (2 * WIDTH) / 2;
+        scale[column] = scales[vector * WIDTH + lane];
+    }
+    if (multiply) {
+        narrow_columns_bf16(codes, code_stride, source, by, true, rows, count);
+    } else {
+        narrow_columns_bf16(codes, code_stride, source, by, false, rows, count);
+    }
+}
+
 static void columns(uint8_t *codes, int64_t code_stride, float *scale, const struct quantize_columns_source *source,
                     int64_t rows, int64_t count, bool power_of_two) {
     if (source->x.format == FORMAT_E4M3_TILE) {
         columns_of_kind(codes, code_stride, scale, source, SOURCE_CODES, rows, count, power_of_two);
     } else if (source->x.format == FORMAT_BF16) {
-        columns_of_kind(codes, code_stride, scale, source, SOURCE_BF16, rows, count, power_of_two);
+        columns_bf16(codes, code_stride, scale, source, rows, count, power_of_two);
     } else {
         columns_of_kind(codes, code_stride, scale, source, SOURCE_F32, rows, count, power_of_two);
     }
