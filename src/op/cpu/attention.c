@@ -25,7 +25,6 @@ struct attention_area {
     float *score;        // [QUERY_ROWS][KEY_ROWS]
     float *sum;          // [QUERY_ROWS][columns]
     float maximum[QUERY_ROWS], denominator[QUERY_ROWS];
-    int64_t ahead;   // bytes of job.ahead that this worker has asked for
 };
 
 struct attention_job {
@@ -42,8 +41,6 @@ struct attention_job {
     int64_t rows_per_task;
     int64_t nope, rope, nope_words, q_words, columns;
     float scale;
-    const struct op_ahead *ahead;   // what the next operations read
-    int ahead_count, workers;
 };
 
 // The query rows of one task.
@@ -142,7 +139,6 @@ static void attend_block(const struct attention_job *job, struct attention_area 
 // A block of 64 keys costs more to pack than a few rows gain from it. Whole blocks are then read where they lie, by the
 // kernels of matrix products with few rows; the chains are the same.
 #define DIRECT_ROWS LINEAR_MAX_MAPPED
-#define LINE 64   // bytes
 
 static int64_t whole_chunks(int64_t words) {
     return (words + LINEAR_CHUNK - 1) / LINEAR_CHUNK * LINEAR_CHUNK;
@@ -192,26 +188,6 @@ static void touch_block(const struct attention_job *job, const struct attention_
     touch_rows(tensor_head_row(job->k_nope, first, piece->head), job->k_nope->stride[0], job->nope, keys, part, parts);
     if (job->rope > 0) {
         touch_rows(tensor_head_row(job->k_rope, first, 0), job->k_rope->stride[0], job->rope, keys, part, parts);
-    }
-}
-
-// What the operations after this one will read. Workers take turns, AHEAD_PIECE bytes each.
-#define AHEAD_PIECE 1024
-#define AHEAD_PIECES 6   // for each part of a block
-static void prefetch_ahead(const struct attention_job *job, struct attention_area *area, int worker) {
-    for (int i = 0; i < AHEAD_PIECES; i++, area->ahead += AHEAD_PIECE) {
-        int64_t at = area->ahead * job->workers + worker * AHEAD_PIECE;
-        const struct op_ahead *run = job->ahead;
-        for (; run < job->ahead + job->ahead_count && at >= run->bytes * run->count; run++) {
-            at -= run->bytes * run->count;
-        }
-        if (run == job->ahead + job->ahead_count) {
-            return;
-        }
-        const char *from = run->data + at / run->bytes * run->stride + at % run->bytes;
-        for (int64_t byte = 0; byte < AHEAD_PIECE; byte += LINE) {
-            __builtin_prefetch(from + byte, 0, 2);
-        }
     }
 }
 
@@ -282,7 +258,7 @@ static void direct_values(const struct attention_job *job, struct attention_area
 // it is packed), which is read between the products.
 #define VALUE_COLUMNS 64
 static void attend_direct(const struct attention_job *job, struct attention_area *area,
-                          const struct attention_piece *piece, int64_t block, int64_t keys, int64_t next, int worker) {
+                          const struct attention_piece *piece, int64_t block, int64_t keys, int64_t next) {
     const struct attention_kernels *kernels = job->kernels;
     int64_t first = first_key(piece->span, block), words = KEY_ROWS / kernels->step;
     direct_scores(job, area, piece, first, whole_vectors(keys));
@@ -300,7 +276,6 @@ static void attend_direct(const struct attention_job *job, struct attention_area
     int64_t columns = job->v->shape[2], parts = (columns + VALUE_COLUMNS - 1) / VALUE_COLUMNS;
     for (int64_t part = 0; part < parts; part++) {
         touch_block(job, piece, block + 1, next, part, parts);
-        prefetch_ahead(job, area, worker);
         int64_t begin = part * VALUE_COLUMNS;
         direct_values(job, area, values, keys, piece->rows, begin,
                       columns < begin + VALUE_COLUMNS ? columns : begin + VALUE_COLUMNS);
@@ -350,7 +325,7 @@ static void attention_task(void *argument, int64_t task, int worker) {
         int64_t keys = direct_keys(job, &piece, block);
         if (keys > 0) {
             bool more = (block + 1) * KEY_ROWS < seen;
-            attend_direct(job, area, &piece, block, keys, more ? direct_keys(job, &piece, block + 1) : 0, worker);
+            attend_direct(job, area, &piece, block, keys, more ? direct_keys(job, &piece, block + 1) : 0);
             continue;
         }
         keys = seen - block * KEY_ROWS < KEY_ROWS ? seen - block * KEY_ROWS : KEY_ROWS;
@@ -383,7 +358,6 @@ static void attention_areas(struct attention_job *job, struct op_context *op) {
             op->scratch, (size_t)(direct_query_words(job) + DIRECT_ROWS * (KEY_ROWS + LINEAR_CHUNK)), sizeof(uint32_t));
         area->score = arena_allocate(op->scratch, QUERY_ROWS * KEY_ROWS, sizeof(float));
         area->sum = arena_allocate(op->scratch, QUERY_ROWS * columns, sizeof(float));
-        area->ahead = 0;
     }
 }
 
@@ -413,10 +387,7 @@ void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const 
                                 .lse = lse,
                                 .spans = spans,
                                 .span_count = span_count,
-                                .scale = scale,
-                                .ahead = op->ahead,
-                                .ahead_count = op->ahead_count,
-                                .workers = pool_threads(op->pool)};
+                                .scale = scale};
     job.linear = &op->kernels->linear;
     job.unit = job.kernels->step == 2 ? UNIT_PAIR : UNIT_F32;
     job.group_heads = shared ? q->shape[1] : 1;
@@ -436,6 +407,5 @@ void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const 
         tasks = count_tasks(&job);
     }
     pool_run(op->pool, tasks, attention_task, &job);
-    op->ahead_count = 0;
     arena_release(op->scratch, mark);
 }
