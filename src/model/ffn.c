@@ -13,8 +13,7 @@ void ffn_forward(struct op_context *op, struct tensor *out, const struct tensor 
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor gate_up = fp8 ? matrix_allocate(op->scratch, format, tokens, 2 * width) : saved->gate_up;
     struct tensor gate = columns(&gate_up, 0, width), up = columns(&gate_up, width, width);
-    op_linear(op, &gate, x, &params->gate_proj, OP_SET);
-    op_linear(op, &up, x, &params->up_proj, OP_SET);
+    op_linear_pair(op, &gate, &up, x, &params->gate_proj, &params->up_proj);
 
     if (fp8) {
         op_quantize_rows(op, &saved->gate_up, &gate_up, false);

@@ -97,12 +97,15 @@ static void project_down(struct op_context *op, struct mla_saved *saved, const s
     if (n->q_lora) {
         saved->q_latent = matrix_allocate(keep, n->format, n->tokens, n->q_lora);
         saved->q_rstd = floats_allocate(keep, n->tokens);
-        op_linear(op, &saved->q_latent, x, &params->q_a_proj, OP_SET);
-        norm_queries(op, saved, saved->q_rstd, params, n, norms);
     }
     saved->kv_latent = matrix_allocate(keep, n->format, n->tokens, n->latent + n->rope);
     saved->kv_rstd = floats_allocate(keep, n->tokens);
-    op_linear(op, &saved->kv_latent, x, &params->kv_a_proj_with_mqa, OP_SET);
+    if (n->q_lora) {
+        op_linear_pair(op, &saved->q_latent, &saved->kv_latent, x, &params->q_a_proj, &params->kv_a_proj_with_mqa);
+        norm_queries(op, saved, saved->q_rstd, params, n, norms);
+    } else {
+        op_linear(op, &saved->kv_latent, x, &params->kv_a_proj_with_mqa, OP_SET);
+    }
     norm_latent(op, saved, saved->kv_rstd, params, n, norms);
 
     saved->rope_key = matrix_allocate(keep, n->format, n->tokens, n->rope);
@@ -244,8 +247,6 @@ static void attend_absorbed(struct op_context *op, struct tensor *o, const struc
     struct tensor context_rows = matrix_allocate(op->scratch, (enum format)q->format, tokens, n->heads * n->latent);
     struct tensor context = tensor_split_columns(&context_rows, n->heads), out = tensor_split_columns(o, n->heads);
     struct tensor latent = shared_by_heads(c, n->heads), rope_heads = tensor_split_columns(rope_key, 1);
-    op_read_ahead(op, &up_value);
-    op_read_ahead(op, &params->o_proj);
     op_attention(op, &context, NULL, &absorbed, &latent, &rope_heads, &latent, spans, span_count, n->scale);
     op_linear_heads(op, &out, &context, &up_value);
     arena_release(op->scratch, mark);

@@ -44,8 +44,8 @@ static void run_forward(const struct pass *pass, struct tensor *results, struct 
     const int32_t *offsets = saved->plan.offsets + run->begin;
     int64_t count = run->end - run->begin, row = offsets[0], rows = offsets[count] - row, width = hidden->shape[1];
     struct tensor gate = columns(gate_up, 0, width), up = columns(gate_up, width, width);
-    op_linear_grouped(op, &gate, &saved->rows, params->gate_proj + run->begin, offsets, count);
-    op_linear_grouped(op, &up, &saved->rows, params->up_proj + run->begin, offsets, count);
+    op_linear_grouped_pair(op, &gate, &up, &saved->rows, params->gate_proj + run->begin, params->up_proj + run->begin,
+                           offsets, count);
     if (pass->fp8) {   // in one run
         op_quantize_rows(op, &saved->gate_up, gate_up, true);
     }

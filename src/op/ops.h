@@ -33,23 +33,14 @@ struct op_times {
     double seconds[OP_KINDS];
 };
 
-// Memory that will be read soon: `count` runs of `bytes`, `stride` bytes apart.
-#define OP_MAX_AHEAD 2
-struct op_ahead {
-    const char *data;
-    int64_t bytes, stride, count;
-};
-
 // What an op runs with. One per thread of control (a trainer, an engine); scratch is marked and released inside each
 // op.
 struct op_context {
     const struct cpu_kernels *kernels;   // of the chosen instruction set
     struct pool *pool;
-    struct arena *scratch;                 // packing buffers and partial sums; reaches its size in the first step
-    enum isa isa;                          // what `kernels` really is (never ISA_BEST)
-    struct op_times *times;                // added to by each op; NULL: not wanted
-    struct op_ahead ahead[OP_MAX_AHEAD];   // op_read_ahead
-    int ahead_count;
+    struct arena *scratch;    // packing buffers and partial sums; reaches its size in the first step
+    enum isa isa;             // what `kernels` really is (never ISA_BEST)
+    struct op_times *times;   // added to by each op; NULL: not wanted
     struct error error;   // sticky: what went wrong inside a pass that cannot return it (an expert that could not be
                           // read); then what the pass computes is void. Whoever ran the pass looks, and clears it.
 };
@@ -58,9 +49,6 @@ int op_context_init(struct op_context *op, enum isa isa, struct pool *pool, stru
 // Hands the sticky error over and clears it: 0, or its code with *error filled.
 int op_context_error(struct op_context *op, struct error *error);
 const char *isa_name(enum isa isa);
-// Says that a weight is read after the next op_attention: attention of few rows leaves memory idle, and asks for it
-// meanwhile. No result depends on it. At most OP_MAX_AHEAD, the sooner first; attention forgets them.
-void op_read_ahead(struct op_context *op, const struct tensor *weight);
 
 enum op_mode { OP_SET, OP_ADD };   // out = value, or out = out + value
 
@@ -73,6 +61,9 @@ enum op_mode { OP_SET, OP_ADD };   // out = value, or out = out + value
 // the group's scale.
 void op_linear(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
                enum op_mode mode);
+// Both products of one input: the bits of two op_linear. Few rows take one parallel run instead of two.
+void op_linear_pair(struct op_context *op, struct tensor *y_first, struct tensor *y_second, const struct tensor *x,
+                    const struct tensor *w_first, const struct tensor *w_second);
 // dx[M,K] = dy[M,N] W: chain over n ascending (E4M3 tiles and blocks: per 128 of N as above). OP_ADD continues an f32
 // dx.
 void op_linear_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy, const struct tensor *w,
@@ -89,6 +80,9 @@ void op_linear_backward_weight(struct op_context *op, struct tensor *dw, const s
 // offsets.
 void op_linear_grouped(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
                        const int32_t *offsets, int64_t groups);
+void op_linear_grouped_pair(struct op_context *op, struct tensor *y_first, struct tensor *y_second,
+                            const struct tensor *x, const struct tensor *w_first, const struct tensor *w_second,
+                            const int32_t *offsets, int64_t groups);
 void op_linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy,
                                       const struct tensor *w, const int32_t *offsets, int64_t groups);
 void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,

@@ -86,6 +86,23 @@ void op_linear(struct op_context *op, struct tensor *y, const struct tensor *x, 
     multiply(op, &group, 1, y->format, mode);
 }
 
+// Most rows of a pair that is one run (of each group): then the second packing of the rows costs less than a run.
+#define PAIR_ROWS 8
+
+void op_linear_pair(struct op_context *op, struct tensor *y_first, struct tensor *y_second, const struct tensor *x,
+                    const struct tensor *w_first, const struct tensor *w_second) {
+    if (x->shape[0] > PAIR_ROWS || w_first->format != w_second->format || y_first->format != y_second->format) {
+        op_linear(op, y_first, x, w_first, OP_SET);
+        op_linear(op, y_second, x, w_second, OP_SET);
+        return;
+    }
+    check_rows(y_first, x, w_first, 1, OP_SET);
+    check_rows(y_second, x, w_second, 1, OP_SET);
+    const struct linear_group groups[] = {multiply_rows(y_first, x, w_first, 1, 0, x->shape[0]),
+                                          multiply_rows(y_second, x, w_second, 1, 0, x->shape[0])};
+    multiply(op, groups, 2, y_first->format, OP_SET);
+}
+
 void op_linear_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy, const struct tensor *w,
                               enum op_mode mode) {
     check_rows(dx, dy, w, 0, mode);
@@ -136,17 +153,22 @@ static void check_offsets(const int32_t *offsets, int64_t groups, int64_t rows) 
     }
 }
 
-static void multiply_rows_grouped(struct op_context *op, struct tensor *out, const struct tensor *left,
-                                  const struct tensor *right, int right_depth_axis, const int32_t *offsets,
-                                  int64_t groups) {
+static void list_groups(struct linear_group *list, struct tensor *out, const struct tensor *left,
+                        const struct tensor *right, int right_depth_axis, const int32_t *offsets, int64_t groups) {
     check_offsets(offsets, groups, left->shape[0]);
-    struct arena_mark mark = arena_mark(op->scratch);
-    struct linear_group *list = arena_allocate(op->scratch, (size_t)groups, sizeof *list);
     for (int64_t g = 0; g < groups; g++) {
         check_rows(out, left, &right[g], right_depth_axis, OP_SET);
         CHECK(right[g].format == right[0].format, "experts of formats %d and %d", right[g].format, right[0].format);
         list[g] = multiply_rows(out, left, &right[g], right_depth_axis, offsets[g], offsets[g + 1] - offsets[g]);
     }
+}
+
+static void multiply_rows_grouped(struct op_context *op, struct tensor *out, const struct tensor *left,
+                                  const struct tensor *right, int right_depth_axis, const int32_t *offsets,
+                                  int64_t groups) {
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct linear_group *list = arena_allocate(op->scratch, (size_t)groups, sizeof *list);
+    list_groups(list, out, left, right, right_depth_axis, offsets, groups);
     multiply(op, list, groups, out->format, OP_SET);
     arena_release(op->scratch, mark);
 }
@@ -154,6 +176,23 @@ static void multiply_rows_grouped(struct op_context *op, struct tensor *out, con
 void op_linear_grouped(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
                        const int32_t *offsets, int64_t groups) {
     multiply_rows_grouped(op, y, x, w, 1, offsets, groups);
+}
+
+void op_linear_grouped_pair(struct op_context *op, struct tensor *y_first, struct tensor *y_second,
+                            const struct tensor *x, const struct tensor *w_first, const struct tensor *w_second,
+                            const int32_t *offsets, int64_t groups) {
+    bool alike = groups > 0 && w_first[0].format == w_second[0].format && y_first->format == y_second->format;
+    if (!alike || offsets[groups] - offsets[0] > PAIR_ROWS * groups) {
+        op_linear_grouped(op, y_first, x, w_first, offsets, groups);
+        op_linear_grouped(op, y_second, x, w_second, offsets, groups);
+        return;
+    }
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct linear_group *list = arena_allocate(op->scratch, (size_t)(2 * groups), sizeof *list);
+    list_groups(list, y_first, x, w_first, 1, offsets, groups);
+    list_groups(list + groups, y_second, x, w_second, 1, offsets, groups);
+    multiply(op, list, 2 * groups, y_first->format, OP_SET);
+    arena_release(op->scratch, mark);
 }
 
 void op_linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy,
@@ -181,7 +220,9 @@ void op_linear_heads(struct op_context *op, struct tensor *y, const struct tenso
     CHECK(is_activation(y) && is_activation(x) && is_activation(w), "formats %d, %d, %d", y->format, x->format,
           w->format);
     if (cpu_linear_heads_served(op, y, x, w)) {
+        double began = op_times_begin(op);
         cpu_linear_heads(op, y, x, w);
+        op_times_end(op, OP_PRODUCTS, began);
         return;
     }
     int64_t heads = y->shape[1];

@@ -27,7 +27,6 @@ struct attention_area {
     float *score;        // [QUERY_ROWS][KEY_ROWS]
     float *sum;          // [QUERY_ROWS][columns]
     float maximum[QUERY_ROWS], denominator[QUERY_ROWS];
-    int64_t ahead;   // bytes of job.ahead that this worker has asked for
 };
 
 struct attention_job {
@@ -46,8 +45,6 @@ struct attention_job {
     int64_t nope, rope, nope_words, q_words, columns;
     int64_t latent_stride;   // of area.latent in elements; 0: keys and values are read where they lie
     float scale;
-    const struct op_ahead *ahead;   // what the next operations read
-    int ahead_count, workers;
 };
 
 // The query rows of one task.
@@ -169,7 +166,6 @@ static void attend_block(const struct attention_job *job, struct attention_area 
 // A block of 64 keys costs more to pack than a few rows gain from it. Whole blocks are then read where they lie, by the
 // kernels of matrix products with few rows; the chains are the same.
 #define DIRECT_ROWS LINEAR_MAX_MAPPED
-#define LINE 64   // bytes
 
 static int64_t whole_chunks(int64_t words) {
     return (words + LINEAR_CHUNK - 1) / LINEAR_CHUNK * LINEAR_CHUNK;
@@ -224,26 +220,6 @@ static void touch_block(const struct attention_job *job, const struct attention_
     }
     if (job->rope > 0) {
         touch_rows(tensor_head_row(job->k_rope, first, 0), job->k_rope->stride[0], job->rope, keys, part, parts);
-    }
-}
-
-// What the operations after this one will read. Workers take turns, AHEAD_PIECE bytes each.
-#define AHEAD_PIECE 1024
-#define AHEAD_PIECES 6   // for each part of a block
-static void prefetch_ahead(const struct attention_job *job, struct attention_area *area, int worker) {
-    for (int i = 0; i < AHEAD_PIECES; i++, area->ahead += AHEAD_PIECE) {
-        int64_t at = area->ahead * job->workers + worker * AHEAD_PIECE;
-        const struct op_ahead *run = job->ahead;
-        for (; run < job->ahead + job->ahead_count && at >= run->bytes * run->count; run++) {
-            at -= run->bytes * run->count;
-        }
-        if (run == job->ahead + job->ahead_count) {
-            return;
-        }
-        const char *from = run->data + at / run->bytes * run->stride + at % run->bytes;
-        for (int64_t byte = 0; byte < AHEAD_PIECE; byte += LINE) {
-            __builtin_prefetch(from + byte, 0, 2);
-        }
     }
 }
 
@@ -313,7 +289,7 @@ static void direct_values(const struct attention_job *job, struct attention_area
 // it is packed), which is read between the products.
 #define VALUE_COLUMNS 64
 static void attend_direct(const struct attention_job *job, struct attention_area *area,
-                          const struct attention_piece *piece, int64_t block, int64_t keys, int64_t next, int worker) {
+                          const struct attention_piece *piece, int64_t block, int64_t keys, int64_t next) {
     const struct attention_kernels *kernels = job->kernels;
     const int64_t words = KEY_ROWS / kernels->step;
     struct key_block from = open_block(job, area, piece, block, keys);
@@ -331,7 +307,6 @@ static void attend_direct(const struct attention_job *job, struct attention_area
     int64_t columns = job->v->shape[2], parts = (columns + VALUE_COLUMNS - 1) / VALUE_COLUMNS;
     for (int64_t part = 0; part < parts; part++) {
         touch_block(job, piece, block + 1, next, part, parts);
-        prefetch_ahead(job, area, worker);
         int64_t begin = part * VALUE_COLUMNS;
         direct_values(job, area, &from, keys, piece->rows, begin,
                       columns < begin + VALUE_COLUMNS ? columns : begin + VALUE_COLUMNS);
@@ -381,7 +356,7 @@ static void attention_task(void *argument, int64_t task, int worker) {
         int64_t keys = direct_keys(job, &piece, block);
         if (keys > 0) {
             bool more = (block + 1) * KEY_ROWS < seen;
-            attend_direct(job, area, &piece, block, keys, more ? direct_keys(job, &piece, block + 1) : 0, worker);
+            attend_direct(job, area, &piece, block, keys, more ? direct_keys(job, &piece, block + 1) : 0);
             continue;
         }
         keys = seen - block * KEY_ROWS < KEY_ROWS ? seen - block * KEY_ROWS : KEY_ROWS;
@@ -419,7 +394,6 @@ static void attention_areas(struct attention_job *job, struct op_context *op) {
         }
         area->score = arena_allocate(op->scratch, QUERY_ROWS * KEY_ROWS, sizeof(float));
         area->sum = arena_allocate(op->scratch, QUERY_ROWS * columns, sizeof(float));
-        area->ahead = 0;
     }
 }
 
@@ -449,10 +423,7 @@ void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const 
                                 .lse = lse,
                                 .spans = spans,
                                 .span_count = span_count,
-                                .scale = scale,
-                                .ahead = op->ahead,
-                                .ahead_count = op->ahead_count,
-                                .workers = pool_threads(op->pool)};
+                                .scale = scale};
     job.linear = &op->kernels->linear;
     job.latent = &op->kernels->latent;
     job.latent_stride = k_nope->format == FORMAT_E4M3_TILE ? latent_block_stride(k_nope->shape[2]) : 0;
@@ -474,6 +445,5 @@ void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const 
         tasks = count_tasks(&job);
     }
     pool_run(op->pool, tasks, attention_task, &job);
-    op->ahead_count = 0;
     arena_release(op->scratch, mark);
 }
