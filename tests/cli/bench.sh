@@ -33,7 +33,7 @@ check "--threads measures those threads alone" $?
 
 "$MINKE" bench gemm --shape 70x130x200 --seconds 0.002 --threads 1 --json >"$work/gemm"
 [ $? -eq 0 ] && sound "$work/gemm" && grep -q '"gemm.bf16.70x130x200"' "$work/gemm" &&
-    grep -q '"gemm.fp8.dgrad.70x130x200"' "$work/gemm" && [ "$(grep -c 'gemm' "$work/gemm")" -eq 8 ]
+    grep -q '"gemm.fp8xfp8.dgrad.70x130x200"' "$work/gemm" && [ "$(grep -c 'gemm' "$work/gemm")" -eq 11 ]
 check "products of a given shape" $?
 
 "$MINKE" bench attention ops --length 100 --seconds 0.002 --threads 2 --json >"$work/ops"
