@@ -24,7 +24,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-#define SPIN_SECONDS 10e-6
+#define SPIN_SECONDS 30e-6   // longer than what a decode step does between two products on one thread
 #define THREADS_MAXIMUM 1024
 
 struct worker {

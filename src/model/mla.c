@@ -241,6 +241,8 @@ static void attend_absorbed(struct op_context *op, struct tensor *o, const struc
     struct tensor context_rows = matrix_allocate(op->scratch, (enum format)q->format, tokens, n->heads * n->latent);
     struct tensor context = tensor_split_columns(&context_rows, n->heads), out = tensor_split_columns(o, n->heads);
     struct tensor latent = shared_by_heads(c, n->heads), rope_heads = tensor_split_columns(rope_key, 1);
+    op_read_ahead(op, &up_value);
+    op_read_ahead(op, &params->o_proj);
     op_attention(op, &context, NULL, &absorbed, &latent, &rope_heads, &latent, spans, span_count, n->scale);
     op_linear_heads(op, &out, &context, &up_value);
     arena_release(op->scratch, mark);

@@ -33,14 +33,23 @@ struct op_times {
     double seconds[OP_KINDS];
 };
 
+// Memory that will be read soon: `count` runs of `bytes`, `stride` bytes apart.
+#define OP_MAX_AHEAD 2
+struct op_ahead {
+    const char *data;
+    int64_t bytes, stride, count;
+};
+
 // What an op runs with. One per thread of control (a trainer, an engine); scratch is marked and released inside each
 // op.
 struct op_context {
     const struct cpu_kernels *kernels;   // of the chosen instruction set
     struct pool *pool;
-    struct arena *scratch;    // packing buffers and partial sums; reaches its size in the first step
-    enum isa isa;             // what `kernels` really is (never ISA_BEST)
-    struct op_times *times;   // added to by each op; NULL: not wanted
+    struct arena *scratch;                 // packing buffers and partial sums; reaches its size in the first step
+    enum isa isa;                          // what `kernels` really is (never ISA_BEST)
+    struct op_times *times;                // added to by each op; NULL: not wanted
+    struct op_ahead ahead[OP_MAX_AHEAD];   // op_read_ahead
+    int ahead_count;
     struct error error;   // sticky: what went wrong inside a pass that cannot return it (an expert that could not be
                           // read); then what the pass computes is void. Whoever ran the pass looks, and clears it.
 };
@@ -49,6 +58,9 @@ int op_context_init(struct op_context *op, enum isa isa, struct pool *pool, stru
 // Hands the sticky error over and clears it: 0, or its code with *error filled.
 int op_context_error(struct op_context *op, struct error *error);
 const char *isa_name(enum isa isa);
+// Says that a weight is read after the next op_attention: attention of few rows leaves memory idle, and asks for it
+// meanwhile. No result depends on it. At most OP_MAX_AHEAD, the sooner first; attention forgets them.
+void op_read_ahead(struct op_context *op, const struct tensor *weight);
 
 enum op_mode { OP_SET, OP_ADD };   // out = value, or out = out + value
 

@@ -1,5 +1,6 @@
 // Linear operations: shape and format checks, and what is called row, column and k in each product (op/cpu/linear.h).
 #include "base/error.h"
+#include "op/cpu/cpu_ops.h"
 #include "op/cpu/linear.h"
 #include "op/op_times.h"
 #include "op/ops.h"
@@ -179,6 +180,10 @@ void op_linear_heads(struct op_context *op, struct tensor *y, const struct tenso
           "y %s from x %s and w %s", tensor_shape_text(a, y), tensor_shape_text(b, x), tensor_shape_text(c, w));
     CHECK(is_activation(y) && is_activation(x) && is_activation(w), "formats %d, %d, %d", y->format, x->format,
           w->format);
+    if (cpu_linear_heads_served(op, y, x, w)) {
+        cpu_linear_heads(op, y, x, w);
+        return;
+    }
     int64_t heads = y->shape[1];
     struct arena_mark mark = arena_mark(op->scratch);
     struct linear_group *list = arena_allocate(op->scratch, (size_t)heads, sizeof *list);

@@ -233,10 +233,10 @@ static struct problem problem_paged(const struct problem *p, int32_t *pages, int
     return paged;
 }
 
-static void check_chunking(enum format format, enum isa isa, int64_t heads, bool shared) {
-    enum { TOKENS = 203, NOPE = 18, ROPE = 9, WIDTH_V = 21, PAGES = 7 };
+static void check_chunking(enum format format, enum isa isa, int64_t heads, bool shared, int64_t width_v) {
+    enum { TOKENS = 203, NOPE = 18, ROPE = 9, PAGES = 7 };
     // Infinite values in the future of some rows must not reach them.
-    struct problem p = problem_new(format, TOKENS, heads, NOPE, ROPE, WIDTH_V, 4000);
+    struct problem p = problem_new(format, TOKENS, heads, NOPE, ROPE, width_v, 4000);
     if (shared) {
         p.k_nope.stride[1] = p.v.stride[1] = 0;
     }
@@ -248,9 +248,9 @@ static void check_chunking(enum format format, enum isa isa, int64_t heads, bool
     struct attention_span whole = {.count = TOKENS};
     p.spans = &whole;
     p.span_count = 1;
-    struct tensor expected[] = {tensor_new_3d(format, TOKENS, heads, WIDTH_V),
+    struct tensor expected[] = {tensor_new_3d(format, TOKENS, heads, width_v),
                                 tensor_new_2d(FORMAT_F32, TOKENS, heads)};
-    struct tensor found[] = {tensor_new_3d(format, TOKENS, heads, WIDTH_V), tensor_new_2d(FORMAT_F32, TOKENS, heads)};
+    struct tensor found[] = {tensor_new_3d(format, TOKENS, heads, width_v), tensor_new_2d(FORMAT_F32, TOKENS, heads)};
     struct op_fixture fixture;
     op_fixture_open(&fixture, isa, 3);
     run_problem(&fixture.op, expected, &p);
@@ -287,8 +287,9 @@ static void test_chunks_and_pages(void **state) {
     (void)state;
     for (enum isa isa = ISA_SCALAR; isa < ISA_BEST && isa_available(isa); isa++) {
         for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
-            check_chunking(format, isa, 2, false);
-            check_chunking(format, isa, 3, true);
+            check_chunking(format, isa, 2, false, 21);
+            check_chunking(format, isa, 3, true, 21);
+            check_chunking(format, isa, 3, true, 96);   // values in whole vectors: few rows read blocks where they lie
         }
     }
 }
@@ -383,6 +384,36 @@ static void test_strides(void **state) {
     }
 }
 
+struct absorbed {
+    struct tensor x, w;   // [T, H, k], [H, k, n]
+};
+
+static void run_absorbed(struct op_context *op, struct tensor *outputs, void *argument) {
+    struct absorbed *a = argument;
+    struct tensor w = tensor_transpose(&a->w, 1, 2);
+    op_linear_heads(op, &outputs[0], &a->x, &w);
+}
+
+// The products before attention in the absorbed form: weights transposed in each head, few rows and many.
+static void test_absorbed_queries(void **state) {
+    (void)state;
+    static const struct {
+        int64_t tokens, heads, k, n;
+    } sizes[] = {{1, 3, 128, 512}, {2, 2, 34, 96},  {3, 1, 2, 32},   {7, 2, 33, 64},
+                 {8, 5, 16, 160},  {33, 2, 48, 32}, {20, 2, 50, 288}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct absorbed a = {tensor_new_3d(FORMAT_BF16, sizes[i].tokens, sizes[i].heads, sizes[i].k),
+                             tensor_new_3d(FORMAT_BF16, sizes[i].heads, sizes[i].k, sizes[i].n)};
+        fill_edges(&a.x, 1.0f, 2 * i, 400);
+        fill_edges(&a.w, 1.0f, 2 * i + 1, 4000);
+        struct tensor y = tensor_new_3d(FORMAT_BF16, sizes[i].tokens, sizes[i].heads, sizes[i].n);
+        assert_same_everywhere(run_absorbed, &y, 1, &a);
+        tensor_free(&y);
+        tensor_free(&a.x);
+        tensor_free(&a.w);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_definition),
@@ -391,6 +422,7 @@ int main(void) {
         cmocka_unit_test(test_chunks_and_pages),
         cmocka_unit_test(test_shared_heads_and_mixed_spans),
         cmocka_unit_test(test_strides),
+        cmocka_unit_test(test_absorbed_queries),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

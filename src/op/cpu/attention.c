@@ -25,6 +25,7 @@ struct attention_area {
     float *score;        // [QUERY_ROWS][KEY_ROWS]
     float *sum;          // [QUERY_ROWS][columns]
     float maximum[QUERY_ROWS], denominator[QUERY_ROWS];
+    int64_t ahead;   // bytes of job.ahead that this worker has asked for
 };
 
 struct attention_job {
@@ -41,6 +42,8 @@ struct attention_job {
     int64_t rows_per_task;
     int64_t nope, rope, nope_words, q_words, columns;
     float scale;
+    const struct op_ahead *ahead;   // what the next operations read
+    int ahead_count, workers;
 };
 
 // The query rows of one task.
@@ -139,6 +142,7 @@ static void attend_block(const struct attention_job *job, struct attention_area 
 // A block of 64 keys costs more to pack than a few rows gain from it. Whole blocks are then read where they lie, by the
 // kernels of matrix products with few rows; the chains are the same.
 #define DIRECT_ROWS LINEAR_MAX_MAPPED
+#define LINE 64   // bytes
 
 static int64_t whole_chunks(int64_t words) {
     return (words + LINEAR_CHUNK - 1) / LINEAR_CHUNK * LINEAR_CHUNK;
@@ -174,25 +178,40 @@ static void multiply_direct(const struct attention_job *job, struct linear_tile 
     }
 }
 
-// Asks for part `part` of `parts` of `count` rows: what the product before does not ask for by itself.
-static void prefetch_rows(struct row first, int64_t stride, int64_t width, int64_t count, int64_t part, int64_t parts) {
-    const int64_t bytes = format_info(first.format)->bytes;
+// Part `part` of `parts` of `count` rows into the cache.
+static void touch_rows(struct row first, int64_t stride, int64_t width, int64_t count, int64_t part, int64_t parts) {
     for (int64_t row = count * part / parts; row < count * (part + 1) / parts; row++) {
-        const char *from = (const char *)first.data + row * stride * bytes;
-        for (int64_t offset = 0; offset < width * bytes; offset += 64) {
-            __builtin_prefetch(from + offset, 0, 2);
-        }
+        memory_touch(row_advance(first, row * stride).data, width * format_info(first.format)->bytes);
     }
 }
 
-// A mapped product asks for the keys that follow in memory. The beginning of the next block may lie elsewhere.
-static void prefetch_block(const struct attention_job *job, const struct attention_piece *piece, int64_t block,
-                           int64_t part, int64_t parts) {
+// The products of a block take as long as memory needs for the next, if it is read evenly.
+static void touch_block(const struct attention_job *job, const struct attention_piece *piece, int64_t block,
+                        int64_t keys, int64_t part, int64_t parts) {
     int64_t first = first_key(piece->span, block);
-    prefetch_rows(tensor_head_row(job->k_nope, first, piece->head), job->k_nope->stride[0], job->nope, KEY_ROWS / 4,
-                  part, parts);
+    touch_rows(tensor_head_row(job->k_nope, first, piece->head), job->k_nope->stride[0], job->nope, keys, part, parts);
     if (job->rope > 0) {
-        prefetch_rows(tensor_head_row(job->k_rope, first, 0), job->k_rope->stride[0], job->rope, KEY_ROWS, part, parts);
+        touch_rows(tensor_head_row(job->k_rope, first, 0), job->k_rope->stride[0], job->rope, keys, part, parts);
+    }
+}
+
+// What the operations after this one will read. Workers take turns, AHEAD_PIECE bytes each.
+#define AHEAD_PIECE 1024
+#define AHEAD_PIECES 6   // for each part of a block
+static void prefetch_ahead(const struct attention_job *job, struct attention_area *area, int worker) {
+    for (int i = 0; i < AHEAD_PIECES; i++, area->ahead += AHEAD_PIECE) {
+        int64_t at = area->ahead * job->workers + worker * AHEAD_PIECE;
+        const struct op_ahead *run = job->ahead;
+        for (; run < job->ahead + job->ahead_count && at >= run->bytes * run->count; run++) {
+            at -= run->bytes * run->count;
+        }
+        if (run == job->ahead + job->ahead_count) {
+            return;
+        }
+        const char *from = run->data + at / run->bytes * run->stride + at % run->bytes;
+        for (int64_t byte = 0; byte < AHEAD_PIECE; byte += LINE) {
+            __builtin_prefetch(from + byte, 0, 2);
+        }
     }
 }
 
@@ -202,7 +221,7 @@ static struct linear_operand direct_operand(struct row first, int64_t row_stride
 }
 
 static void direct_scores(const struct attention_job *job, struct attention_area *area,
-                          const struct attention_piece *piece, int64_t first) {
+                          const struct attention_piece *piece, int64_t first, int64_t keys) {
     struct linear_operand nope = direct_operand(tensor_head_row(job->k_nope, first, piece->head),
                                                 job->k_nope->stride[0], 1);
     struct linear_tile tile = {.c = area->score,
@@ -214,7 +233,7 @@ static void direct_scores(const struct attention_job *job, struct attention_area
                                .rows = (int)piece->rows,
                                .unit = job->unit};
     if (job->nope > 0) {
-        multiply_direct(job, tile, KEY_ROWS);
+        multiply_direct(job, tile, keys);
     }
     if (job->rope > 0) {
         struct linear_operand rope = direct_operand(tensor_head_row(job->k_rope, first, 0), job->k_rope->stride[0], 1);
@@ -223,51 +242,82 @@ static void direct_scores(const struct attention_job *job, struct attention_area
         tile.depth = job->rope;
         tile.units = job->q_words - job->nope_words;
         tile.add = job->nope > 0;
-        multiply_direct(job, tile, KEY_ROWS);
+        multiply_direct(job, tile, keys);
     }
 }
 
-// One whole block that all rows see wholly. `next`: there is one behind it, which is asked for between the products.
-#define PREFETCH_COLUMNS LINEAR_MAX_COLUMNS
+static int64_t whole_vectors(int64_t keys) {
+    return (keys + SUM_LANES - 1) / SUM_LANES * SUM_LANES;
+}
+
+// Whether values are multiplied by accumulate_rows.
+static bool is_accumulated(const struct attention_job *job) {
+    return job->kernels->accumulate_rows != NULL && job->v->shape[2] % ROWS_COLUMNS == 0;
+}
+
+// Columns [begin, end) of the values of a block.
+static void direct_values(const struct attention_job *job, struct attention_area *area, struct row values, int64_t keys,
+                          int64_t rows, int64_t begin, int64_t end) {
+    const int64_t words = KEY_ROWS / job->kernels->step, stride = job->v->stride[0];
+    if (is_accumulated(job)) {
+        job->kernels->accumulate_rows(area->sum + begin, job->columns, area->factor, words, row_advance(values, begin),
+                                      stride, end - begin, rows, keys);
+        return;
+    }
+    struct linear_operand operand = direct_operand(values, 1, stride);
+    struct linear_tile tile = {.c = area->sum + begin,
+                               .c_stride = job->columns,
+                               .a = area->direct + direct_query_words(job),
+                               .mapped = &operand,
+                               .column = begin,
+                               .depth = KEY_ROWS,
+                               .units = words,
+                               .rows = (int)rows,
+                               .unit = job->unit,
+                               .add = true};
+    multiply_direct(job, tile, end);
+}
+
+// A block of which all rows see the first `keys`; all rows see `next` keys of the block behind it (0: there is none, or
+// it is packed), which is read between the products.
+#define VALUE_COLUMNS 64
 static void attend_direct(const struct attention_job *job, struct attention_area *area,
-                          const struct attention_piece *piece, int64_t block, bool next) {
+                          const struct attention_piece *piece, int64_t block, int64_t keys, int64_t next, int worker) {
     const struct attention_kernels *kernels = job->kernels;
     int64_t first = first_key(piece->span, block), words = KEY_ROWS / kernels->step;
-    uint32_t *factor = area->direct + direct_query_words(job);
-    direct_scores(job, area, piece, first);
+    direct_scores(job, area, piece, first, whole_vectors(keys));
     for (int64_t r = 0; r < piece->rows; r++) {
         float correction = kernels->softmax(area->factor + r * words, &area->maximum[r], &area->denominator[r],
-                                            area->score + r * KEY_ROWS, KEY_ROWS, job->scale);
+                                            area->score + r * KEY_ROWS, keys, job->scale);
         if (correction != 1.0f) {
             kernels->scale(area->sum + r * job->columns, correction, job->columns);
         }
     }
-    put_chunks(factor, area->factor, words, piece->rows, words);
-    struct linear_operand values = direct_operand(tensor_head_row(job->v, first, piece->head), 1, job->v->stride[0]);
-    struct linear_tile tile = {.c = area->sum,
-                               .c_stride = job->columns,
-                               .a = factor,
-                               .mapped = &values,
-                               .depth = KEY_ROWS,
-                               .units = words,
-                               .rows = (int)piece->rows,
-                               .unit = job->unit,
-                               .add = true};
-    int64_t columns = job->v->shape[2], parts = (columns + PREFETCH_COLUMNS - 1) / PREFETCH_COLUMNS;
+    if (!is_accumulated(job)) {
+        put_chunks(area->direct + direct_query_words(job), area->factor, words, piece->rows, words);
+    }
+    struct row values = tensor_head_row(job->v, first, piece->head);
+    int64_t columns = job->v->shape[2], parts = (columns + VALUE_COLUMNS - 1) / VALUE_COLUMNS;
     for (int64_t part = 0; part < parts; part++) {
-        if (next) {
-            prefetch_block(job, piece, block + 1, part, parts);
-        }
-        tile.column = part * PREFETCH_COLUMNS;
-        tile.c = area->sum + tile.column;
-        multiply_direct(job, tile, columns < tile.column + PREFETCH_COLUMNS ? columns : tile.column + PREFETCH_COLUMNS);
+        touch_block(job, piece, block + 1, next, part, parts);
+        prefetch_ahead(job, area, worker);
+        int64_t begin = part * VALUE_COLUMNS;
+        direct_values(job, area, values, keys, piece->rows, begin,
+                      columns < begin + VALUE_COLUMNS ? columns : begin + VALUE_COLUMNS);
     }
 }
 
-// Whether all rows of a piece see all of a block.
-static bool is_direct(const struct attention_job *job, const struct attention_piece *piece, int64_t block) {
-    int64_t least = piece->span->position + piece_token(job, piece, 0) + 1;
-    return piece->rows <= DIRECT_ROWS && (block + 1) * KEY_ROWS <= least;
+// How many keys of a block the few rows of a piece see, if all see equally many and the block can be read where it
+// lies; otherwise 0. Scores are computed for whole vectors of keys: rows behind the last key must be there, whatever
+// they hold.
+static int64_t direct_keys(const struct attention_job *job, const struct attention_piece *piece, int64_t block) {
+    int64_t begin = block * KEY_ROWS, least = piece->span->position + piece_token(job, piece, 0) + 1 - begin;
+    int64_t most = piece->span->position + piece_token(job, piece, piece->rows - 1) + 1 - begin;
+    if (piece->rows > DIRECT_ROWS || least <= 0 || (least < KEY_ROWS && (least < most || !is_accumulated(job)))) {
+        return 0;
+    }
+    int64_t keys = least < KEY_ROWS ? least : KEY_ROWS;
+    return first_key(piece->span, block) + whole_vectors(keys) <= job->k_nope->shape[0] ? keys : 0;
 }
 
 // ---- Tasks ----------------------------------------------------------------------------------------------------------
@@ -297,11 +347,13 @@ static void attention_task(void *argument, int64_t task, int worker) {
     }
     int64_t seen = piece.span->position + piece_token(job, &piece, piece.rows - 1) + 1;
     for (int64_t block = 0; block * KEY_ROWS < seen; block++) {
-        if (is_direct(job, &piece, block)) {
-            attend_direct(job, area, &piece, block, (block + 1) * KEY_ROWS < seen);
+        int64_t keys = direct_keys(job, &piece, block);
+        if (keys > 0) {
+            bool more = (block + 1) * KEY_ROWS < seen;
+            attend_direct(job, area, &piece, block, keys, more ? direct_keys(job, &piece, block + 1) : 0, worker);
             continue;
         }
-        int64_t keys = seen - block * KEY_ROWS < KEY_ROWS ? seen - block * KEY_ROWS : KEY_ROWS;
+        keys = seen - block * KEY_ROWS < KEY_ROWS ? seen - block * KEY_ROWS : KEY_ROWS;
         pack_block(job, area, &piece, block, keys);
         attend_block(job, area, &piece, block, keys);
     }
@@ -331,6 +383,7 @@ static void attention_areas(struct attention_job *job, struct op_context *op) {
             op->scratch, (size_t)(direct_query_words(job) + DIRECT_ROWS * (KEY_ROWS + LINEAR_CHUNK)), sizeof(uint32_t));
         area->score = arena_allocate(op->scratch, QUERY_ROWS * KEY_ROWS, sizeof(float));
         area->sum = arena_allocate(op->scratch, QUERY_ROWS * columns, sizeof(float));
+        area->ahead = 0;
     }
 }
 
@@ -360,7 +413,10 @@ void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const 
                                 .lse = lse,
                                 .spans = spans,
                                 .span_count = span_count,
-                                .scale = scale};
+                                .scale = scale,
+                                .ahead = op->ahead,
+                                .ahead_count = op->ahead_count,
+                                .workers = pool_threads(op->pool)};
     job.linear = &op->kernels->linear;
     job.unit = job.kernels->step == 2 ? UNIT_PAIR : UNIT_F32;
     job.group_heads = shared ? q->shape[1] : 1;
@@ -380,5 +436,6 @@ void cpu_attention(struct op_context *op, struct tensor *out, float *lse, const 
         tasks = count_tasks(&job);
     }
     pool_run(op->pool, tasks, attention_task, &job);
+    op->ahead_count = 0;
     arena_release(op->scratch, mark);
 }

@@ -19,6 +19,8 @@
 
 #define KEY_ROWS ATTENTION_BLOCK   // keys per block, columns of a packed key block
 #define QUERY_ROWS 64              // query rows per block
+#define ROWS_AT_ONCE 8             // of accumulate_rows
+#define ROWS_COLUMNS 32
 
 struct attention_kernels {
     int step;   // terms per word, 1 or 2
@@ -43,6 +45,10 @@ struct attention_kernels {
     // from packed.
     void (*accumulate)(float *sum, const uint32_t *factor, int64_t row_stride, int64_t word_stride,
                        const uint32_t *packed, int64_t width, int64_t rows, int64_t terms);
+    // The same for at most ROWS_AT_ONCE rows, with the `terms` rows of b read where they lie, `stride` elements apart.
+    // `columns` is a multiple of ROWS_COLUMNS; words of a factor follow one another. NULL: not served.
+    void (*accumulate_rows)(float *sum, int64_t sum_stride, const uint32_t *factor, int64_t factor_stride,
+                            struct row first, int64_t stride, int64_t columns, int64_t rows, int64_t terms);
 
     // One row of the running softmax: s_j = score_j * scale for j < visible; maximum and sum become m' and l'; factor
     // (KEY_ROWS / step words) receives p, zero from `visible` on. Returns exp(m - m').

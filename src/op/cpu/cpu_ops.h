@@ -7,6 +7,10 @@
 #include "op/cpu/row_kernels.h"
 #include "op/ops.h"
 
+// op_linear_heads of few rows with a weight whose columns, not k, are contiguous; whether it serves these tensors.
+bool cpu_linear_heads_served(const struct op_context *op, const struct tensor *y, const struct tensor *x,
+                             const struct tensor *w);
+void cpu_linear_heads(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w);
 void cpu_embedding(struct op_context *op, struct tensor *y, const int32_t *ids, const struct tensor *table);
 void cpu_embedding_backward(struct op_context *op, struct tensor *dtable, const struct tensor *dy, const int32_t *ids);
 void cpu_rms_norm(struct op_context *op, struct tensor *y, float *rstd, const struct tensor *x, const struct tensor *w,
@@ -58,6 +62,14 @@ void cpu_quantize_columns(struct op_context *op, struct tensor *out, const struc
                           int64_t groups, bool power_of_two);
 void cpu_quantize_blocks(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
 void cpu_gather_tiles(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
+
+// Reads memory front to back, a byte of each line. The hardware runs ahead of such reads, which it does not of lines
+// that are asked for by instructions; those it drops when many are on their way.
+static inline void memory_touch(const void *from, int64_t bytes) {
+    for (int64_t byte = 0; byte < bytes; byte += 64) {
+        (void)*((const volatile char *)from + byte);
+    }
+}
 
 // Rows 0..rows-1 cut into tasks of `chunk` rows.
 struct row_split {

@@ -4,6 +4,8 @@
 #include <pthread.h>
 #include <stddef.h>
 
+#include "tensor/formats.h"
+
 typedef void kernels_init(struct cpu_kernels *kernels);   // a function type, for the lists below
 
 // Applied in this order: a table of AVX2 has the scalar entries first, AVX-512 both. One entry for each file of
@@ -25,8 +27,15 @@ static kernels_init *const avx2_list[] = {
     NULL,
 };
 static kernels_init *const avx512_list[] = {
-    kernels_avx512_linear,   kernels_avx512_linear_int, kernels_avx512_peak,   kernels_avx512_row,
-    kernels_avx512_quantize, kernels_avx512_attention,  kernels_avx512_random, NULL,
+    kernels_avx512_linear,
+    kernels_avx512_linear_int,
+    kernels_avx512_peak,
+    kernels_avx512_row,
+    kernels_avx512_quantize,
+    kernels_avx512_attention,
+    kernels_avx512_attention_rows,
+    kernels_avx512_random,
+    NULL,
 };
 static kernels_init *const *const lists[ISA_BEST] = {
     [ISA_SCALAR] = scalar_list,
@@ -112,4 +121,18 @@ int op_context_error(struct op_context *op, struct error *error) {
         error_clear(&op->error);
     }
     return code;
+}
+
+void op_read_ahead(struct op_context *op, const struct tensor *weight) {
+    int64_t bytes = tensor_present(weight) ? tensor_bytes(weight) : 0;
+    if (op->ahead_count == OP_MAX_AHEAD || bytes == 0) {
+        return;
+    }
+    struct op_ahead run = {.data = weight->data, .bytes = bytes, .stride = bytes, .count = 1};
+    if (weight->rank == 3 && !tensor_packed(weight)) {   // a part of each head
+        run.count = weight->shape[0];
+        run.bytes = bytes / run.count;
+        run.stride = weight->stride[0] * format_info((enum format)weight->format)->bytes;
+    }
+    op->ahead[op->ahead_count++] = run;
 }

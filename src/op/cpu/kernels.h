@@ -59,5 +59,6 @@ void kernels_avx512_quantize(struct cpu_kernels *kernels);
 void kernels_avx512_row(struct cpu_kernels *kernels);
 void kernels_avx512_random(struct cpu_kernels *kernels);
 void kernels_avx512_attention(struct cpu_kernels *kernels);
+void kernels_avx512_attention_rows(struct cpu_kernels *kernels);   // after attention
 
 #endif
