@@ -160,6 +160,14 @@ static void report_memory(const struct trainer *trainer) {
              text_bytes(text[2], model_slot_bytes(trainer->slot)), text_bytes(text[3], trainer->scratch.peak));
 }
 
+// The process's peak beside what it held before the run was set up and the plan.
+static void report_process(const struct trainer *trainer) {
+    char text[3][32];
+    log_info("memory of the process: %s at most, of %s planned and %s before (program, tokenizer, data)",
+             text_bytes(text[0], memory_resident_peak()), text_bytes(text[1], trainer->plan.total),
+             text_bytes(text[2], trainer->resident_before));
+}
+
 // Steps or tokens of the whole run, whichever measures it.
 static int64_t amount_done(const struct trainer *trainer) {
     return trainer->run.train.steps > 0 ? trainer->state.step : trainer->state.tokens;
@@ -239,5 +247,6 @@ int trainer_run(struct trainer *trainer, bool *finished, const volatile sig_atom
     }
     *finished = *finished && code == 0;
     progress_end(&progress);
+    report_process(trainer);
     return code;
 }

@@ -36,6 +36,7 @@ struct trainer {
     struct metrics_file metrics;
     struct memory_plan plan;              // all of it reserved when the run is set up
     int64_t memory_before;                // live bytes of the heap before: data, tokenizer, pool
+    int64_t resident_before;              // what the process had in memory then: the program, too
     int lock;                             // descriptor of OUT/lock, held while the run lasts
     int64_t largest_micro, steps_at_it;   // sequences of the largest micro-batch so far, steps done since
     double last_gamma;                    // to say it when it becomes 0

@@ -266,6 +266,7 @@ static int create_model(struct trainer *trainer, struct error *error) {
     int code = memory_plan_make(&trainer->plan, run, &trainer->config, error);
     if (code == 0) {
         trainer->memory_before = memory_statistics_get().live_bytes;
+        trainer->resident_before = memory_resident();
         code = arena_reserve(&trainer->arena, (size_t)trainer->plan.state, error);
     }
     if (code == 0) {

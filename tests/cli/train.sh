@@ -46,7 +46,8 @@ check "prepare" $? || cat "$work/log"
 
 "$MINKE" train "$work/run.ini" --out "$work/whole" --threads 1 >"$work/log" 2>&1
 check "train" $?
-grep -q 'memory: weights .* together' "$work/log" && grep -q 'memory after the first step: heap .* planned' "$work/log"
+grep -q 'memory: weights .* together' "$work/log" && grep -q 'memory after the first step: heap .* planned' "$work/log" &&
+    grep -q 'memory of the process: .* at most, of .* planned and .* before' "$work/log"
 check "memory is reported" $?
 [ "$(wc -l <"$work/whole/metrics.jsonl")" -eq 12 ]
 check "a line of metrics a step" $?

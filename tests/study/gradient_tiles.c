@@ -4,9 +4,9 @@
 //
 //   build/tests/study/gradient_tiles MODEL_DIR TEXT [SEQUENCES [BITS]]   two tables: deciles of tokens; layers
 //
-// One real forward and backward pass in BF16 over SEQUENCES x 256 tokens of TEXT. Only the output gradient is quantised;
-// weights and inputs stay BF16, so that the distance is the gradient's error alone. The loss is the mean over the tokens,
-// as in training, times 2^BITS (0): a scale is never below 1e-4 / 448, which small gradients meet.
+// One real forward and backward pass in BF16 over SEQUENCES x 256 tokens of TEXT. Only the output gradient is
+// quantised; weights and inputs stay BF16, so that the distance is the gradient's error alone. The loss is the mean
+// over the tokens, as in training, times 2^BITS (0): a scale is never below 1e-4 / 448, which small gradients meet.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -250,8 +250,9 @@ static struct errors measure(struct study *study, const struct linear_kept *kept
     struct arena_mark mark = arena_mark(&study->scratch);
     struct op_context *op = &study->op;
     double unused;
-    struct tensor dx[3], dw[3], ways[2] = {through_codes(study, &kept->dy, FORMAT_E4M3_TILE, &errors.lost[0]),
-                                           through_codes(study, &kept->dy, FORMAT_E4M3_BLOCK, &errors.lost[1])};
+    struct tensor dx[3], dw[3],
+        ways[2] = {through_codes(study, &kept->dy, FORMAT_E4M3_TILE, &errors.lost[0]),
+                   through_codes(study, &kept->dy, FORMAT_E4M3_BLOCK, &errors.lost[1])};
     for (int i = 0; i < 3; i++) {   // unquantised, tiles, blocks
         dx[i] = matrix_allocate(&study->scratch, FORMAT_F32, kept->dy.shape[0], w->shape[1]);
         dw[i] = matrix_allocate(&study->scratch, FORMAT_F32, w->shape[0], w->shape[1]);
@@ -259,8 +260,9 @@ static struct errors measure(struct study *study, const struct linear_kept *kept
         struct tensor wide = matrix_allocate(&study->scratch, FORMAT_F32, kept->dy.shape[0], kept->dy.shape[1]);
         op_copy(op, &wide, &kept->dy);
         op_linear_backward_input(op, &dx[i], i == 0 ? &wide : &ways[i - 1], w, OP_SET);
-        struct tensor columns_of_dy = i == 1 ? through_codes(study, &kept->dy, FORMAT_E4M3_COLUMN, &unused)
-                                             : i == 0 ? wide : ways[1];
+        struct tensor columns_of_dy = i == 1   ? through_codes(study, &kept->dy, FORMAT_E4M3_COLUMN, &unused)
+                                      : i == 0 ? wide
+                                               : ways[1];
         op_linear_backward_weight(op, &dw[i], &columns_of_dy, &kept->x);
     }
     for (int way = 0; way < 2; way++) {
@@ -277,10 +279,10 @@ static struct errors measure_linear(struct study *study, int64_t layer, int line
     const struct block_params *params = &study->model.params.layers[layer];
     const struct ffn_kept *ffn = params->is_moe ? &kept->moe.shared : &kept->mlp;
     const struct mlp_params *mlp = params->is_moe ? &params->moe.shared_experts : &params->mlp;
-    const struct linear_kept *all[LINEARS] = {&kept->attention.o,    &kept->attention.q_b, &kept->attention.kv_b,
-                                              &kept->attention.kv_a, &ffn->up,             &ffn->down};
+    const struct linear_kept *all[LINEARS] = {
+        &kept->attention.o, &kept->attention.q_b, &kept->attention.kv_b, &kept->attention.kv_a, &ffn->up, &ffn->down};
     const struct mla_params *mla = &params->self_attn;
-    const struct tensor *weights[LINEARS] = {&mla->o_proj, &mla->q_b_proj, &mla->kv_b_proj, &mla->kv_a_proj_with_mqa,
+    const struct tensor *weights[LINEARS] = {&mla->o_proj,  &mla->q_b_proj, &mla->kv_b_proj, &mla->kv_a_proj_with_mqa,
                                              &mlp->up_proj, &mlp->down_proj};
     return measure(study, all[linear], weights[linear]);
 }
@@ -305,8 +307,9 @@ int main(int argc, char **argv) {
     }
     printf("# %lld tokens, loss %.3f, gradients times 2^%d; errors in per cent, means over %lld layers\n",
            (long long)study.batch.tokens, loss, study.bits, (long long)layers);
-    printf("# decile of tokens, then for each of o_proj q_b kv_b kv_a up down: magnitude beside the mean, error of dx in "
-           "tiles, in blocks\n");
+    printf(
+        "# decile of tokens, then for each of o_proj q_b kv_b kv_a up down: magnitude beside the mean, error of dx in "
+        "tiles, in blocks\n");
     for (int d = 0; d < DECILES; d++) {
         printf("%d", d + 1);
         for (int linear = 0; linear < LINEARS; linear++) {

@@ -5,6 +5,15 @@
 #include "base/memory.h"
 #include "train/tiny_run.h"
 
+// A sanitizer's shadow memory is part of the process.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define COUNTS_PROCESS false
+#elif defined(__has_feature)
+#define COUNTS_PROCESS (!__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer))
+#else
+#define COUNTS_PROCESS true
+#endif
+
 static char *directory;
 
 static int setup(void **state) {
@@ -32,7 +41,7 @@ static bool slot_as_planned(const struct trainer *trainer) {
 }
 
 // The high-water mark of the heap belongs to the process: each case has its own. Returns what went wrong, 0 = nothing.
-static int run_case(const struct run_config *run) {
+static int run_case(const struct run_config *run, bool whole_process) {
     struct error error = {0};
     struct trainer *trainer;
     bool finished;
@@ -55,6 +64,12 @@ static int run_case(const struct run_config *run) {
     }
     int64_t peak = memory_statistics_get().peak_bytes - trainer->memory_before;
     int wrong = !slot_as_planned(trainer) ? 5 : !near(peak, plan->total) ? 6 : 0;
+    int64_t resident = memory_resident_peak(), base = trainer->resident_before;
+    if (wrong == 0 && whole_process && COUNTS_PROCESS && !near(resident, plan->total + base)) {
+        fprintf(stderr, "process %lld of %lld planned and %lld before\n", (long long)resident, (long long)plan->total,
+                (long long)base);
+        wrong = 8;
+    }
     if (wrong != 0) {
         fprintf(stderr, "state %lld of %lld, slot %lld of %lld, workspace %lld of %lld, heap %lld of %lld\n",
                 (long long)trainer->arena.used, (long long)plan->state, (long long)model_slot_bytes(trainer->slot),
@@ -65,14 +80,14 @@ static int run_case(const struct run_config *run) {
     return wrong == 0 && memory_statistics_get().live_bytes != before ? 7 : wrong;
 }
 
-static void check(const char *const *keys) {
+static void check(const char *const *keys, bool whole_process) {
     struct run_config run = tiny_run(directory, "run", keys);
     struct error error = {0};
     fflush(NULL);
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
-        _exit(run_case(&run));
+        _exit(run_case(&run, whole_process));
     }
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -96,7 +111,7 @@ static void test_tiny(void **state) {
         {"train.precision=bf16", "train.micro_batch=3", "train.sequence_length=20", "train.steps=3"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        check(cases[i]);
+        check(cases[i], false);
     }
 }
 
@@ -122,8 +137,8 @@ static void test_larger(void **state) {
     test_write_file(config, text, strlen(text));
     static const char *const fp8[] = {"train.precision=fp8", "train.threads=2", COMMON, NULL};
     static const char *const bf16[] = {"train.precision=bf16", "train.threads=2", COMMON, NULL};
-    check(fp8);
-    check(bf16);
+    check(fp8, true);
+    check(bf16, true);
     free(tiny);
 }
 
