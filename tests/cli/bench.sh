@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 . tests/cli/tiny_config.sh
 tiny_config >"$work/config.json"
 number='[0-9.]+(e[-+]?[0-9]+)?'
-line="^\\{\"name\":\"[a-z0-9_.]+\",\"value\":$number,\"unit\":\"(GFLOP/s|GB/s|tokens/s)\",\"limit\":$number,\"fraction\":$number,\"threads\":[12],\"isa\":\"(scalar|avx2|avx512)\"\\}\$"
+line="^\\{\"name\":\"[a-z0-9_.]+\",\"value\":$number,\"unit\":\"(GFLOP/s|GB/s|tokens/s|s)\",\"limit\":$number,\"fraction\":$number,\"threads\":[12],\"isa\":\"(scalar|avx2|avx512)\"\\}\$"
 names() {
     sed 's/^{"name":"\([^"]*\)".*/\1/' "$1" | sort -u | tr '\n' ' '
 }
@@ -44,7 +44,7 @@ check "attention and the other operations" $?
     --threads 2 --json >"$work/model"
 [ $? -eq 0 ] && sound "$work/model"
 check "a model runs" $?
-[ "$(names "$work/model")" = "decode.1 decode.1.fp8 decode.1.int4 decode.1.int8 decode.32 decode.32.fp8 decode.32.int4 decode.32.int8 decode.8 decode.8.fp8 decode.8.int4 decode.8.int8 peak.bf16 peak.copy peak.f32 peak.read prefill.32 prefill.32.fp8 prefill.32.int4 prefill.32.int8 train.step train.step.flops train.step.fp32 train.step.fp32.flops train.step.fp8 train.step.fp8.flops " ]
+[ "$(names "$work/model")" = "decode.1 decode.1.fp8 decode.1.int4 decode.1.int8 decode.32 decode.32.fp8 decode.32.int4 decode.32.int8 decode.8 decode.8.fp8 decode.8.int4 decode.8.int8 peak.bf16 peak.copy peak.f32 peak.read prefill.32 prefill.32.fp8 prefill.32.int4 prefill.32.int8 train.step train.step.attention train.step.flops train.step.fp32 train.step.fp32.attention train.step.fp32.flops train.step.fp32.products train.step.fp32.rest train.step.fp8 train.step.fp8.attention train.step.fp8.flops train.step.fp8.products train.step.fp8.rest train.step.products train.step.rest " ]
 check "names of the model's measurements" $?
 
 "$MINKE" bench train --config "$work/config.json" --batch 1 --length 16 --seconds 0.01 --threads 2 >"$work/table"
