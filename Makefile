@@ -70,6 +70,10 @@ ISA = -mfma -mavx
 $(BUILD)/src/op/cpu/avx2/%.o:   ISA = -mavx2 -mfma -mbmi2
 $(BUILD)/src/op/cpu/avx512/%.o: ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vbmi2 \
                                       -mavx512bf16 -mavx512vnni -mfma -mbmi2
+# Kernels of products are many copies of long loops: under a sanitizer they take minutes to compile at -O2.
+ifneq ($(SAN),)
+  $(BUILD)/src/op/cpu/avx512/linear%.o: CFLAGS += -O1
+endif
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests
 
 # Objects are built again when the compiler or its flags change: $(BUILD)/flags holds what they were built with.
@@ -188,6 +192,7 @@ FUZZ_SHARED  := fuzz $(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/wi
 # `make fuzz` runs all, two at a time; FUZZ_OF=schema that one. What has been run before counts towards FUZZ_SECONDS.
 .PHONY: fuzz
 fuzz:
+	@scripts/deps.sh build fuzz
 	@$(AGAIN) FUZZ=1 $(FUZZ_NAMES:%=build-fuzz/fuzz_%)
 	@scripts/fuzz.sh build-fuzz $(FUZZ_SECONDS) $(FUZZ_NAMES)
 

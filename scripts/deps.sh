@@ -4,6 +4,7 @@
 #   build    compiler and libraries          test     what the tests link against
 #   demo     corpora, pictures, rivals       check    `make check`
 #   page     a browser and what drives it, for `make test-page`
+#   fuzz     clang with libFuzzer and its sanitizers, for `make fuzz`
 #   run      only what an installed minke needs at run time
 #   oracles  Python packages that made the golden files of tests/golden, in build/oracles (never needed by `make test`)
 #
@@ -15,6 +16,7 @@ test="libcmocka-dev curl gnuplot-nox"
 check="clang-format cppcheck perl"
 demo="bible-kjv bible-kjv-text jargon-text gnuplot-nox xz-utils bzip2"
 page="chromium nodejs fonts-inter"
+fuzz="clang libclang-rt-14-dev"
 run="libjansson4 libpcre2-8-0 libmicrohttpd12 libedit2 libxxhash0 libinih1 gnuplot-nox"
 oracles="python3 python3-venv"
 
@@ -28,10 +30,11 @@ for group in "$@"; do
     check) wanted="$wanted $check" ;;
     demo) wanted="$wanted $demo" ;;
     page) wanted="$wanted $page" ;;
+    fuzz) wanted="$wanted $fuzz" ;;
     run) wanted="$wanted $run" ;;
     oracles) wanted="$wanted $oracles" with_oracles=yes ;;
     *)
-        echo "deps.sh: unknown group \"$group\", expected build, test, check, demo, page, run or oracles" >&2
+        echo "deps.sh: unknown group \"$group\", expected build, test, check, demo, page, fuzz, run or oracles" >&2
         exit 2
         ;;
     esac

@@ -17,7 +17,8 @@ struct product_set {
 
 struct product_case {
     enum product product;
-    enum format format;                     // of the weights; activations are F32 beside F32, else BF16
+    enum format format;                     // of the weights; activations are F32 beside F32, else BF16,
+    bool quantised;                         // or E4M3 with a scale for 128 along k, as FP8 training has them
     bool by_memory;                         // judged by the bytes of the weights
     int64_t groups, rows, columns, inner;   // groups 0: not grouped
     int32_t offsets[MOST_GROUPS + 1];
@@ -43,11 +44,46 @@ static void run_product(void *argument, struct op_context *op, int64_t round) {
     }
 }
 
+// Format of x (or of y), which is an operand of two of the three products and the result of the third.
+static enum format activation_format(const struct product_case *c, enum product result) {
+    if (c->format == FORMAT_F32) {
+        return FORMAT_F32;
+    }
+    if (!c->quantised || c->product == result) {
+        return FORMAT_BF16;
+    }
+    return c->product == PRODUCT_WGRAD ? FORMAT_E4M3_COLUMN : FORMAT_E4M3_TILE;
+}
+
+// [rows, columns] of scales; no columns where the format has none or bench_tensor makes them.
+static void scale_shape(int64_t shape[2], enum format format, int64_t rows, int64_t columns) {
+    shape[0] = format == FORMAT_E4M3_COLUMN ? (rows + BLOCK_SIZE - 1) / BLOCK_SIZE : rows;
+    shape[1] = format == FORMAT_E4M3_COLUMN ? columns
+               : format == FORMAT_E4M3_TILE ? (columns + BLOCK_SIZE - 1) / BLOCK_SIZE
+                                            : 0;
+}
+
+static int64_t activation_bytes(enum format format, int64_t rows, int64_t columns) {
+    int64_t scales[2];
+    scale_shape(scales, format, rows, columns);
+    return bench_tensor_bytes(format, rows, columns) + bench_tensor_bytes(FORMAT_F32, scales[0], scales[1]);
+}
+
+static struct tensor make_activation(struct bench *bench, enum format format, int64_t rows, int64_t columns) {
+    struct tensor tensor = bench_matrix(bench, format, rows, columns);
+    int64_t scales[2];
+    scale_shape(scales, format, rows, columns);
+    if (scales[1] > 0) {
+        tensor.scale = bench_matrix(bench, FORMAT_F32, scales[0], scales[1]).data;
+    }
+    return tensor;
+}
+
 static int make_sets(struct bench *bench, struct product_case *c, struct error *error) {
     int64_t groups = c->groups > 0 ? c->groups : 1, rows = groups * c->rows;
-    enum format activation = c->format == FORMAT_F32 ? FORMAT_F32 : FORMAT_BF16;
+    enum format x = activation_format(c, PRODUCT_DGRAD), y = activation_format(c, PRODUCT_FORWARD);
     enum format weight = c->product == PRODUCT_WGRAD ? FORMAT_F32 : c->format;
-    int64_t bytes = bench_tensor_bytes(activation, rows, c->inner) + bench_tensor_bytes(activation, rows, c->columns) +
+    int64_t bytes = activation_bytes(x, rows, c->inner) + activation_bytes(y, rows, c->columns) +
                     groups * bench_tensor_bytes(weight, c->columns, c->inner);
     int code = bench_sets(bench, &c->set_count, bytes, error);
     if (code == 0) {
@@ -58,8 +94,8 @@ static int make_sets(struct bench *bench, struct product_case *c, struct error *
     }
     c->sets = arena_allocate(&bench->arena, (size_t)c->set_count, sizeof *c->sets);
     for (int64_t i = 0; i < c->set_count; i++) {
-        c->sets[i].x = bench_matrix(bench, activation, rows, c->inner);
-        c->sets[i].y = bench_matrix(bench, activation, rows, c->columns);
+        c->sets[i].x = make_activation(bench, x, rows, c->inner);
+        c->sets[i].y = make_activation(bench, y, rows, c->columns);
         for (int64_t g = 0; g < groups; g++) {
             c->sets[i].w[g] = bench_matrix(bench, weight, c->columns, c->inner);
         }
@@ -70,8 +106,8 @@ static int make_sets(struct bench *bench, struct product_case *c, struct error *
     return 0;
 }
 
-static const char *format_label(enum format format) {
-    return format == FORMAT_E4M3_BLOCK ? "fp8" : format_info(format)->name;
+static const char *format_label(const struct product_case *c) {
+    return c->quantised ? "fp8xfp8" : c->format == FORMAT_E4M3_BLOCK ? "fp8" : format_info(c->format)->name;
 }
 
 static void name_product(char name[BENCH_NAME], const struct product_case *c) {
@@ -84,7 +120,7 @@ static void name_product(char name[BENCH_NAME], const struct product_case *c) {
              c->by_memory    ? "gemv"
              : c->groups > 0 ? "grouped"
                              : "gemm",
-             format_label(c->format), products[c->product], groups, c->rows, c->columns, c->inner);
+             format_label(c), products[c->product], groups, c->rows, c->columns, c->inner);
 }
 
 // One product with the operands that are there.
@@ -121,12 +157,13 @@ static const enum format formats[] = {FORMAT_F32, FORMAT_BF16, FORMAT_E4M3_BLOCK
 static int directions(struct bench *bench, int64_t rows, int64_t columns, int64_t inner, struct error *error) {
     int code = 0;
     for (int direction = PRODUCT_FORWARD; direction <= PRODUCT_WGRAD; direction++) {
-        for (int f = 0; f < FORMATS && code == 0; f++) {
-            if (direction == PRODUCT_WGRAD && formats[f] == FORMAT_E4M3_BLOCK) {
+        for (int f = 0; f <= FORMATS && code == 0; f++) {
+            if (direction == PRODUCT_WGRAD && f < FORMATS && formats[f] == FORMAT_E4M3_BLOCK) {
                 continue;   // a weight gradient has no E4M3 weights
             }
             struct product_case c = {.product = (enum product)direction,
-                                     .format = formats[f],
+                                     .format = f < FORMATS ? formats[f] : FORMAT_E4M3_BLOCK,
+                                     .quantised = f == FORMATS,
                                      .rows = rows,
                                      .columns = columns,
                                      .inner = inner};

@@ -27,7 +27,7 @@
 #define ROUNDS 9
 #define WARM_STEPS 40
 #define MOST_SEQUENCES 32
-#define OTHER_SHARE 0.25F   // of the hidden state in what a module made to guess sees: it errs now and then
+#define OTHER_SHARE 0.1F   // of the hidden state in what a module made to guess sees: it errs now and then
 
 enum side { SIDE_PLAIN, SIDE_DRAFTED, SIDE_ADAPTIVE, SIDES };
 

@@ -85,14 +85,9 @@ float math_silu(float x) {
     return x * math_sigmoid(x);
 }
 
-// pi/2 = HIGH + MIDDLE + LOW, each the nearest double to what is left. With |n| < 2^30 the first step below is exact: x
-// and n * HIGH are multiples of 2^-53 and their difference is below 1.
-#define HALF_PI_HIGH 0x1.921fb54442d18p+0
-#define HALF_PI_MIDDLE 0x1.1a62633145c07p-54
-#define HALF_PI_LOW -0x1.f1976b7ed8fbcp-110
-#define TWO_OVER_PI 0x1.45f306dc9c883p-1
-
-// Taylor series on |r| <= pi/4, r + tail the reduced angle: the first term left out is below 2^-60 of the result.
+// pi/2 = HALF_PI_HIGH + MIDDLE + LOW, each the nearest double to what is left. With |n| < 2^30 the first step below is
+// exact: x and n * HIGH are multiples of 2^-53 and their difference is below 1. Taylor series on |r| <= pi/4, r + tail
+// the reduced angle: the first term left out is below 2^-60 of the result.
 static double sine_kernel(double r, double tail) {
     double s = r * r;
     double p = 1.0 / 355687428096000.0;   // 1/17!, then 1/15!, ... 1/3! with alternating signs
@@ -137,9 +132,6 @@ void math_sincos(double x, double *sine, double *cosine) {
     *cosine = values[(quadrant + 1) & 3];
 }
 
-#define LN2_HIGH 0x1.62e42fefa3800p-1   // 42 bits: exact for every exponent
-#define LN2_LOW 0x1.ef35793c76730p-45
-
 double math_log_double(double x) {
     if (!(x > 0) || x == __builtin_inf()) {
         return x == 0 ? -__builtin_inf() : x > 0 ? x : __builtin_nan("");
@@ -150,7 +142,7 @@ double math_log_double(double x) {
         shift = -54;
     }
     uint64_t bits = double_bits(x);
-    int64_t exponent = (int64_t)(bits - 0x3fe6a09e667f3bcdu) >> 52;   // sqrt(1/2)
+    int64_t exponent = (int64_t)(bits - LOG_DOUBLE_SQRT_HALF_BITS) >> 52;
     double f = bits_double(bits - ((uint64_t)exponent << 52)) - 1.0;
     double e = (double)(exponent + shift);
     // log(1 + f) = 2 atanh(s) = 2 s + 2 s^3/3 + 2 s^5/5 + ..., s = f / (2 + f), |s| <= 0.1716; 2 s = f - s f.

@@ -53,4 +53,13 @@
 
 #define EXP_LOG_NAN_BITS 0x7fc00000
 
+// Of the functions in double precision (base/math.c; op/cpu/avx512/random.c repeats their steps).
+#define HALF_PI_HIGH 0x1.921fb54442d18p+0
+#define HALF_PI_MIDDLE 0x1.1a62633145c07p-54
+#define HALF_PI_LOW -0x1.f1976b7ed8fbcp-110
+#define TWO_OVER_PI 0x1.45f306dc9c883p-1
+#define LN2_HIGH 0x1.62e42fefa3800p-1   // 42 bits: exact for every exponent
+#define LN2_LOW 0x1.ef35793c76730p-45
+#define LOG_DOUBLE_SQRT_HALF_BITS 0x3fe6a09e667f3bcd
+
 #endif

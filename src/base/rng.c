@@ -10,16 +10,16 @@ __extension__ typedef unsigned __int128 wide_product;
 struct rng_block rng_philox(uint64_t seed, uint64_t stream, uint64_t counter) {
     uint32_t word[4] = {(uint32_t)counter, (uint32_t)(counter >> 32), (uint32_t)stream, (uint32_t)(stream >> 32)};
     uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
-    for (int round = 0; round < 10; round++) {
-        uint64_t even = (uint64_t)0xd2511f53u * word[0];
-        uint64_t odd = (uint64_t)0xcd9e8d57u * word[2];
+    for (int round = 0; round < RNG_ROUNDS; round++) {
+        uint64_t even = (uint64_t)RNG_FACTOR_EVEN * word[0];
+        uint64_t odd = (uint64_t)RNG_FACTOR_ODD * word[2];
         uint32_t next[4] = {(uint32_t)(odd >> 32) ^ word[1] ^ key[0], (uint32_t)odd,
                             (uint32_t)(even >> 32) ^ word[3] ^ key[1], (uint32_t)even};
         for (int i = 0; i < 4; i++) {
             word[i] = next[i];
         }
-        key[0] += 0x9e3779b9u;   // golden ratio
-        key[1] += 0xbb67ae85u;   // square root of 3
+        key[0] += RNG_KEY_STEP_LOW;
+        key[1] += RNG_KEY_STEP_HIGH;
     }
     return (struct rng_block){{word[0], word[1], word[2], word[3]}};
 }
@@ -49,7 +49,7 @@ float rng_normal(uint64_t seed, uint64_t stream, uint64_t counter) {
     struct rng_block block = rng_philox(seed, stream, counter);
     // The first uniform is in (0, 1], so that its logarithm is finite; the largest value is sqrt(2 * 53 * ln 2) = 8.57.
     double radius_uniform = ((double)(block_u64(block, 0) >> 11) + 1.0) * 0x1p-53;
-    double angle = (double)(block_u64(block, 1) >> 11) * 0x1p-53 * 6.283185307179586477;
+    double angle = (double)(block_u64(block, 1) >> 11) * 0x1p-53 * RNG_TURN;
     double sine, cosine;
     math_sincos(angle, &sine, &cosine);
     return (float)(__builtin_sqrt(-2.0 * math_log_double(radius_uniform)) * cosine);

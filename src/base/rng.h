@@ -10,6 +10,14 @@ struct rng_block {
     uint32_t word[4];
 };
 
+// What the rounds are made of; op/cpu/avx512/random.c repeats them.
+#define RNG_ROUNDS 10
+#define RNG_FACTOR_EVEN 0xd2511f53u
+#define RNG_FACTOR_ODD 0xcd9e8d57u
+#define RNG_KEY_STEP_LOW 0x9e3779b9u    // golden ratio
+#define RNG_KEY_STEP_HIGH 0xbb67ae85u   // square root of 3
+#define RNG_TURN 6.283185307179586477   // of the angle in rng_normal
+
 struct rng_block rng_philox(uint64_t seed, uint64_t stream, uint64_t counter);
 uint64_t rng_u64(uint64_t seed, uint64_t stream, uint64_t counter);
 float rng_uniform(uint64_t seed, uint64_t stream, uint64_t counter);                    // [0, 1), 24 bits

@@ -277,13 +277,15 @@ struct initialization {
     int64_t columns;
     float *band;         // E4M3: [threads, 128 * columns] values before quantisation
     bool power_of_two;   // scales
-    struct pool *pool;
+    const struct op_context *op;
 };
 
 static void fill(float *out, const struct initialization *init, int64_t begin, int64_t count) {
+    if (init->std >= 0.0f) {
+        op_random_normal(init->op, out, init->seed, init->stream, (uint64_t)begin, count);
+    }
     for (int64_t i = 0; i < count; i++) {
-        out[i] = init->std < 0.0f ? init->constant
-                                  : init->std * rng_normal(init->seed, init->stream, (uint64_t)(begin + i));
+        out[i] = init->std >= 0.0f ? init->std * out[i] : init->constant;
     }
 }
 
@@ -323,31 +325,29 @@ static int initialize_param(void *argument, const struct param *param, struct er
     own.constant = param->kind == PARAM_NORM ? 1.0f : 0.0f;
     own.std = param->kind == PARAM_NORM || param->kind == PARAM_ROUTER_BIAS ? -1.0f : own.std;
     if (own.tensor.format != FORMAT_E4M3_BLOCK) {
-        pool_run(own.pool, (tensor_elements(&own.tensor) + CHUNK - 1) / CHUNK, initialize_chunk, &own);
+        pool_run(own.op->pool, (tensor_elements(&own.tensor) + CHUNK - 1) / CHUNK, initialize_chunk, &own);
         return 0;
     }
-    size_t workers = own.pool != NULL ? (size_t)pool_threads(own.pool) : 1;
+    size_t workers = own.op->pool != NULL ? (size_t)pool_threads(own.op->pool) : 1;
     own.band = memory_allocate(workers * BLOCK_SIZE * (size_t)own.columns, sizeof *own.band, param->name, error);
     if (own.band == NULL) {
         return ERROR_MEMORY;
     }
-    pool_run(own.pool, (own.tensor.shape[0] + BLOCK_SIZE - 1) / BLOCK_SIZE, initialize_band, &own);
+    pool_run(own.op->pool, (own.tensor.shape[0] + BLOCK_SIZE - 1) / BLOCK_SIZE, initialize_band, &own);
     memory_free(own.band);
     return 0;
 }
 
 int params_initialize(struct model_params *params, const struct model_config *config, uint64_t seed, double std,
                       struct op_context *op, struct error *error) {
-    struct initialization init = {
-        .seed = seed, .std = (float)std, .power_of_two = config->fp8_power_of_two, .pool = op->pool};
+    struct initialization init = {.seed = seed, .std = (float)std, .power_of_two = config->fp8_power_of_two, .op = op};
     CHECK(std >= 0.0, "std %g", std);
     return params_visit(params, config, initialize_param, &init, error);
 }
 
 int param_initialize(struct tensor *tensor, const struct param *param, const struct model_config *config, uint64_t seed,
                      double std, struct op_context *op, struct error *error) {
-    struct initialization init = {
-        .seed = seed, .std = (float)std, .power_of_two = config->fp8_power_of_two, .pool = op->pool};
+    struct initialization init = {.seed = seed, .std = (float)std, .power_of_two = config->fp8_power_of_two, .op = op};
     struct param own = *param;
     own.tensor = tensor;
     return initialize_param(&init, &own, error);

@@ -237,6 +237,13 @@ void op_cross_entropy(struct op_context *op, float *loss, struct tensor *dlogits
 float op_row_maximum(const struct op_context *op, const float *x, int64_t n);
 float op_softmax_row(const struct op_context *op, float *y, float *maximum, const float *x, int64_t n);
 
+// ---- Random numbers ------------------------------------------------------------------------------------------------
+
+// out[i] = rng_normal(seed, stream, first + i) of base/rng.h, the same bits everywhere. By the calling thread alone:
+// may be called inside a task.
+void op_random_normal(const struct op_context *op, float *out, uint64_t seed, uint64_t stream, uint64_t first,
+                      int64_t count);
+
 // ---- Optimizer -----------------------------------------------------------------------------------------------------
 struct adamw_step {
     float learning_rate, beta1, beta2, epsilon, weight_decay;   // weight_decay 0 for parameters that do not decay

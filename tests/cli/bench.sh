@@ -55,6 +55,18 @@ check "the table" $?
 [ $? -eq 0 ] && sound "$work/scalar" && [ "$(grep -c '"isa":"scalar"' "$work/scalar")" -eq 4 ]
 check "--isa scalar" $?
 
+"$MINKE" bench mtp --config "$work/config.json" --batch 2 --seconds 0.01 --threads 2 --json >"$work/mtp"
+[ $? -eq 0 ] && [ "$(names "$work/mtp")" = "mtp.greedy.2.adaptive mtp.greedy.2.drafted mtp.greedy.2.gain mtp.greedy.2.plain mtp.sampled.2.adaptive mtp.sampled.2.drafted mtp.sampled.2.gain mtp.sampled.2.plain peak.bf16 peak.copy peak.f32 peak.read " ]
+check "drafting" $?
+sed 's/"vocab_size": 60/"vocab_size": 300/' "$work/config.json" >"$work/words.json"
+"$MINKE" bench serve --config "$work/words.json" --clients 3 --length 20 --tokens 8 --seconds 0.01 --threads 2 --json >"$work/serve"
+[ $? -eq 0 ] && grep -q '"name":"serve.3","value":[1-9][0-9.e+]*,"unit":"tokens/s","limit":[1-9]' "$work/serve" &&
+    grep -q '"name":"serve.3.first.p99","value":[0-9.e+-]*,"unit":"ms"' "$work/serve" && grep -q 'serve.3.cached' "$work/serve"
+check "serving" $?
+"$MINKE" bench mtp --model "$work/nothing" --seconds 0.01 >/dev/null 2>"$work/error"
+[ $? -eq 1 ] && grep -q 'nothing' "$work/error"
+check "a model directory that is not there" $?
+
 "$MINKE" bench speed 2>"$work/error"
 [ $? -eq 2 ] && grep -q 'unknown subject "speed": expected peak' "$work/error"
 check "an unknown subject" $?

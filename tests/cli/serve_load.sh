@@ -20,7 +20,8 @@ trap '[ -n "$server" ] && kill -9 $server 2>/dev/null; rm -rf "$folder"' EXIT
 cd "$folder" || exit 1
 # An address sanitizer keeps what was freed, 256 MB of it by default, which would look like a leak here.
 export ASAN_OPTIONS=quarantine_size_mb=4${ASAN_OPTIONS:+:$ASAN_OPTIONS}
-small_model && start_server --log none --cache 8192
+# A machine may stop the whole test for a minute, which must not look like clients that fell silent.
+small_model && start_server --log none --cache 8192 --timeout 600
 check "a server" $?
 memory() { sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$server/status"; }
 "$load" "${url##*:}" 4 2 > warm

@@ -119,7 +119,7 @@ void fuzz_one(const uint8_t *data, size_t size) {
     static const char health[] = "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     struct fuzz_input input = {data, size};
     size_t cut = fuzz_take_byte(&input) * (size_t)4;
-    check_answer(answer, talk(answer, input.data, input.size, cut, 200));
+    check_answer(answer, talk(answer, input.data, input.size, cut, 60));
     if (count++ % HEALTH_EVERY == 0) {
         size_t length = talk(answer, (const uint8_t *)health, sizeof health - 1, sizeof health, 300000);
         CHECK(length > 12 && memcmp(answer, "HTTP/1.1 200", 12) == 0, "%.*s", (int)length, answer);

@@ -40,7 +40,7 @@ static void buffer_add(struct buffer *buffer, const char *data, size_t size) {
 }
 
 static int port;
-static double deadline;
+static double start, deadline;
 static char *bodies[GOOD], *answers[GOOD];
 static bool chats[GOOD];
 static atomic_int good_count, wrong_count, lost_count, left_count, hostile_count, unrefused_count, slow_count,
@@ -308,7 +308,7 @@ static void good_client(uint64_t *random, useconds_t pause) {
     } else if (answer == NULL) {
         atomic_fetch_add(&lost_count, 1);
         usleep(200000);   // a server that is gone is not asked a thousand times a second
-        fprintf(stderr, "load: no answer (status %d) to %s\n", status, bodies[number]);
+        fprintf(stderr, "load: after %.1f s no answer (status %d) to %s\n", now() - start, status, bodies[number]);
     } else if (strcmp(answer, answers[number]) != 0) {
         atomic_fetch_add(&wrong_count, 1);
         fprintf(stderr, "load: %s\n  alone: %s\n  now:   %s\n", bodies[number], answers[number], answer);
@@ -524,7 +524,7 @@ int main(int argc, char **argv) {
     if (compute_alone() != 0) {
         return 1;
     }
-    double start = now();
+    start = now();
     deadline = start + strtod(argv[3], NULL);
     pthread_t *threads = calloc(clients, sizeof *threads);
     for (size_t i = 0; threads != NULL && i < clients; i++) {

@@ -16,11 +16,13 @@ mkdir -p "$out"
 sed 's/"max_position_embeddings": *[0-9]*/"max_position_embeddings": 16384/' "$CONFIG" > "$out/config.json"
 
 minke() {   # FORMAT DEPTH NAME
-    echo "# $(date +%T) $1" >> "$out/minke.$3.txt"
     subjects=decode
     [ "$2" = 64 ] && subjects="prefill decode"
-    $RUN "$MINKE" bench peak $subjects --config "$out/config.json" --threads "$threads" --weights "$1" --length 512 --depth "$2" \
-        --seconds 0.5 --json >> "$out/minke.$3.txt"
+    for subject in $subjects; do
+        echo "# $(date +%T) $1" >> "$out/minke.$3.txt"
+        $RUN "$MINKE" bench peak "$subject" --config "$out/config.json" --threads "$threads" --weights "$1" --length 512 \
+            --depth "$2" --seconds 0.4 --json >> "$out/minke.$3.txt" || echo "# incomplete" >> "$out/minke.$3.txt"
+    done
 }
 
 peer() {   # llama.cpp|ik_llama.cpp NAME ARGUMENT...
@@ -29,7 +31,8 @@ peer() {   # llama.cpp|ik_llama.cpp NAME ARGUMENT...
     program=$LLAMA_CPP options=
     [ "$engine" = ik_llama.cpp ] && program=$IK_LLAMA_CPP options=repack=1   # rows interleaved at load: faster in all formats
     echo "# $(date +%T) $*" >> "$out/$engine.$name.txt"
-    $RUN "$program" "$@" threads="$threads" $options 2>> "$out/$engine.log" >> "$out/$engine.$name.txt"
+    $RUN "$program" "$@" threads="$threads" $options 2>> "$out/$engine.log" >> "$out/$engine.$name.txt" ||
+        echo "# incomplete" >> "$out/$engine.$name.txt"
 }
 
 file() {   # llama.cpp|ik_llama.cpp BITS

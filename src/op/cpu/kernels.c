@@ -11,13 +11,11 @@ typedef void kernels_init(struct cpu_kernels *kernels);   // a function type, fo
 // Applied in this order: a table of AVX2 has the scalar entries first, AVX-512 both. One entry for each file of
 // kernels.
 static kernels_init *const scalar_list[] = {
-    kernels_scalar_linear,   kernels_scalar_linear_int,
-    kernels_scalar_peak,     kernels_scalar_rms_norm,
-    kernels_scalar_rope,     kernels_scalar_attention,
-    kernels_scalar_swiglu,   kernels_scalar_router,
-    kernels_scalar_rows,     kernels_scalar_cross_entropy,
-    kernels_scalar_adamw,    kernels_scalar_reduce,
-    kernels_scalar_quantize, NULL,
+    kernels_scalar_linear,        kernels_scalar_linear_int, kernels_scalar_peak,
+    kernels_scalar_rms_norm,      kernels_scalar_rope,       kernels_scalar_attention,
+    kernels_scalar_swiglu,        kernels_scalar_router,     kernels_scalar_rows,
+    kernels_scalar_cross_entropy, kernels_scalar_adamw,      kernels_scalar_reduce,
+    kernels_scalar_quantize,      kernels_scalar_random,     NULL,
 };
 static kernels_init *const avx2_list[] = {
     kernels_avx2_linear,
@@ -29,8 +27,15 @@ static kernels_init *const avx2_list[] = {
     NULL,
 };
 static kernels_init *const avx512_list[] = {
-    kernels_avx512_linear,   kernels_avx512_linear_int, kernels_avx512_peak,           kernels_avx512_row,
-    kernels_avx512_quantize, kernels_avx512_attention,  kernels_avx512_attention_rows, NULL,
+    kernels_avx512_linear,
+    kernels_avx512_linear_int,
+    kernels_avx512_peak,
+    kernels_avx512_row,
+    kernels_avx512_quantize,
+    kernels_avx512_attention,
+    kernels_avx512_attention_rows,
+    kernels_avx512_random,
+    NULL,
 };
 static kernels_init *const *const lists[ISA_BEST] = {
     [ISA_SCALAR] = scalar_list,

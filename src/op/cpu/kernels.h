@@ -12,6 +12,7 @@
 #include "op/cpu/linear.h"
 #include "op/cpu/peak.h"
 #include "op/cpu/quantize.h"
+#include "op/cpu/random.h"
 #include "op/cpu/row_kernels.h"
 #include "op/ops.h"
 
@@ -21,6 +22,7 @@ struct cpu_kernels {
     struct peak_kernels peak;
     struct row_kernels row;
     struct quantize_kernels quantize;
+    struct random_kernels random;
     struct attention_kernels attention_f32, attention_bf16;   // by the format of q, k and v
 };
 
@@ -43,6 +45,7 @@ void kernels_scalar_cross_entropy(struct cpu_kernels *kernels);
 void kernels_scalar_adamw(struct cpu_kernels *kernels);
 void kernels_scalar_reduce(struct cpu_kernels *kernels);
 void kernels_scalar_quantize(struct cpu_kernels *kernels);
+void kernels_scalar_random(struct cpu_kernels *kernels);
 void kernels_avx2_linear(struct cpu_kernels *kernels);
 void kernels_avx2_linear_int(struct cpu_kernels *kernels);   // after linear
 void kernels_avx2_quantize(struct cpu_kernels *kernels);
@@ -54,6 +57,7 @@ void kernels_avx512_linear_int(struct cpu_kernels *kernels);   // after linear
 void kernels_avx512_peak(struct cpu_kernels *kernels);
 void kernels_avx512_quantize(struct cpu_kernels *kernels);
 void kernels_avx512_row(struct cpu_kernels *kernels);
+void kernels_avx512_random(struct cpu_kernels *kernels);
 void kernels_avx512_attention(struct cpu_kernels *kernels);
 void kernels_avx512_attention_rows(struct cpu_kernels *kernels);   // after attention
 

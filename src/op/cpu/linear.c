@@ -6,7 +6,9 @@
 //           (side b) into the worker's area, then walks the tiles. The chain of an output continues from block to
 //           block through F32 memory: c itself, or the worker's area when c is BF16, strided, or ends inside a half
 //           panel.
-//   mapped  a piece of few rows reads b where it lies instead: packing would cost more than it saves.
+//   mapped  a piece of few rows reads b where it lies instead: packing would cost more than it saves. If all pieces do,
+//           a task of the second run is a range of their column tiles, however many pieces it crosses: a thread that
+//           reads long stretches of memory can ask for what it will need.
 //
 // Cutting never changes bits: an output's chain is k ascending in all cases.
 #include "op/cpu/linear.h"
@@ -21,13 +23,15 @@
 #define MIN_PIECE_ROWS 128   // when there are more threads than tasks
 #define AREA_ROWS 512        // when outputs pass through the F32 area of a worker
 #define MAX_PIECE_ROWS 4096
-#define INT4_ROWS 512          // of a piece with int4: its packed rows are read once for each 16 columns
-#define PASS_UNITS (1 << 24)   // packed units of side a at a time (64 MiB)
-#define PACK_UNITS (1 << 13)   // least work of a packing task
-#define DEPTH_UNITS 1024       // units of a block of k: 4 panels of 32 columns take half of an L2 cache of 1 MiB
-#define MAX_PANELS 4           // most column panels of a task
-#define STRIDED_DEPTH 64       // k packed at a time from an operand whose rows, not k, are contiguous
-#define TASKS_PER_THREAD 4     // for balance
+#define INT4_ROWS 512            // of a piece with int4: its packed rows are read once for each 16 columns
+#define PASS_UNITS (1 << 24)     // packed units of side a at a time (64 MiB)
+#define PACK_UNITS (1 << 13)     // least work of a packing task
+#define DEPTH_UNITS 1024         // units of a block of k: 4 panels of 32 columns take half of an L2 cache of 1 MiB
+#define MAX_PANELS 4             // most column panels of a task
+#define STRIDED_DEPTH 64         // k packed at a time from an operand whose rows, not k, are contiguous
+#define PACK_ALONE (1 << 15)     // units that one thread packs in the time that it takes to call the others
+#define TASKS_PER_THREAD 4       // for balance
+#define MAPPED_BYTES (1 << 18)   // of side b that a task of mapped pieces should read at least
 #define MAX_SCALES (2 * DEPTH_UNITS / INT4_GROUP)
 
 struct piece {
@@ -50,6 +54,8 @@ struct run {
     int64_t scale_depth;   // k per scale
     const struct piece *pieces;
     int64_t piece_count;
+    int64_t pack_tasks;
+    int64_t tiles, ranges;   // column tiles, where all pieces are mapped; tasks that share them
     uint32_t *packed;
     char *workspace;
     int64_t worker_bytes, columns_bytes;   // a worker's share, and the first part of it, for packed columns
@@ -124,6 +130,14 @@ static void pack_task(void *argument, int64_t task, int worker) {
                                          .unit = run->unit};
             run->kernels->pack_rows(&strip);
         }
+    }
+}
+
+// All packing tasks by one thread: of so little that calling the others would take longer.
+static void pack_alone(void *argument, int64_t task, int worker) {
+    const struct run *run = argument;
+    for (task = 0; task < run->pack_tasks; task++) {
+        pack_task(argument, task, worker);
     }
 }
 
@@ -294,38 +308,71 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     }
 }
 
-static void multiply_mapped(const struct run *run, const struct piece *piece, int64_t column_begin, int64_t columns,
-                            float *area) {
+// Width of a mapped tile.
+static int64_t mapped_width(const struct run *run, const struct linear_group *group) {
+    return group->b.integers != NULL ? INT_TILE_ROWS : run->kernels->mapped_columns;
+}
+
+// Columns [column, column + columns) of a mapped piece: one tile's width, or less at the end. `next`: rows of b that
+// this worker reads after them, or NULL.
+static void multiply_mapped(const struct run *run, const struct piece *piece, int64_t column, int64_t columns,
+                            const char *next, float *area) {
     const struct linear_group *group = piece->group;
     const bool integers = group->b.integers != NULL;
-    const int64_t width = integers ? INT_TILE_ROWS : run->kernels->mapped_columns;
+    const int64_t width = mapped_width(run, group);
     float *scales = area + LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
-    for (int64_t offset = 0; offset < columns; offset += width) {
-        int64_t column = column_begin + offset;
-        if (run->scaled && !integers) {
-            load_scales(run, scales, 1, &group->b, column, 1, 0, group->depth);
+    if (run->scaled && !integers) {
+        load_scales(run, scales, 1, &group->b, column, 1, 0, group->depth);
+    }
+    for (int64_t panel = 0; panel < piece->panels; panel++) {
+        int64_t row = panel_row(piece, panel), rows = panel_row(piece, panel + 1) - row;
+        struct linear_tile tile = {.c = area,
+                                   .c_stride = width,
+                                   .a = packed_panel(run, piece, panel),
+                                   .mapped = &group->b,
+                                   .column = column,
+                                   .depth = group->depth,
+                                   .next = next,
+                                   .units = units_of(run->unit, group->depth),
+                                   .scale = run->scaled ? scales : NULL,
+                                   .scale_depth = run->scale_depth,
+                                   .rows = (int)rows,
+                                   .columns = (int)columns,
+                                   .unit = run->unit,
+                                   .add = run->add};
+        if (run->add) {
+            load_c(run, group, piece->row + row, column, area, width, rows, columns);
         }
-        for (int64_t panel = 0; panel < piece->panels; panel++) {
-            int64_t row = panel_row(piece, panel), rows = panel_row(piece, panel + 1) - row;
-            struct linear_tile tile = {.c = area,
-                                       .c_stride = width,
-                                       .a = packed_panel(run, piece, panel),
-                                       .mapped = &group->b,
-                                       .column = column,
-                                       .depth = group->depth,
-                                       .units = units_of(run->unit, group->depth),
-                                       .scale = run->scaled ? scales : NULL,
-                                       .scale_depth = run->scale_depth,
-                                       .rows = (int)rows,
-                                       .columns = (int)minimum(width, columns - offset),
-                                       .unit = run->unit,
-                                       .add = run->add};
-            if (run->add) {
-                load_c(run, group, piece->row + row, column, area, width, rows, tile.columns);
-            }
-            (integers ? run->kernels->tile_int : run->kernels->tile_mapped)(&tile);
-            store_c(run, group, piece->row + row, column, area, width, rows, tile.columns);
+        (integers ? run->kernels->tile_int : run->kernels->tile_mapped)(&tile);
+        store_c(run, group, piece->row + row, column, area, width, rows, columns);
+    }
+}
+
+// Where the rows of b begin that are the columns from `column` on; NULL where k is not contiguous.
+static const char *mapped_rows_of(const struct linear_group *group, int64_t column) {
+    const struct linear_operand *b = &group->b;
+    bool contiguous = b->integers == NULL && b->k_stride == 1;
+    return contiguous ? b->data + column * b->row_stride * format_info(b->format)->bytes : NULL;
+}
+
+static float *worker_area(const struct run *run, int worker) {
+    return (float *)(void *)(run->workspace + worker * run->worker_bytes + run->columns_bytes);
+}
+
+// A range of the column tiles of mapped pieces, across pieces.
+static void multiply_range(void *argument, int64_t range, int worker) {
+    const struct run *run = argument;
+    int64_t tile = run->tiles * range / run->ranges, end = run->tiles * (range + 1) / run->ranges;
+    const struct piece *piece = find_piece(run, tile, false);
+    for (; tile < end; tile++) {
+        const struct linear_group *group = piece->group;
+        int64_t width = piece->column_step, column = (tile - piece->task) * width, after = column + width;
+        const char *next = NULL;
+        if (tile + 1 < end) {
+            next = after < group->columns ? mapped_rows_of(group, after) : mapped_rows_of(piece[1].group, 0);
         }
+        multiply_mapped(run, piece, column, minimum(width, group->columns - column), next, worker_area(run, worker));
+        piece += after >= group->columns;
     }
 }
 
@@ -334,12 +381,17 @@ static void multiply_task(void *argument, int64_t task, int worker) {
     const struct piece *piece = find_piece(run, task, false);
     int64_t begin = (task - piece->task) * piece->column_step;
     int64_t columns = minimum(piece->column_step, piece->group->columns - begin);
-    char *share = run->workspace + worker * run->worker_bytes;
-    float *area = (float *)(void *)(share + run->columns_bytes);
+    float *area = worker_area(run, worker);
     if (piece->mapped) {
-        multiply_mapped(run, piece, begin, columns, area);
+        int64_t width = mapped_width(run, piece->group);
+        for (int64_t offset = 0; offset < columns; offset += width) {
+            int64_t after = offset + width;
+            multiply_mapped(run, piece, begin + offset, minimum(width, columns - offset),
+                            after < columns ? mapped_rows_of(piece->group, begin + after) : NULL, area);
+        }
         return;
     }
+    char *share = run->workspace + worker * run->worker_bytes;
     for (int64_t k = 0; k < piece->group->depth; k += run->depth_block) {
         multiply_block(run, piece, begin, columns, k, (uint32_t *)(void *)share, area);
     }
@@ -386,13 +438,43 @@ static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t c
     return tasks;
 }
 
+// Whether all pieces are mapped; then their column tiles are counted, and numbered in piece->task, and shared out to
+// ranges: few enough for a thread to get going, enough for balance.
+static bool plan_ranges(struct run *run, struct piece *pieces, int64_t count, int threads) {
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (!pieces[i].mapped) {
+            return false;
+        }
+    }
+    run->tiles = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const struct linear_group *group = pieces[i].group;
+        pieces[i].task = run->tiles;
+        pieces[i].column_step = mapped_width(run, group);
+        run->tiles += divide_up(group->columns, pieces[i].column_step);
+        bytes += group->columns * group->depth * format_info(group->b.format)->bytes;
+    }
+    int64_t each = minimum(TASKS_PER_THREAD, bytes / (threads * (int64_t)MAPPED_BYTES));
+    run->ranges = minimum(run->tiles, threads * (each < 1 ? 1 : each));
+    return true;
+}
+
 static void run_pieces(struct op_context *op, struct run *run, struct piece *pieces, int64_t count) {
-    int64_t pack_tasks;
-    int64_t tasks = plan_tasks(run, pieces, count, op->pool != NULL ? pool_threads(op->pool) : 1, &pack_tasks);
+    const int threads = op->pool != NULL ? pool_threads(op->pool) : 1;
+    int64_t units = 0, tasks = plan_tasks(run, pieces, count, threads, &run->pack_tasks);
     run->pieces = pieces;
     run->piece_count = count;
-    pool_run(op->pool, pack_tasks, pack_task, run);
-    pool_run(op->pool, tasks, multiply_task, run);
+    for (int64_t i = 0; i < count; i++) {
+        units += pieces[i].units;
+    }
+    bool alone = units <= PACK_ALONE;
+    pool_run(op->pool, alone ? 1 : run->pack_tasks, alone ? pack_alone : pack_task, run);
+    if (plan_ranges(run, pieces, count, threads)) {
+        pool_run(op->pool, run->ranges, multiply_range, run);
+    } else {
+        pool_run(op->pool, tasks, multiply_task, run);
+    }
 }
 
 // Most rows of a piece. Long pieces pack side b less often; but a BF16 output whose depth needs several blocks passes

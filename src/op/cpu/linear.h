@@ -70,6 +70,7 @@ struct linear_tile {
     const uint32_t *b;                     // packed columns, units tile_columns apart
     const struct linear_operand *mapped;   // tile_mapped: read b here instead, column `column`, k from 0 to depth
     int64_t column, depth;
+    const char *next;   // tile_mapped: rows that will be read after these, to be asked for; or NULL
     int64_t units;
     const float *scale;          // tile_mapped: NULL, or one per block of 128 k
     int64_t scale_depth;         // 128, or 32 for int4

@@ -12,7 +12,6 @@
 // ---- Tables of E4M3 -------------------------------------------------------------------------------------------------
 
 uint8_t e4m3_high[128], e4m3_low[128];
-uint8_t e4m3_pair[64];
 
 // ---- Packing --------------------------------------------------------------------------------------------------------
 
@@ -271,12 +270,6 @@ void kernels_avx512_linear(struct cpu_kernels *kernels) {
         uint16_t word = bf16_narrow(e4m3_widen((uint8_t)magnitude));
         e4m3_high[magnitude] = (uint8_t)(word >> 8);
         e4m3_low[magnitude] = (uint8_t)word;
-    }
-    for (int i = 0; i < 64; i += 4) {
-        e4m3_pair[i] = (uint8_t)(64 + i + 1);
-        e4m3_pair[i + 1] = (uint8_t)(i + 1);
-        e4m3_pair[i + 2] = (uint8_t)(64 + i);
-        e4m3_pair[i + 3] = (uint8_t)i;
     }
     struct linear_kernels *linear = &kernels->linear;
     linear->pairs = true;

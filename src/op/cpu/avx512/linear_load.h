@@ -12,7 +12,7 @@
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 32")
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
@@ -21,9 +21,6 @@ struct e4m3_table {
     __m512i high[2], low[2];
 };
 extern uint8_t e4m3_high[128], e4m3_low[128];
-// For each 32-bit lane of four codes, whose upper and lower bytes are two vectors: the bytes of the pair of the first
-// two codes, lowest first: low and high byte of the second BF16, then of the first (64 and more: lower bytes).
-extern uint8_t e4m3_pair[64];
 
 INLINE struct e4m3_table e4m3_table_load(void) {
     struct e4m3_table table = {{_mm512_loadu_si512(e4m3_high), _mm512_loadu_si512(e4m3_high + 64)},

@@ -7,7 +7,8 @@
 #include "tensor/formats.h"
 
 #define COLUMNS 32
-#define TWO_GROUPS 4    // most rows of a tile of two groups of columns: their sums stay in registers
+#define TWO_GROUPS 4   // most rows of a tile of two groups of columns: their sums stay in registers
+#define COPY_CONFLICT 2048
 #define CONFLICT 1024   // rows a multiple of so many bytes apart throw each other out of the first cache level
 
 // ---- Whole lines of b, k contiguous ---------------------------------------------------------------------------------
@@ -54,7 +55,8 @@ INLINE const char *row_address(const char *const base[2], const struct row_strid
 }
 
 // 32 bytes of each of 16 rows. v[c][i] holds chunk c of 16 bytes: its 128-bit lane L is that of row 4 L + i.
-INLINE void load_half_lines(__m512i v[2][4], const char *const base[2], const struct row_strides *s, int offset) {
+INLINE void load_half_lines(__m512i v[2][4], const char *from, const struct row_strides *s, int offset) {
+    const char *const base[2] = {from, from + 8 * s->one};
     UNROLL
     for (int i = 0; i < 4; i++) {
         __m512i pair[2];
@@ -72,8 +74,8 @@ INLINE void load_half_lines(__m512i v[2][4], const char *const base[2], const st
 }
 
 struct line_index {
-    __m512i low, high;       // BF16: words of the first, last two pairs of two rows, the two of a pair exchanged
-    __m512i first, second;   // E4M3: e4m3_pair
+    __m512i low, high;   // BF16: words of the first, last two pairs of two rows, the two of a pair exchanged
+                         // E4M3: bytes of the first, last eight codes of two rows, see turn_codes
 };
 
 INLINE struct line_index line_index_make(enum format format) {
@@ -87,20 +89,24 @@ INLINE struct line_index line_index_make(enum format format) {
         index.low = _mm512_loadu_si512(words);
         index.high = _mm512_add_epi16(index.low, _mm512_set1_epi16(4));
     } else {
-        index.first = _mm512_loadu_si512(e4m3_pair);
-        index.second = _mm512_add_epi8(index.first, _mm512_set1_epi8(2));
+        uint8_t bytes[LINE];
+        for (int i = 0; i < LINE; i++) {
+            int lane = i / 16, half = i / 4 % 4, byte = i % 4;   // two codes of row byte / 2, the second one first
+            bytes[i] = (uint8_t)(lane * 16 + half * 2 + 1 - byte % 2 + byte / 2 * LINE);
+        }
+        index.low = _mm512_loadu_si512(bytes);
+        index.high = _mm512_add_epi8(index.low, _mm512_set1_epi8(8));
     }
     return index;
 }
 
-// Four rows' 16 bytes in each lane -> u[j]: the j-th four bytes of each of the 16 rows. `exchange`: their two words.
-INLINE void turn_chunk(__m512i u[4], const __m512i v[4], bool exchange, const struct line_index *index) {
+// Four rows' 8 words in each lane -> u[j]: the j-th two of each of the 16 rows, exchanged.
+INLINE void turn_words(__m512i u[4], const __m512i v[4], const struct line_index *index) {
     __m512i t[4];
     UNROLL
     for (int i = 0; i < 4; i += 2) {
-        t[i] = exchange ? _mm512_permutex2var_epi16(v[i], index->low, v[i + 1]) : _mm512_unpacklo_epi32(v[i], v[i + 1]);
-        t[i + 1] = exchange ? _mm512_permutex2var_epi16(v[i], index->high, v[i + 1])
-                            : _mm512_unpackhi_epi32(v[i], v[i + 1]);
+        t[i] = _mm512_permutex2var_epi16(v[i], index->low, v[i + 1]);
+        t[i + 1] = _mm512_permutex2var_epi16(v[i], index->high, v[i + 1]);
     }
     u[0] = _mm512_unpacklo_epi64(t[0], t[2]);
     u[1] = _mm512_unpackhi_epi64(t[0], t[2]);
@@ -123,64 +129,137 @@ INLINE void multiply_unit(__m512 sum[2][MOST_ROWS], const uint32_t *a, const int
     }
 }
 
-// Four codes of each of 16 rows -> the pairs of the first two and of the last two.
-INLINE void widen_codes(__m512i pair[2], __m512i codes, const struct e4m3_table *table,
-                        const struct line_index *index) {
-    __m512i high = _mm512_permutex2var_epi8(table->high[0], codes, table->high[1]);
-    __m512i low = _mm512_permutex2var_epi8(table->low[0], codes, table->low[1]);
-    high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8((char)0x80), 0xf8);   // high | (codes & sign)
-    pair[0] = _mm512_permutex2var_epi8(high, index->first, low);
-    pair[1] = _mm512_permutex2var_epi8(high, index->second, low);
+// The two-source permutation that overwrites its index. The compiler prefers the form that overwrites a table, which
+// hinders the multiplications beside it.
+INLINE __m512i permute_bytes(__m512i index, __m512i first, __m512i second) {
+    __asm__("vpermi2b %2, %1, %0" : "+v"(index) : "v"(first), "v"(second));
+    return index;
 }
 
-// One line of `groups` times 16 rows of b from `from` on; a at the first of its units.
-INLINE void step_line(__m512 sum[2][MOST_ROWS], const uint32_t *a, int64_t chunk_stride, const int rows,
-                      const int groups, const enum format format, const struct e4m3_table *table,
-                      const struct line_index *index, const char *from, const struct row_strides *strides) {
+// Four rows' 16 codes in each lane -> u[j]: the j-th four codes of each of the 16 rows, in each lane the first two of
+// its four rows, then the last two; of two, the second one first.
+INLINE void turn_codes(__m512i u[4], const __m512i v[4], const struct line_index *index) {
+    __m512i low[2], high[2];
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        low[i] = permute_bytes(index->low, v[2 * i], v[2 * i + 1]);
+        high[i] = permute_bytes(index->high, v[2 * i], v[2 * i + 1]);
+    }
+    u[0] = _mm512_unpacklo_epi32(low[0], low[1]);
+    u[1] = _mm512_unpackhi_epi32(low[0], low[1]);
+    u[2] = _mm512_unpacklo_epi32(high[0], high[1]);
+    u[3] = _mm512_unpackhi_epi32(high[0], high[1]);
+}
+
+// Those -> the pairs of the first two and of the last two.
+INLINE void widen_codes(__m512i pair[2], __m512i codes, const struct e4m3_table *table) {
+    __m512i high = permute_bytes(codes, table->high[0], table->high[1]);
+    __m512i low = permute_bytes(codes, table->low[0], table->low[1]);
+    high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8((char)0x80), 0xf8);   // high | (codes & sign)
+    pair[0] = _mm512_unpacklo_epi8(low, high);
+    pair[1] = _mm512_unpackhi_epi8(low, high);
+    __asm__("" : "+v"(pair[0]), "+v"(pair[1]));
+}
+
+// One line of `groups` times 16 rows of BF16 b from `from` on; a at the first of its units.
+INLINE void step_words(__m512 sum[2][MOST_ROWS], const uint32_t *a, const int rows, const int groups,
+                       const struct line_index *index, const char *from, const struct row_strides *strides) {
     UNROLL
     for (int half = 0; half < 2; half++) {
         __m512i v[2][2][4], u[2][4];
         UNROLL
         for (int g = 0; g < groups; g++) {
-            const char *first = from + g * VECTOR * strides->one;
-            const char *const base[2] = {first, first + 8 * strides->one};
-            load_half_lines(v[g], base, strides, half * LINE / 2);
+            load_half_lines(v[g], from + g * VECTOR * strides->one, strides, half * LINE / 2);
         }
         UNROLL
         for (int c = 0; c < 2; c++) {
-            const int unit = (2 * half + c) * (format == FORMAT_BF16 ? 4 : 8);
-            const uint32_t *x = a + unit / LINEAR_CHUNK * chunk_stride + unit % LINEAR_CHUNK;
             UNROLL
             for (int g = 0; g < groups; g++) {
-                turn_chunk(u[g], v[g][c], format == FORMAT_BF16, index);
+                turn_words(u[g], v[g][c], index);
             }
             UNROLL
             for (int j = 0; j < 4; j++) {
-                if (format == FORMAT_BF16) {
-                    multiply_unit(sum, x + j, rows, groups, (__m512i[2]){u[0][j], u[groups - 1][j]});
-                    continue;
-                }
-                __m512i pair[2][2];
-                UNROLL
-                for (int g = 0; g < groups; g++) {
-                    widen_codes(pair[g], u[g][j], table, index);
-                }
-                multiply_unit(sum, x + 2 * j, rows, groups, (__m512i[2]){pair[0][0], pair[groups - 1][0]});
-                multiply_unit(sum, x + 2 * j + 1, rows, groups, (__m512i[2]){pair[0][1], pair[groups - 1][1]});
+                multiply_unit(sum, a + (2 * half + c) * 4 + j, rows, groups, (__m512i[2]){u[0][j], u[groups - 1][j]});
             }
         }
     }
 }
 
-// Asks for what 16 rows will need PREFETCH_BYTES later; past the end of the rows, for the beginning of those of the
-// next tile. That many rows are more streams than hardware prefetchers follow. Into the second cache level: rows a
-// power of two apart would throw each other out of the first.
-#define PREFETCH_BYTES 1024
-INLINE void prefetch_lines(const char *from, const struct row_strides *strides) {
+// The same of E4M3, whose line has two chunks of units. Codes are widened one step ahead of the products that need
+// them.
+INLINE void step_codes(__m512 sum[2][MOST_ROWS], const uint32_t *a, int64_t chunk_stride, const int rows,
+                       const int groups, const struct e4m3_table *table, const struct line_index *index,
+                       const char *from, const struct row_strides *strides) {
+    __m512i v[2][2][4], u[2][4], pair[2][2][2];
+    UNROLL
+    for (int step = 0; step <= VECTOR; step++) {
+        UNROLL
+        for (int g = 0; g < groups && step < VECTOR; g++) {
+            if (step % 8 == 0) {
+                load_half_lines(v[g], from + g * VECTOR * strides->one, strides, step * 4);
+            }
+            if (step % 4 == 0) {
+                turn_codes(u[g], v[g][step / 4 % 2], index);
+            }
+            widen_codes(pair[step % 2][g], u[g][step % 4], table);
+        }
+        if (step > 0) {
+            const int unit = 2 * (step - 1);
+            __m512i(*const ready)[2] = pair[(step - 1) % 2];
+            UNROLL
+            for (int i = 0; i < 2; i++) {
+                multiply_unit(sum, a + unit / LINEAR_CHUNK * chunk_stride + unit % LINEAR_CHUNK + i, rows, groups,
+                              (__m512i[2]){ready[0][i], ready[groups - 1][i]});
+            }
+        }
+    }
+}
+
+// Asks for lines a block of BLOCK_BYTES of every row before they are needed, into the second cache level, and row by
+// row: sixteen or more rows side by side are more streams than the hardware follows, and memory gives neighbours
+// sooner. Behind the last block comes the first one of the rows that the tile's caller reads next.
+#define BLOCK_BYTES 1024
+struct read_ahead {
+    const char *block, *end;   // first row of the present block; end of that row, of all its blocks
+    const char *next;          // first of the rows read next, or NULL
+    int64_t row_bytes, row_length, offset;
+    int row, rows;   // rows 0: there is nothing more to ask for
+};
+
+INLINE void read_ahead_block(struct read_ahead *ahead) {
+    ahead->row = 0;
+    ahead->offset = 0;
+    ahead->block += BLOCK_BYTES;
+    if (ahead->block >= ahead->end) {
+        ahead->block = ahead->next;
+        ahead->end = ahead->block + (ahead->row_length < BLOCK_BYTES ? ahead->row_length : BLOCK_BYTES);
+        ahead->rows = ahead->next == NULL ? 0 : ahead->rows;
+        ahead->next = NULL;
+    }
+}
+
+INLINE void read_ahead_lines(struct read_ahead *ahead, const int pairs) {
+    for (int i = 0; i < pairs && ahead->rows > 0; i++) {
+        const char *line = ahead->block + ahead->row * ahead->row_bytes + ahead->offset;
+        _mm_prefetch(line, _MM_HINT_T1);
+        _mm_prefetch(line + LINE, _MM_HINT_T1);
+        ahead->offset += 2 * LINE;
+        if (ahead->offset >= BLOCK_BYTES || ahead->block + ahead->offset >= ahead->end) {
+            ahead->offset = 0;
+            if (++ahead->row == ahead->rows) {
+                read_ahead_block(ahead);
+            }
+        }
+    }
+}
+
+// Rows of E4M3 whose lines fall into few sets of the first cache level are copied from there line by line: each is
+// needed twice, and would be gone by then.
+INLINE void copy_lines(char *copy, const char *from, const struct row_strides *strides) {
     const char *const base[2] = {from, from + 8 * strides->one};
     UNROLL
     for (int i = 0; i < VECTOR; i++) {
-        _mm_prefetch(row_address(base, strides, i), _MM_HINT_T1);
+        _mm512_store_si512(copy + i * LINE, _mm512_loadu_si512(row_address(base, strides, i)));
     }
 }
 
@@ -201,13 +280,20 @@ INLINE int64_t tile_lines(const struct linear_tile *tile, const int rows, const 
     const int64_t line_k = LINE / bytes, units = line_k / 2, chunk_stride = tile->rows * LINEAR_CHUNK;
     const int64_t whole = format == FORMAT_BF16 ? tile->depth / line_k * line_k : tile->depth / BLOCK_SIZE * BLOCK_SIZE;
     const struct row_strides strides = row_strides_make(row_bytes);
-    const char *from = b->data + tile->column * row_bytes, *ahead = from + PREFETCH_BYTES;
-    const char *const end = from + tile->depth * bytes;
-    const int64_t jump = groups * VECTOR * row_bytes - tile->depth * bytes;
-    ahead += ahead >= end ? jump : 0;
+    const char *from = b->data + tile->column * row_bytes;
+    struct read_ahead ahead = {.block = from,
+                               .end = from + tile->depth * bytes,
+                               .next = tile->next,
+                               .row_bytes = row_bytes,
+                               .row_length = tile->depth * bytes,
+                               .rows = groups * VECTOR};
+    read_ahead_block(&ahead);
     const struct e4m3_table table = e4m3_table_load();
     const struct line_index index = line_index_make(format);
     const uint32_t *a = tile->a;
+    const bool copied = format != FORMAT_BF16 && row_bytes % COPY_CONFLICT == 0;
+    const struct row_strides line_strides = row_strides_make(copied ? LINE : row_bytes);
+    _Alignas(LINE) char copy[2 * VECTOR * LINE];
     __m512 sum[2][MOST_ROWS];
     UNROLL
     for (int g = 0; g < groups; g++) {
@@ -218,14 +304,17 @@ INLINE int64_t tile_lines(const struct linear_tile *tile, const int rows, const 
         }
     }
     for (int64_t k = 0; k < whole; k += line_k, a += units / LINEAR_CHUNK * chunk_stride) {
-        UNROLL
-        for (int g = 0; g < groups; g++) {
-            prefetch_lines(ahead + g * VECTOR * row_bytes, &strides);
+        read_ahead_lines(&ahead, groups * VECTOR / 2);
+        if (format == FORMAT_BF16) {
+            step_words(sum, a, rows, groups, &index, from, &strides);
+        } else {
+            UNROLL
+            for (int g = 0; copied && g < groups; g++) {
+                copy_lines(copy + g * VECTOR * LINE, from + g * VECTOR * row_bytes, &strides);
+            }
+            step_codes(sum, a, chunk_stride, rows, groups, &table, &index, copied ? copy : from, &line_strides);
         }
-        step_line(sum, a, chunk_stride, rows, groups, format, &table, &index, from, &strides);
         from += LINE;
-        ahead += LINE;
-        ahead += ahead >= end ? jump : 0;
         if (format != FORMAT_BF16 && k % BLOCK_SIZE != 0) {
             __m512 scale = _mm512_set1_ps(tile->scale[k / BLOCK_SIZE]);
             UNROLL
@@ -481,6 +570,10 @@ static void tile_mapped(const struct linear_tile *tile) {
         part.c += first;
         part.column += first;
         part.columns = tile->columns - first < step ? tile->columns - first : step;
+        if (first + step < tile->columns && b->k_stride == 1) {
+            int64_t bytes = b->format == FORMAT_BF16 ? 2 : b->format == FORMAT_F32 ? 4 : 1;
+            part.next = b->data + (part.column + step) * b->row_stride * bytes;
+        }
         tile_columns(part);
     }
 }
