@@ -149,7 +149,7 @@ static void training_step(void *argument, struct op_context *op, int64_t round) 
     model_backward_input(op, t->slot, &t->model, &t->gradients.params);
     model_backward_weight(op, t->slot, &t->model, &t->gradients.params);
     double norm = gradient_norm(op, &t->gradients);
-    optimizer_update(&t->optimizer, op, &t->gradients, &t->run.optimizer, 1e-4, norm);
+    optimizer_update(&t->optimizer, op, &t->gradients, &t->run.optimizer, 1, 1e-4, norm);
     if (t->expert_load_bytes > 0) {
         router_bias_update(&t->optimizer, &t->bench->config, t->expert_load, 1e-3);
     }
@@ -159,7 +159,7 @@ static void optimizer_only(void *argument, struct op_context *op, int64_t round)
     struct training *t = argument;
     (void)round;
     param_tree_zero(op, &t->gradients);
-    optimizer_update(&t->optimizer, op, &t->gradients, &t->run.optimizer, 1e-4, gradient_norm(op, &t->gradients));
+    optimizer_update(&t->optimizer, op, &t->gradients, &t->run.optimizer, 1, 1e-4, gradient_norm(op, &t->gradients));
 }
 
 static void forward_only(void *argument, struct op_context *op, int64_t round) {

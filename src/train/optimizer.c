@@ -108,7 +108,7 @@ static void average_update(struct optimizer *optimizer, struct op_context *op, d
 }
 
 void optimizer_update(struct optimizer *optimizer, struct op_context *op, const struct param_tree *gradients,
-                      const struct optimizer_section *section, double learning_rate, double norm) {
+                      const struct optimizer_section *section, double scale, double learning_rate, double norm) {
     optimizer->updates++;
     double updates = (double)optimizer->updates, clip = section->clip;
     struct adamw_step step = {
@@ -119,7 +119,7 @@ void optimizer_update(struct optimizer *optimizer, struct op_context *op, const 
         // 1 - 0^t needs no logarithm of 0.
         .correction1 = section->beta1 > 0 ? (float)(1 - math_pow_double(section->beta1, updates)) : 1,
         .correction2 = section->beta2 > 0 ? (float)(1 - math_pow_double(section->beta2, updates)) : 1,
-        .gradient_scale = clip > 0 && norm > clip ? (float)(clip / norm) : 1,
+        .gradient_scale = (float)((clip > 0 && norm > clip ? clip / norm : 1) / scale),
     };
     for (int64_t i = 0; i < optimizer->masters.list.count; i++) {
         const struct param *param = &optimizer->masters.list.items[i];

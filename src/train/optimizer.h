@@ -35,11 +35,12 @@ struct model_params optimizer_weights(struct optimizer *optimizer, struct op_con
 // gradient is not.
 double gradient_norm(struct op_context *op, const struct param_tree *gradients);
 
-// One AdamW step with the gradient times min(1, clip / norm) (clip 0: no clipping), then the average:
+// One AdamW step with gradients / scale (a power of two), times min(1, clip / norm) (clip 0: no clipping); norm is that
+// of gradients / scale. Then the average:
 // a = d * a + (1 - d) * w with d = min(ema_decay, (1 + n) / (10 + n)) after n updates, so that it forgets the random
 // start of a short run.
 void optimizer_update(struct optimizer *optimizer, struct op_context *op, const struct param_tree *gradients,
-                      const struct optimizer_section *section, double learning_rate, double norm);
+                      const struct optimizer_section *section, double scale, double learning_rate, double norm);
 
 // bias_i += gamma * sign(mean load - load_i) for every router that has a bias. expert_load: [MoE layers incl. MTP,
 // experts] in layer order, counts of the whole global batch.

@@ -9,8 +9,7 @@
 
 #define WARM_STEPS 2   // steps with the largest micro-batch after which a step allocates nothing
 
-// ---- A step
-// ----------------------------------------------------------------------------------------------------------
+// ---- A step ---------------------------------------------------------------------------------------------------------
 
 static void fill_losses(struct step_metrics *metrics, const struct micro_batch_result *sums,
                         const struct trainer *trainer, int64_t sequences) {
@@ -25,13 +24,27 @@ static void fill_losses(struct step_metrics *metrics, const struct micro_batch_r
     metrics->loss = metrics->main_loss + metrics->lambda * mtp + metrics->alpha * metrics->balance_loss;
 }
 
+// In FP8, gradients are this many times too large from the loss to the optimizer: the mean over a batch makes them so
+// small that the floor of the tiles' scales (1e-4 / 448) would decide, more so the larger the batch. A power of two,
+// which takes the division by the targets back and leaves 2^16 for what becomes of a token's gradient on its way;
+// everything but the quantisers computes the same bits with it.
+static double backward_scale(const struct trainer *trainer, int64_t sequences) {
+    if (trainer->run.train.precision != PRECISION_FP8) {
+        return 1;
+    }
+    int exponent;
+    frexp((double)(sequences * trainer->run.train.sequence_length), &exponent);
+    return ldexp(1, exponent - 1 + 16);
+}
+
 static struct loss_weights loss_weights(const struct step_metrics *metrics, const struct trainer *trainer) {
     int64_t depths = trainer->config.num_nextn_predict_layers,
             targets = metrics->batch * trainer->run.train.sequence_length;
+    double scale = backward_scale(trainer, metrics->batch);
     return (struct loss_weights){
-        .main_scale = (float)(1 / (double)targets),
-        .mtp_scale = depths > 0 ? (float)(metrics->lambda / (double)depths / (double)targets) : 0,
-        .balance_scale = (float)(metrics->alpha / (double)metrics->batch),
+        .main_scale = (float)(scale / (double)targets),
+        .mtp_scale = depths > 0 ? (float)(scale * metrics->lambda / (double)depths / (double)targets) : 0,
+        .balance_scale = (float)(scale * metrics->alpha / (double)metrics->batch),
     };
 }
 
@@ -49,7 +62,7 @@ static bool is_warm(struct trainer *trainer, int64_t sequences) {
 static void learn(struct trainer *trainer, const struct step_metrics *metrics) {
     struct optimizer *optimizer = &trainer->optimizer;
     optimizer_update(optimizer, &trainer->op, &trainer->gradient.buffers[0], &trainer->run.optimizer,
-                     metrics->learning_rate, metrics->gradient_norm);
+                     backward_scale(trainer, metrics->batch), metrics->learning_rate, metrics->gradient_norm);
     if (metrics->gamma > 0) {
         router_bias_update(optimizer, &trainer->config, trainer->gradient.expert_load, metrics->gamma);
     }
@@ -96,7 +109,8 @@ int trainer_step(struct trainer *trainer, struct step_metrics *metrics, struct e
     if (trainer->gradient_hook != NULL) {
         trainer->gradient_hook(trainer->hook_argument, trainer, &trainer->gradient.buffers[0]);
     }
-    metrics->gradient_norm = gradient_norm(&trainer->op, &trainer->gradient.buffers[0]);
+    metrics->gradient_norm = gradient_norm(&trainer->op, &trainer->gradient.buffers[0]) /
+                             backward_scale(trainer, sequences);
     fill_losses(metrics, &sums, trainer, sequences);
     metrics->skipped = !isfinite(metrics->loss) || !isfinite(metrics->gradient_norm);
     metrics->clipped = !metrics->skipped && run->optimizer.clip > 0 && metrics->gradient_norm > run->optimizer.clip;

@@ -60,8 +60,9 @@ static void test_norm(void **state) {
     assert_true(!isfinite(gradient_norm(&trainer->op, gradients)));
 }
 
-// Three updates of every element with FP32 moments, clipped and not, against double precision.
-static void check_adamw(double scale, double clip_factor) {
+// Three updates of every element with FP32 moments, clipped and not, against double precision. The optimizer gets
+// gradients that are `power` times as large.
+static void check_adamw(double scale, double clip_factor, double power) {
     static const char *const keys[] = {"optimizer.moments=f32", "optimizer.ema_decay=0.999", NULL};
     create(keys);
     struct optimizer *optimizer = &trainer->optimizer;
@@ -71,12 +72,12 @@ static void check_adamw(double scale, double clip_factor) {
     assert_int_equal(param_tree_create(&start, &trainer->config, FORMAT_F32, true, SCOPE_ALL, &trainer->arena, &error),
                      0);
     param_tree_copy(&trainer->op, &start, &optimizer->masters);
-    fill_gradients(gradients, scale);
-    double norm = gradient_norm(&trainer->op, gradients);
+    fill_gradients(gradients, scale * power);
+    double norm = gradient_norm(&trainer->op, gradients) / power;
     for (int step = 0; step < 3; step++) {
-        optimizer_update(optimizer, &trainer->op, gradients, &trainer->run.optimizer, rate, norm);
+        optimizer_update(optimizer, &trainer->op, gradients, &trainer->run.optimizer, power, rate, norm);
     }
-    double factor = clip_factor > 0 ? clip_factor / norm : 1;
+    double factor = (clip_factor > 0 ? clip_factor / norm : 1) / power;
     for (int64_t i = 0; i < start.list.count; i++) {
         const struct param *param = &start.list.items[i];
         for (int64_t e = 0; param->trained && e < tensor_elements(param->tensor); e += 7) {
@@ -102,12 +103,22 @@ static void check_adamw(double scale, double clip_factor) {
 
 static void test_adamw(void **state) {
     (void)state;
-    check_adamw(1e-4, 0);
+    check_adamw(1e-4, 0, 1);
 }
 
 static void test_adamw_clipped(void **state) {
     (void)state;
-    check_adamw(1.0, 1.0);
+    check_adamw(1.0, 1.0, 1);
+}
+
+static void test_adamw_scaled(void **state) {
+    (void)state;
+    check_adamw(1e-4, 0, ldexp(1, 30));
+}
+
+static void test_adamw_clipped_scaled(void **state) {
+    (void)state;
+    check_adamw(1.0, 1.0, ldexp(1, 30));
 }
 
 // In BF16 training the compute weights are the masters rounded, and the small ones are the masters.
@@ -117,7 +128,7 @@ static void test_compute_weights(void **state) {
     create(keys);
     struct optimizer *optimizer = &trainer->optimizer;
     fill_gradients(&trainer->gradient.buffers[0], 1e-3);
-    optimizer_update(optimizer, &trainer->op, &trainer->gradient.buffers[0], &trainer->run.optimizer, 0.01, 1);
+    optimizer_update(optimizer, &trainer->op, &trainer->gradient.buffers[0], &trainer->run.optimizer, 1, 0.01, 1);
     int64_t rounded = 0, shared = 0;
     for (int64_t i = 0; i < optimizer->masters.list.count; i++) {
         const struct tensor *master = optimizer->masters.list.items[i].tensor,
@@ -172,6 +183,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_norm, setup, teardown),
         cmocka_unit_test_setup_teardown(test_adamw, setup, teardown),
         cmocka_unit_test_setup_teardown(test_adamw_clipped, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_adamw_scaled, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_adamw_clipped_scaled, setup, teardown),
         cmocka_unit_test_setup_teardown(test_compute_weights, setup, teardown),
         cmocka_unit_test_setup_teardown(test_router_bias, setup, teardown),
         cmocka_unit_test(test_violation),
