@@ -2,15 +2,7 @@
 # Spoilt model directories and configurations: one line on stderr that names the file, the key, what was found and expected; exit
 # status 1; nothing written.
 set -u
-failed=0
-check() {   # description, exit status of the condition
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
+. tests/cli/check.sh
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 . tests/cli/tiny_config.sh

@@ -1,15 +1,7 @@
 #!/usr/bin/env bash
 # `minke convert`: formats there and back, byte identity, companions, unknown keys, refusals.
 set -u
-failed=0
-check() {   # description, exit status of the condition
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
+. tests/cli/check.sh
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 . tests/cli/tiny_config.sh

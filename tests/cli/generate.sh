@@ -1,34 +1,13 @@
 #!/usr/bin/env bash
 # generate, chat, logits and perplexity on a small random model with a tokenizer trained here.
 set -u
-failed=0
-check() {   # description, exit status of what was checked
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
+. tests/cli/check.sh
+. tests/cli/small_model.sh
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder" || exit 1
 
-for i in $(seq 1 400); do
-    echo "Line $i: the quick brown fox jumps over the lazy dog, $((i * i)) times; Wörter und Zeichen."
-done > text
-cat > config.json <<'JSON'
-{"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 512, "hidden_size": 64,
- "num_hidden_layers": 2, "first_k_dense_replace": 1, "moe_layer_freq": 1, "intermediate_size": 96, "moe_intermediate_size": 32,
- "num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16,
- "qk_rope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 2,
- "topk_group": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": true, "routed_scaling_factor": 2.5,
- "num_nextn_predict_layers": 1, "max_position_embeddings": 256, "rope_theta": 10000.0, "rope_scaling": null, "rms_norm_eps": 1e-6,
- "hidden_act": "silu", "attention_bias": false, "tie_word_embeddings": false, "initializer_range": 0.2, "bos_token_id": 0,
- "eos_token_id": 1, "torch_dtype": "bfloat16"}
-JSON
-"$MINKE" prepare data text --train-tokenizer 512 --document-bytes 2000 --quiet && "$MINKE" init config.json model --std 0.2 --quiet &&
-    cp data/tokenizer.json data/tokenizer_config.json model/
+small_model 256
 check "a small model with a tokenizer" $?
 
 first=$("$MINKE" generate model -p "The quick" -n 24 --temp 1 --seed 5 --ignore-eos --quiet)

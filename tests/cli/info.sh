@@ -1,15 +1,7 @@
 #!/usr/bin/env bash
 # `minke info`: what it shows of a model, of a configuration alone, and of incomplete directories.
 set -u
-failed=0
-check() {   # description, exit status of the condition
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
+. tests/cli/check.sh
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 . tests/cli/tiny_config.sh

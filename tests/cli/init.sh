@@ -1,15 +1,7 @@
 #!/usr/bin/env bash
 # `minke init`: files of a new model, the same bytes for the same seed and any number of threads, refusals.
 set -u
-failed=0
-check() {   # description, exit status of the condition
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
+. tests/cli/check.sh
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 . tests/cli/tiny_config.sh

@@ -2,15 +2,7 @@
 # `make install` into a folder of its own: every file arrives, the program runs from there, a C program finds header and
 # library through pkg-config, and `make uninstall` takes everything away again.
 set -u
-failed=0
-check() {   # description, condition already evaluated as the exit status of the last command
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
+. tests/cli/check.sh
 
 build=$(dirname "$MINKE")
 root=$(mktemp -d) || exit 1

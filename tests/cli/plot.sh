@@ -1,18 +1,10 @@
 #!/usr/bin/env bash
 # `minke plot`: pictures of runs, of runs with little in them, and what it says when it cannot draw.
 set -u
-failed=0
+. tests/cli/check.sh
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
-check() {   # description, exit status of the last command
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
 refuse() {   # fragment, arguments...
     local fragment=$1 message status
     shift

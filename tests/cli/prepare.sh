@@ -1,18 +1,10 @@
 #!/usr/bin/env bash
 # `minke prepare` from outside: text in, dataset out; options, mistakes, signals, and nothing half-written.
 set -u
-failed=0
+. tests/cli/check.sh
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
-check() {   # description, exit status of the last command
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
 
 # Runs prepare, which must fail with one line that contains $1.
 refuse() {   # fragment, arguments...

@@ -1,15 +1,7 @@
 #!/usr/bin/env bash
 # The program around its subcommands: help, version, unknown commands, an output that cannot be written.
 set -u
-failed=0
-check() {   # description, condition already evaluated as the exit status of the last command
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
+. tests/cli/check.sh
 
 overview=$("$MINKE" --help)
 check "--help exits with 0" $?

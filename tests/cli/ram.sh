@@ -5,15 +5,7 @@
 #
 # MINKE=build/minke tests/cli/ram.sh MODEL_DIR SIZE compares a model directory of one's own.
 set -u
-failed=0
-check() {   # description, exit status of what was checked
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
+. tests/cli/check.sh
 folder=$(mktemp -d -p "${TMPDIR:-/tmp}")
 group=
 leave() {

@@ -1,15 +1,7 @@
 #!/usr/bin/env bash
 # minke serve on a small random model: every endpoint, streams, errors, keys, CORS, a drain.
 set -u
-failed=0
-check() {   # description, exit status of what was checked
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
+. tests/cli/check.sh
 . tests/cli/small_model.sh
 folder=$(mktemp -d)
 server=

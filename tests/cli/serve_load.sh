@@ -2,15 +2,7 @@
 # Many clients at once on a small random model (tests/load/load.c). CLIENTS and SECONDS_OF_LOAD: `make test-load` has
 # 200 clients for ten minutes.
 set -u
-failed=0
-check() {   # description, exit status of what was checked
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
+. tests/cli/check.sh
 . tests/cli/small_model.sh
 MINKE=$(realpath "$MINKE")
 load=$(dirname "$MINKE")/tests/load/load
@@ -20,8 +12,7 @@ trap '[ -n "$server" ] && kill -9 $server 2>/dev/null; rm -rf "$folder"' EXIT
 cd "$folder" || exit 1
 # An address sanitizer keeps what was freed, 256 MB of it by default, which would look like a leak here.
 export ASAN_OPTIONS=quarantine_size_mb=4${ASAN_OPTIONS:+:$ASAN_OPTIONS}
-# A machine may stop the whole test for a minute, which must not look like clients that fell silent.
-small_model && start_server --log none --cache 8192 --timeout 600
+small_model && start_server --log none --cache 8192
 check "a server" $?
 memory() { sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$server/status"; }
 "$load" "${url##*:}" 4 2 > warm

@@ -1,15 +1,7 @@
 #!/usr/bin/env bash
 # minke train from outside: text -> data -> a model that generates; signals and --resume; messages and exit status.
 set -u
-failed=0
-check() {   # description, exit status of the condition
-    if [ "$2" -eq 0 ]; then
-        echo "ok $1"
-    else
-        echo "not ok $1"
-        failed=1
-    fi
-}
+. tests/cli/check.sh
 # A trainer fsyncs a lot: in memory where there is such a folder.
 if [ -w /dev/shm ]; then TMPDIR=${TMPDIR:-/dev/shm}; export TMPDIR; fi
 work=$(mktemp -d) || exit 1

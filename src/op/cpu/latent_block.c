@@ -1,19 +1,23 @@
 // See latent_block.h.
 #include "op/cpu/latent_block.h"
 
+#include <string.h>
+
 #include "op/cpu/cpu_ops.h"
 #include "op/cpu/kernels.h"
 
 #define LINE 64
 
-void latent_widen_scalar(struct row y, const uint8_t *codes, const float *scale, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        row_store(y, i, e4m3_widen(codes[i]) * scale[i / BLOCK_SIZE]);
-    }
+void kernels_scalar_latent(struct cpu_kernels *kernels) {
+    kernels->latent = (struct latent_kernels){NULL};
 }
 
-void kernels_scalar_latent(struct cpu_kernels *kernels) {
-    kernels->latent = (struct latent_kernels){latent_widen_scalar};
+// Whether scale is a power of two that widen_tile takes.
+static bool is_power(int *exponent, float scale) {
+    uint32_t bits;
+    memcpy(&bits, &scale, sizeof bits);
+    *exponent = (int)(bits >> 23) - 127;   // a negative scale: more than 127
+    return (bits & 0x7fffff) == 0 && *exponent >= -60 && *exponent <= 60;
 }
 
 // ---- A block of keys ------------------------------------------------------------------------------------------------
@@ -27,7 +31,19 @@ int64_t latent_block_stride(int64_t width) {
 
 static void widen_row(const struct latent_kernels *kernels, struct row y, const struct tensor *cache, int64_t row) {
     const uint8_t *codes = (const uint8_t *)cache->data + row * cache->stride[0];
-    kernels->widen_row(y, codes, cache->scale + row * cache->scale_stride, cache->shape[cache->rank - 1]);
+    const float *scale = cache->scale + row * cache->scale_stride;
+    const int64_t width = cache->shape[cache->rank - 1];
+    for (int64_t column = 0; column < width; column += BLOCK_SIZE, scale++) {
+        int64_t count = width - column < BLOCK_SIZE ? width - column : BLOCK_SIZE;
+        int exponent;
+        if (kernels->widen_tile != NULL && y.format == FORMAT_BF16 && is_power(&exponent, *scale)) {
+            kernels->widen_tile((uint16_t *)y.data + column, codes + column, exponent, count);
+            continue;
+        }
+        for (int64_t i = column; i < column + count; i++) {
+            row_store(y, i, e4m3_widen(codes[i]) * *scale);
+        }
+    }
 }
 
 void latent_block_widen(const struct latent_kernels *kernels, struct row out, int64_t stride,

@@ -8,27 +8,17 @@
 #ifndef MINKE_OP_CPU_LATENT_BLOCK_H
 #define MINKE_OP_CPU_LATENT_BLOCK_H
 
-#include <stdbool.h>
 #include <stdint.h>
-#include <string.h>
 
 #include "op/cpu/row_kernels.h"
 #include "tensor/tensor.h"
 
 struct latent_kernels {
-    // y[i] = e4m3_widen(codes[i]) * scale[i / 128], i < n
-    void (*widen_row)(struct row y, const uint8_t *codes, const float *scale, int64_t n);
+    // y[i] = the BF16 of e4m3_widen(codes[i]) * 2^exponent, i < n, exponent in -60..60: of which no code makes a
+    // subnormal, an infinity or a carry out of the exponent's bits (an E4M3 value is 0 or between 2^-9 and 448). NULL:
+    // the slow way serves.
+    void (*widen_tile)(uint16_t *y, const uint8_t *codes, int exponent, int64_t n);
 };
-void latent_widen_scalar(struct row y, const uint8_t *codes, const float *scale, int64_t n);
-
-// Whether scale is 2^exponent with an exponent of which no code makes a subnormal, an infinity or a carry out of the
-// exponent's bits. (An E4M3 value is 0 or between 2^-9 and 448.)
-static inline bool latent_exponent(int *exponent, float scale) {
-    uint32_t bits;
-    memcpy(&bits, &scale, sizeof bits);
-    *exponent = (int)(bits >> 23) - 127;   // a negative scale: more than 127
-    return (bits & 0x7fffff) == 0 && *exponent >= -60 && *exponent <= 60;
-}
 
 // Elements from row to row of the buffer for rows of `width` elements.
 int64_t latent_block_stride(int64_t width);

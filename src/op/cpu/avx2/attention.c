@@ -5,9 +5,9 @@
 #include "op/cpu/attention.h"
 #include "op/cpu/avx2/lanes.h"
 #include "op/cpu/kernels.h"
+#include "op/cpu/unroll.h"
 
 #define FOLD static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")   // arrays of registers stay in registers
 #define VECTORS (KEY_ROWS / SUM_LANES)
 
 // Eight elements of a row of which `left` are left, zeros behind its end.

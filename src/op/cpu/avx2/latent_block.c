@@ -67,18 +67,6 @@ static void widen_tile(uint16_t *y, const uint8_t *codes, int exponent, int64_t 
     }
 }
 
-static void widen_row(struct row y, const uint8_t *codes, const float *scale, int64_t n) {
-    for (int64_t column = 0; column < n; column += BLOCK_SIZE, scale++) {
-        int64_t count = n - column < BLOCK_SIZE ? n - column : BLOCK_SIZE;
-        int exponent;
-        if (y.format == FORMAT_BF16 && latent_exponent(&exponent, *scale)) {
-            widen_tile((uint16_t *)y.data + column, codes + column, exponent, count);
-        } else {
-            latent_widen_scalar(row_advance(y, column), codes + column, scale, count);
-        }
-    }
-}
-
 void kernels_avx2_latent(struct cpu_kernels *kernels) {
-    kernels->latent = (struct latent_kernels){widen_row};
+    kernels->latent = (struct latent_kernels){widen_tile};
 }

@@ -5,17 +5,13 @@
 #include <string.h>
 
 #include "op/cpu/kernels.h"
+#include "op/cpu/unroll.h"
 #include "tensor/formats.h"
 
 #define ROWS 6
 #define COLUMNS 16
 #define VECTOR 8
 
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 static float e4m3_values[256];

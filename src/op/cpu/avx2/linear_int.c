@@ -4,17 +4,13 @@
 #include <stdint.h>
 
 #include "op/cpu/kernels.h"
+#include "op/cpu/unroll.h"
 #include "tensor/formats.h"
 #include "tensor/int_groups.h"
 
 #define VECTOR 8
 #define HALF_SLAB (INT_SLAB_BYTES / 2)
 
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 // Code j of eight lanes as F32.

@@ -11,8 +11,7 @@
 #include "op/cpu/kernels.h"
 
 #define FOLD static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")   // arrays of registers stay in registers
-#define VECTORS (KEY_ROWS / SUM_LANES)    // registers across a key block
+#define VECTORS (KEY_ROWS / SUM_LANES)   // registers across a key block
 
 // chain + a * b per lane, one or two terms.
 FOLD __m512 multiply_add(__m512 chain, __m512i a, __m512i b, bool pairs) {
@@ -20,37 +19,6 @@ FOLD __m512 multiply_add(__m512 chain, __m512i a, __m512i b, bool pairs) {
         return _mm512_dpbf16_ps(chain, (__m512bh)a, (__m512bh)b);
     }
     return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), chain);
-}
-
-// 16 x 16 words: row r, word w -> row w, word r. Interleaves pairs, then quadruples, then quarters of registers.
-FOLD void transpose(__m512i v[SUM_LANES]) {
-    __m512i t[SUM_LANES];
-    UNROLL
-    for (int i = 0; i < SUM_LANES; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-    }
-    UNROLL
-    for (int i = 0; i < SUM_LANES; i += 4) {
-        v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    UNROLL
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
-    }
-    UNROLL
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        v[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-        v[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-        v[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-    }
 }
 
 // 16 words of a row, zeros from its last element on (`left` elements from here); the earlier BF16 of a pair in the high

@@ -4,16 +4,11 @@
 
 #include "op/cpu/attention.h"
 #include "op/cpu/kernels.h"
+#include "op/cpu/unroll.h"
 
 #define VECTOR 16
 #define PAIR (2 * VECTOR)   // columns of one load
 #define INLINE static inline __attribute__((always_inline))
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
 struct interleave {
     __m512i low, high;   // of two rows k, k + 1: the words of columns 0 to 15, 16 to 31, those of k in the upper halves
 };

@@ -7,6 +7,7 @@
 
 #include "base/math_constants.h"
 #include "op/cpu/row_kernels.h"
+#include "op/cpu/unroll.h"
 
 struct lanes {
     __m512 v;
@@ -30,6 +31,34 @@ static inline __m512 vector_exp(__m512 x) {
     bits = _mm512_mask_mov_epi32(bits, underflow, _mm512_setzero_si512());
     bits = _mm512_mask_mov_epi32(bits, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32(EXP_LOG_NAN_BITS));
     return _mm512_castsi512_ps(bits);
+}
+
+// 16 x 16 words: v[i] lane j -> v[j] lane i. Interleaves pairs, then quadruples, then quarters of registers. (Always
+// inlined and unrolled: the array stays in registers.)
+static inline __attribute__((always_inline)) void transpose(__m512i v[SUM_LANES]) {
+    __m512i t[SUM_LANES];
+    UNROLL
+    for (int i = 0; i < SUM_LANES; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < SUM_LANES; i += 4) {
+        v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++) {   // lane group L of v[4j + i]: rows 4j .. 4j+3 of column 4L + i
+        __m512i even0 = _mm512_shuffle_i32x4(v[i], v[4 + i], 0x88), odd0 = _mm512_shuffle_i32x4(v[i], v[4 + i], 0xdd);
+        __m512i even1 = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0x88);
+        __m512i odd1 = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0xdd);
+        v[i] = _mm512_shuffle_i32x4(even0, even1, 0x88);
+        v[8 + i] = _mm512_shuffle_i32x4(even0, even1, 0xdd);
+        v[4 + i] = _mm512_shuffle_i32x4(odd0, odd1, 0x88);
+        v[12 + i] = _mm512_shuffle_i32x4(odd0, odd1, 0xdd);
+    }
 }
 
 // The first min(16, n) lanes.

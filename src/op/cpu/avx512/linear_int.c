@@ -5,17 +5,13 @@
 #include <stdint.h>
 
 #include "op/cpu/kernels.h"
+#include "op/cpu/unroll.h"
 #include "tensor/formats.h"
 #include "tensor/int_groups.h"
 
 #define VECTOR INT_TILE_ROWS
 #define MAX_PAIRS 4   // of a slab
 
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 static uint16_t int4_values[32];

@@ -5,15 +5,11 @@
 
 #include <immintrin.h>
 
+#include "op/cpu/avx512/lanes.h"
 #include "op/cpu/linear.h"
 
 #define VECTOR 16
 
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 32")
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 // Upper and lower byte of the BF16 value of every E4M3 magnitude.
@@ -82,33 +78,6 @@ INLINE __m512i load_along_rows(enum format format, enum linear_unit unit, const 
         words = _mm512_or_si512(words, load_words_along_rows(format, table, from + k_bytes, mask));
     }
     return words;
-}
-
-// v[i] lane j -> v[j] lane i.
-INLINE void transpose(__m512i v[VECTOR]) {
-    __m512i t[VECTOR];
-    UNROLL
-    for (int i = 0; i < VECTOR; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-    }
-    UNROLL
-    for (int i = 0; i < VECTOR; i += 4) {
-        v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    UNROLL
-    for (int i = 0; i < 4; i++) {   // lane group L of v[4j + i]: rows 4j .. 4j+3 of column 4L + i
-        __m512i even0 = _mm512_shuffle_i32x4(v[i], v[4 + i], 0x88), odd0 = _mm512_shuffle_i32x4(v[i], v[4 + i], 0xdd);
-        __m512i even1 = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0x88);
-        __m512i odd1 = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0xdd);
-        v[i] = _mm512_shuffle_i32x4(even0, even1, 0x88);
-        v[8 + i] = _mm512_shuffle_i32x4(even0, even1, 0xdd);
-        v[4 + i] = _mm512_shuffle_i32x4(odd0, odd1, 0x88);
-        v[12 + i] = _mm512_shuffle_i32x4(odd0, odd1, 0xdd);
-    }
 }
 
 // A block of up to 16 rows x 16 units. `by_row`: v[i] = units of row i; else v[i] = rows of unit i. Missing rows and
