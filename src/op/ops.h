@@ -58,7 +58,7 @@ enum op_mode { OP_SET, OP_ADD };   // out = value, or out = out + value
 // on either side: one chain of codes per 128 of K, then total = fma(chain, scale of x * scale of w, total), K blocks
 // ascending (spec 6.3), total from 0 (or y); the product of the scales is rounded to F32, and the scale of a side that
 // is not E4M3 is 1. INT8 and INT4 weights (x f32|bf16): the same with one chain of codes per group (128 or 32 of K) and
-// the group's scale.
+// the group's scale. BF16 and E4M3 panels (x bf16, where op_interleaves says so): the bits of the same weights in rows.
 void op_linear(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
                enum op_mode mode);
 // Both products of one input: the bits of two op_linear. Few rows take one parallel run instead of two.
@@ -107,6 +107,12 @@ void op_quantize_blocks(struct op_context *op, struct tensor *out, const struct 
 // Per head: y[t,h,n] = chain over k of x[t,h,k] * w[h,n,k]; rank 3 each, any strides (w may be a transposed view). Used
 // by absorbed attention: q W_UK and context W_UV (spec 2.4).
 void op_linear_heads(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w);
+
+// Whether products take weights in panels (tensor/panels.h), and with them are faster.
+bool op_interleaves(const struct op_context *op);
+// out BF16_PANELS or E4M3_PANELS, with memory for its data, from x of the same elements, rows contiguous. Scales are not
+// copied: out->scale is the caller's.
+void op_interleave(struct op_context *op, struct tensor *out, const struct tensor *x);
 
 // ---- Embedding -----------------------------------------------------------------------------------------------------
 // y[t,:] (f32) = table[ids[t],:].

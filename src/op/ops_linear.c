@@ -1,11 +1,12 @@
 // Linear operations: shape and format checks, and what is called row, column and k in each product (op/cpu/linear.h).
 #include "base/error.h"
 #include "op/cpu/cpu_ops.h"
-#include "op/cpu/linear.h"
+#include "op/cpu/kernels.h"
 #include "op/op_times.h"
 #include "op/ops.h"
 #include "tensor/formats.h"
 #include "tensor/int_groups.h"
+#include "tensor/panels.h"
 
 static bool is_activation(const struct tensor *tensor) {
     return tensor->format == FORMAT_F32 || tensor->format == FORMAT_BF16;
@@ -26,8 +27,12 @@ static struct linear_operand operand(const struct tensor *tensor, int row_axis, 
     struct linear_operand result = {.data = tensor->data,
                                     .row_stride = tensor->stride[row_axis],
                                     .k_stride = tensor->stride[k_axis],
+                                    .panels = format_is_panels(tensor->format),
                                     .format = (enum format)tensor->format};
-    if (!is_activation(tensor)) {
+    if (result.panels) {
+        result.format = panels_elements(tensor->format);
+    }
+    if (result.format != FORMAT_F32 && result.format != FORMAT_BF16) {
         CHECK(tensor->scale != NULL || tensor_elements(tensor) == 0, "E4M3 without scales");
         CHECK(tensor_scale_edge(tensor->format, k_axis) == BLOCK_SIZE, "tiles of format %d do not lie along the sum",
               tensor->format);
@@ -72,9 +77,10 @@ static void check_rows(const struct tensor *out, const struct tensor *left, cons
               right->shape[right_depth_axis] == left->shape[1] && right->shape[1 - right_depth_axis] == out->shape[1],
           "%s from %s and weight %s", tensor_shape_text(a, out), tensor_shape_text(b, left),
           tensor_shape_text(c, right));
-    bool integers = format_is_int(right->format) && is_activation(left) && right_depth_axis == 1;
+    bool made = (format_is_int(right->format) || format_is_panels(right->format)) && is_activation(left) &&
+                right_depth_axis == 1;
     CHECK(is_activation(out) && is_operand(left, FORMAT_E4M3_TILE) &&
-              (is_operand(right, FORMAT_E4M3_BLOCK) || integers),
+              (is_operand(right, FORMAT_E4M3_BLOCK) || made),
           "formats %d, %d, %d", out->format, left->format, right->format);
     CHECK(mode == OP_SET || out->format == FORMAT_F32, "only an F32 output can be added to");
 }
@@ -242,4 +248,15 @@ void op_linear_heads(struct op_context *op, struct tensor *y, const struct tenso
     }
     multiply(op, list, heads, y->format, OP_SET);
     arena_release(op->scratch, mark);
+}
+
+bool op_interleaves(const struct op_context *op) {
+    return op->kernels->linear.tile_panel != NULL;
+}
+
+void op_interleave(struct op_context *op, struct tensor *out, const struct tensor *x) {
+    CHECK(op_interleaves(op) && format_is_panels(out->format) && panels_format(x->format) == out->format &&
+              tensor_same_shape(out, x) && x->rank == 2 && x->stride[1] == 1,
+          "panels of format %d from format %d", out->format, x->format);
+    cpu_interleave(op, out, x);
 }

@@ -14,6 +14,8 @@ static const struct format_info table[FORMAT_COUNT] = {
     [FORMAT_E4M3_COLUMN] = {"e4m3 column tiles", NULL, 1, e4m3_widen_row, e4m3_narrow_row},
     [FORMAT_INT8] = {.name = "int8", .widen = int_widen_row},
     [FORMAT_INT4] = {.name = "int4", .widen = int_widen_row},
+    [FORMAT_BF16_PANELS] = {.name = "bf16 panels", .widen = panels_widen_row},
+    [FORMAT_E4M3_PANELS] = {.name = "e4m3 panels", .widen = panels_widen_row},
     [FORMAT_E5M6_TILE] = {"e5m6 tiles", NULL, 1, e5m6_widen_row, e5m6_narrow_row},
     [FORMAT_I32] = {.name = "i32", .safetensors_name = "I32", .bytes = 4},
     [FORMAT_I64] = {.name = "i64", .safetensors_name = "I64", .bytes = 8},

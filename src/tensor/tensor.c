@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "tensor/formats.h"
 #include "tensor/int_groups.h"
+#include "tensor/panels.h"
 
 static int64_t blocks(int64_t elements) {
     return (elements + BLOCK_SIZE - 1) / BLOCK_SIZE;
@@ -18,7 +19,7 @@ static float *scale_advance(float *scale, int64_t count) {
 
 static bool is_scaled(enum format format) {
     return format == FORMAT_E4M3_BLOCK || format == FORMAT_E4M3_TILE || format == FORMAT_E4M3_COLUMN ||
-           format == FORMAT_E5M6_TILE;
+           format == FORMAT_E4M3_PANELS || format == FORMAT_E5M6_TILE;
 }
 
 int64_t tensor_scale_edge(enum format format, int axis) {
@@ -155,7 +156,8 @@ int64_t tensor_bytes(const struct tensor *tensor) {
     if (format_is_int(tensor->format)) {
         return int_bytes(tensor);
     }
-    int64_t bytes = tensor_elements(tensor) * format_info(tensor->format)->bytes;
+    int64_t bytes = format_is_panels(tensor->format) ? panels_bytes(tensor)
+                                                     : tensor_elements(tensor) * format_info(tensor->format)->bytes;
     if (tensor->format == FORMAT_E5M6_TILE) {
         bytes += tensor->shape[0] * ((tensor->shape[1] + 1) / 2);
     }

@@ -56,6 +56,7 @@ void cpu_ema(struct op_context *op, struct tensor *average, const struct tensor 
 double cpu_sum_squares(struct op_context *op, const struct tensor *x);
 bool cpu_all_finite(struct op_context *op, const struct tensor *x);
 
+void cpu_interleave(struct op_context *op, struct tensor *out, const struct tensor *x);
 void cpu_quantize_rows(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
 void cpu_dequantize_rows(struct op_context *op, struct tensor *y, const struct tensor *x);
 void cpu_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,

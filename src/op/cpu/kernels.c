@@ -20,6 +20,7 @@ static kernels_init *const avx2_list[] = {
 };
 static kernels_init *const avx512_list[] = {
     kernels_avx512_linear,   kernels_avx512_linear_int,
+    kernels_avx512_linear_panels,
     kernels_avx512_peak,     kernels_avx512_row,
     kernels_avx512_quantize, kernels_avx512_attention,
     kernels_avx512_latent,   kernels_avx512_attention_rows,

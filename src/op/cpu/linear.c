@@ -19,6 +19,7 @@
 #include "op/cpu/kernels.h"
 #include "tensor/formats.h"
 #include "tensor/int_groups.h"
+#include "tensor/panels.h"
 
 #define MIN_PIECE_ROWS 128   // when there are more threads than tasks
 #define AREA_ROWS 512        // when outputs pass through the F32 area of a worker
@@ -32,6 +33,7 @@
 #define PACK_ALONE (1 << 15)     // units that one thread packs in the time that it takes to call the others
 #define TASKS_PER_THREAD 4       // for balance
 #define MAPPED_BYTES (1 << 18)   // of side b that a task of mapped pieces should read at least
+#define PANEL_TILES 2            // of few rows before the packed way pays for a weight in panels
 #define MAX_SCALES (2 * DEPTH_UNITS / INT4_GROUP)
 
 struct piece {
@@ -265,6 +267,30 @@ static void pack_block(const struct run *run, const struct linear_operand *b, in
     }
 }
 
+// The panels of a block of b, `stride` units apart: packed, or straight from a weight in panels of BF16.
+static const uint32_t *block_panels(const struct run *run, const struct linear_group *group, int64_t column,
+                                    int64_t columns, int64_t k_begin, int64_t k_end, uint32_t *packed,
+                                    int64_t *stride) {
+    const struct linear_operand *b = &group->b;
+    const int64_t units = units_of(run->unit, k_end - k_begin);
+    *stride = PANEL_ROWS * units;
+    if (!b->panels) {
+        *stride = run->kernels->tile_columns * units;
+        pack_block(run, b, column, columns, k_begin, k_end, packed);
+        return packed;
+    }
+    const int64_t bytes = panel_bytes(b->format, group->depth);
+    const char *from = b->data + column / PANEL_ROWS * bytes + k_begin / 2 * panel_unit_bytes(b->format);
+    if (b->format == FORMAT_BF16) {
+        *stride = bytes / (int64_t)sizeof *packed;
+        return (const uint32_t *)(const void *)from;
+    }
+    for (int64_t offset = 0; offset < columns; offset += PANEL_ROWS, from += bytes) {
+        run->kernels->widen_panel(packed + offset * units, (const uint8_t *)from, units);
+    }
+    return packed;
+}
+
 static void multiply_block(const struct run *run, const struct piece *piece, int64_t column_begin, int64_t columns,
                            int64_t k_begin, uint32_t *packed_b, float *area) {
     const struct linear_group *group = piece->group;
@@ -273,7 +299,8 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     int64_t units = units_of(run->unit, k_end - k_begin);
     bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
     float column_scales[MAX_PANELS][MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
-    pack_block(run, &group->b, column_begin, columns, k_begin, k_end, packed_b);
+    int64_t panel_stride;
+    const uint32_t *b = block_panels(run, group, column_begin, columns, k_begin, k_end, packed_b, &panel_stride);
     for (int64_t panel = 0; run->scaled && panel * width < columns; panel++) {
         load_scales(run, column_scales[panel], LINEAR_MAX_COLUMNS, &group->b, column_begin + panel * width,
                     minimum(width, columns - panel * width), k_begin, k_end);
@@ -287,7 +314,7 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
         for (int64_t panel = 0; panel * width < columns; panel++) {
             int64_t stride = single ? width : round_up(columns, width);
             struct linear_tile tile = {.a = a,
-                                       .b = packed_b + panel * width * units,
+                                       .b = b + panel * panel_stride,
                                        .units = units,
                                        .scale_depth = run->scale_depth,
                                        .row_scale = run->scaled ? row_scales : NULL,
@@ -343,7 +370,9 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
         if (run->add) {
             load_c(run, group, piece->row + row, column, area, width, rows, columns);
         }
-        (integers ? run->kernels->tile_int : run->kernels->tile_mapped)(&tile);
+        (integers          ? run->kernels->tile_int
+         : group->b.panels ? run->kernels->tile_panel
+                           : run->kernels->tile_mapped)(&tile);
         store_c(run, group, piece->row + row, column, area, width, rows, columns);
     }
 }
@@ -351,6 +380,9 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
 // Where the rows of b begin that are the columns from `column` on; NULL where k is not contiguous.
 static const char *mapped_rows_of(const struct linear_group *group, int64_t column) {
     const struct linear_operand *b = &group->b;
+    if (b->panels) {
+        return b->data + column / PANEL_ROWS * panel_bytes(b->format, group->depth);
+    }
     bool contiguous = b->integers == NULL && b->k_stride == 1;
     return contiguous ? b->data + column * b->row_stride * format_info(b->format)->bytes : NULL;
 }
@@ -517,6 +549,9 @@ static bool is_unpacked_int4(enum linear_unit unit, const struct linear_group *g
 // Most rows of a tile that reads side b of a group where it lies, and of a product that does so tile by tile: b is
 // turned anew for each tile, which still costs less than packing it.
 static int64_t mapped_rows(const struct run *run, const struct linear_group *group) {
+    if (group->b.panels) {
+        return run->kernels->panel_rows;
+    }
     bool pairs = run->unit == UNIT_PAIR && group->b.integers == NULL && group->b.k_stride == 1 &&
                  run->kernels->mapped_pairs > 0;
     return pairs ? run->kernels->mapped_pairs : LINEAR_MAX_MAPPED;
@@ -524,6 +559,9 @@ static int64_t mapped_rows(const struct run *run, const struct linear_group *gro
 
 static int64_t most_mapped_rows(const struct run *run, const struct linear_group *group) {
     int64_t rows = mapped_rows(run, group);
+    if (group->b.panels) {
+        return PANEL_TILES * rows;
+    }
     return is_unpacked_int4(run->unit, group) ? INT4_ROWS : rows > LINEAR_MAX_MAPPED ? LINEAR_MOST_MAPPED : rows;
 }
 
@@ -582,6 +620,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
     const int threads = op->pool != NULL ? pool_threads(op->pool) : 1;
     enum format a = groups[0].a.format, b = groups[0].b.format;
     bool pairs = kernels->pairs && a != FORMAT_F32 && b != FORMAT_F32;
+    CHECK(!groups[0].b.panels || (pairs && kernels->tile_panel != NULL), "a weight in panels beside format %d", (int)a);
     struct run run = {.kernels = kernels,
                       .unit = pairs ? UNIT_PAIR : UNIT_F32,
                       .c_format = c_format,

@@ -33,6 +33,8 @@ struct linear_operand {
     int64_t scale_row_stride, scale_k_stride;   // in scales
     const struct tensor *integers;   // int8 and int4 (side b only): the weight, whose layout is int_groups.h's; no
                                      // field above but k_stride (1) has a meaning then
+    bool panels;   // a weight in panels (side b only, units are pairs): `data` is the first, in the order of
+                   // tensor/panels.h; `format` is that of its elements, k_stride 1, row_stride has no meaning
     enum format format;
 };
 
@@ -97,6 +99,15 @@ struct linear_kernels {
     // columns, which reads codes and scales from tile->mapped.
     void (*pack_columns_int)(const struct linear_strip *strip);
     void (*tile_int)(const struct linear_tile *tile);
+    // Weights in panels (tensor/panels.h; tables with tile_columns = PANEL_ROWS and pairs, else NULL): the product of at
+    // most panel_rows rows with one panel, read front to back (as tile_mapped, `next` is the panel that follows), by the
+    // instructions that suit this processor and by others, which nobody but tests should call; codes of a panel as
+    // packed columns; filling one.
+    int panel_rows;
+    void (*tile_panel)(const struct linear_tile *tile);
+    void (*tile_panel_other)(const struct linear_tile *tile);
+    void (*widen_panel)(uint32_t *out, const uint8_t *codes, int64_t units);
+    void (*fill_panel)(struct tensor *out, const struct tensor *source, int64_t panel);
 };
 
 // Portable packing, any strides and formats.

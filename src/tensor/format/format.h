@@ -15,6 +15,7 @@ void bf16_narrow_row(struct tensor *out, const float *source, int64_t row, int64
 void e4m3_widen_row(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count);
 void e4m3_narrow_row(struct tensor *out, const float *source, int64_t row, int64_t column, int64_t count);
 void int_widen_row(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count);
+void panels_widen_row(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count);
 void e5m6_widen_row(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count);
 void e5m6_narrow_row(struct tensor *out, const float *source, int64_t row, int64_t column, int64_t count);
 

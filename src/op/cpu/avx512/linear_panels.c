@@ -1,0 +1,272 @@
+// AVX-512 kernels of products with weights in panels (tensor/panels.h): few rows read a panel front to back, nothing is
+// turned; many rows take the packed way, for which a panel of BF16 is ready and one of codes is widened.
+//
+// A pair is one vdpbf16ps, or two fused multiply-adds of its halves widened to F32: the same two steps of the same chain.
+// Which is faster depends on the processor: one vdpbf16ps each cycle (AMD) or each second one (Intel, two FMAs a cycle).
+#include <string.h>
+
+#include "op/cpu/avx512/linear_load.h"
+#include "op/cpu/kernels.h"
+#include "tensor/formats.h"
+#include "tensor/panels.h"
+
+#define ROWS 8
+#define GROUPS 2      // of 16 columns in a panel
+#define AHEAD 4096    // bytes of b that are asked for before their turn
+#define LINE 64
+
+enum method { METHOD_PAIRS, METHOD_HALVES };
+
+struct halves {
+    _Alignas(LINE) float even[ROWS * LINEAR_CHUNK], odd[ROWS * LINEAR_CHUNK];
+};
+
+// A chunk of rows of a: its words as two F32 each.
+INLINE void split_rows(struct halves *halves, const uint32_t *a, const int rows) {
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        __m512i words = _mm512_loadu_si512(a + i * LINEAR_CHUNK);
+        __m512i even = _mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000u));
+        _mm512_store_ps(halves->even + i * LINEAR_CHUNK, _mm512_castsi512_ps(even));
+        _mm512_store_ps(halves->odd + i * LINEAR_CHUNK, _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)));
+    }
+}
+
+// The two-source permutation that overwrites its index (see linear_mapped.c).
+INLINE __m512i permute_bytes(__m512i index, __m512i first, __m512i second) {
+    __asm__("vpermi2b %2, %1, %0" : "+v"(index) : "v"(first), "v"(second));
+    return index;
+}
+
+// A unit of a panel as words of two BF16.
+INLINE void load_unit(__m512i pair[GROUPS], const enum format format, const struct e4m3_table *table,
+                      const char *from) {
+    if (format == FORMAT_BF16) {
+        pair[0] = _mm512_loadu_si512(from);
+        pair[1] = _mm512_loadu_si512(from + LINE);
+        return;
+    }
+    __m512i codes = _mm512_loadu_si512(from);
+    __m512i high = permute_bytes(codes, table->high[0], table->high[1]);
+    __m512i low = permute_bytes(codes, table->low[0], table->low[1]);
+    high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8((char)0x80), 0xf8);   // high | (codes & sign)
+    pair[0] = _mm512_unpacklo_epi8(low, high);
+    pair[1] = _mm512_unpackhi_epi8(low, high);
+}
+
+// All rows by one unit of a chunk.
+INLINE void multiply_unit(__m512 sum[GROUPS][ROWS], const uint32_t *a, const struct halves *halves, const int unit,
+                          const int rows, const enum method method, const __m512i pair[GROUPS]) {
+    if (method == METHOD_PAIRS) {
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m512i x = _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + unit]);
+            UNROLL
+            for (int g = 0; g < GROUPS; g++) {
+                sum[g][i] = multiply_add(UNIT_PAIR, sum[g][i], x, pair[g]);
+                __asm__("" : "+v"(sum[g][i]));   // here, not at the end of the loop
+            }
+        }
+        return;
+    }
+    UNROLL
+    for (int half = 0; half < 2; half++) {
+        const float *x = (half == 0 ? halves->even : halves->odd) + unit;
+        __m512 b[GROUPS];
+        UNROLL
+        for (int g = 0; g < GROUPS; g++) {
+            b[g] = _mm512_castsi512_ps(half == 0 ? _mm512_and_si512(pair[g], _mm512_set1_epi32((int)0xffff0000u))
+                                                 : _mm512_slli_epi32(pair[g], 16));
+        }
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m512 factor = _mm512_set1_ps(x[i * LINEAR_CHUNK]);
+            UNROLL
+            for (int g = 0; g < GROUPS; g++) {
+                sum[g][i] = _mm512_fmadd_ps(factor, b[g], sum[g][i]);
+                __asm__("" : "+v"(sum[g][i]));
+            }
+        }
+    }
+}
+
+// What a panel is read through: where b stands, and what follows it.
+struct reader {
+    const char *from, *end, *next;   // next: as if the panel behind began at `end`
+};
+
+INLINE void ask_ahead(const struct reader *reader, const int lines) {
+    const char *line = reader->from + AHEAD < reader->end ? reader->from : reader->next;
+    UNROLL
+    for (int i = 0; i < lines; i++) {
+        _mm_prefetch(line + AHEAD + i * LINE, _MM_HINT_T0);
+    }
+}
+
+// `units` units of all rows, chunk by chunk. Returns where the next units of a are.
+INLINE const uint32_t *multiply_chunks(__m512 sum[GROUPS][ROWS], const uint32_t *a, struct reader *reader,
+                                       int64_t units, const enum format format, const enum method method,
+                                       const int rows, const struct e4m3_table *table) {
+    const int bytes = format == FORMAT_BF16 ? 4 * PANEL_ROWS : 2 * PANEL_ROWS;
+    struct halves halves;
+    for (; units >= LINEAR_CHUNK; units -= LINEAR_CHUNK, a += rows * LINEAR_CHUNK) {
+        if (method == METHOD_HALVES) {
+            split_rows(&halves, a, rows);
+        }
+        for (int part = 0; part < LINEAR_CHUNK; part += 4) {
+            ask_ahead(reader, 4 * bytes / LINE);
+            UNROLL
+            for (int i = 0; i < 4; i++) {
+                __m512i pair[GROUPS];
+                load_unit(pair, format, table, reader->from + i * bytes);
+                multiply_unit(sum, a, &halves, part + i, rows, method, pair);
+            }
+            reader->from += 4 * bytes;
+        }
+    }
+    if (units > 0 && method == METHOD_HALVES) {
+        split_rows(&halves, a, rows);
+    }
+    for (int unit = 0; unit < units; unit++, reader->from += bytes) {
+        __m512i pair[GROUPS];
+        load_unit(pair, format, table, reader->from);
+        multiply_unit(sum, a, &halves, unit, rows, method, pair);
+    }
+    return a;
+}
+
+INLINE void tile_any(const struct linear_tile *tile, const enum format format, const enum method method,
+                     const int rows) {
+    const int64_t bytes = panel_bytes(format, tile->depth), block = BLOCK_SIZE / 2;
+    const bool scaled = format != FORMAT_BF16;
+    const struct e4m3_table table = e4m3_table_load();
+    const uint32_t *a = tile->a;
+    struct reader reader = {.from = tile->mapped->data + tile->column / PANEL_ROWS * bytes};
+    reader.end = reader.from + bytes;
+    reader.next = (tile->next != NULL ? tile->next : reader.end) - bytes;
+    __m512 sum[GROUPS][ROWS];
+    for (int64_t begin = 0; begin < tile->units; begin += scaled ? block : tile->units) {
+        const int64_t left = tile->units - begin;
+        const bool start = begin == 0 && !tile->add;
+        UNROLL
+        for (int g = 0; g < GROUPS; g++) {
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                sum[g][i] = scaled || start ? _mm512_setzero_ps()
+                                            : _mm512_loadu_ps(tile->c + i * tile->c_stride + g * VECTOR);
+            }
+        }
+        a = multiply_chunks(sum, a, &reader, scaled && left > block ? block : left, format, method, rows, &table);
+        __m512 scale = _mm512_set1_ps(scaled ? tile->scale[begin / block] : 1.0f);
+        UNROLL
+        for (int g = 0; g < GROUPS; g++) {
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                float *c = tile->c + i * tile->c_stride + g * VECTOR;
+                if (scaled) {
+                    sum[g][i] = _mm512_fmadd_ps(sum[g][i], scale, start ? _mm512_setzero_ps() : _mm512_loadu_ps(c));
+                }
+                _mm512_storeu_ps(c, sum[g][i]);
+            }
+        }
+    }
+}
+
+#define TILE(rows)                                                        \
+    static void tile_bf16_pairs_##rows(const struct linear_tile *tile) {  \
+        tile_any(tile, FORMAT_BF16, METHOD_PAIRS, rows);                  \
+    }                                                                     \
+    static void tile_bf16_halves_##rows(const struct linear_tile *tile) { \
+        tile_any(tile, FORMAT_BF16, METHOD_HALVES, rows);                 \
+    }                                                                     \
+    static void tile_e4m3_pairs_##rows(const struct linear_tile *tile) {  \
+        tile_any(tile, FORMAT_E4M3_BLOCK, METHOD_PAIRS, rows);            \
+    }                                                                     \
+    static void tile_e4m3_halves_##rows(const struct linear_tile *tile) { \
+        tile_any(tile, FORMAT_E4M3_BLOCK, METHOD_HALVES, rows);           \
+    }
+TILE(1)
+TILE(2)
+TILE(3)
+TILE(4)
+TILE(5)
+TILE(6)
+TILE(7)
+TILE(8)
+
+#define ENTRY(name) \
+    { NULL, name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 }
+static void (*const tiles[2][2][ROWS + 1])(const struct linear_tile *tile) = {
+    {ENTRY(tile_bf16_pairs), ENTRY(tile_e4m3_pairs)}, {ENTRY(tile_bf16_halves), ENTRY(tile_e4m3_halves)}};
+
+static void tile_pairs(const struct linear_tile *tile) {
+    tiles[METHOD_PAIRS][tile->mapped->format != FORMAT_BF16][tile->rows](tile);
+}
+
+static void tile_halves(const struct linear_tile *tile) {
+    tiles[METHOD_HALVES][tile->mapped->format != FORMAT_BF16][tile->rows](tile);
+}
+
+static void widen_panel(uint32_t *out, const uint8_t *codes, int64_t units) {
+    const struct e4m3_table table = e4m3_table_load();
+    for (int64_t unit = 0; unit < units; unit++, out += PANEL_ROWS) {
+        __m512i pair[GROUPS];
+        load_unit(pair, FORMAT_E4M3_BLOCK, &table, (const char *)codes + unit * 2 * PANEL_ROWS);
+        _mm512_store_si512(out, pair[0]);
+        _mm512_store_si512(out + VECTOR, pair[1]);
+    }
+}
+
+// ---- Filling --------------------------------------------------------------------------------------------------------
+
+// A line of each of 16 rows -> one word of all rows in each vector.
+INLINE void load_lines(__m512i v[VECTOR], const char *from, int64_t row_bytes, int64_t rows, __mmask64 mask) {
+    UNROLL
+    for (int i = 0; i < VECTOR; i++) {
+        v[i] = i < rows ? _mm512_maskz_loadu_epi8(mask, from + i * row_bytes) : _mm512_setzero_si512();
+    }
+    transpose(v);
+}
+
+static void fill_panel(struct tensor *out, const struct tensor *source, int64_t panel) {
+    const bool bf16 = source->format == FORMAT_BF16;
+    const int64_t depth_bytes = source->shape[1] * (bf16 ? 2 : 1), row_bytes = source->stride[0] * (bf16 ? 2 : 1);
+    const int64_t units = (source->shape[1] + 1) / 2, rows = source->shape[0] - panel * PANEL_ROWS;
+    const char *from = (const char *)source->data + panel * PANEL_ROWS * row_bytes;
+    char *to = (char *)out->data + panel * panel_bytes((enum format)source->format, source->shape[1]);
+    // Of four rows' words: k + 1, k, k + 3, k + 2 -> first the two pairs of all rows, then the others.
+    const __m512i turn = _mm512_broadcast_i32x4(_mm_setr_epi8(1, 0, 5, 4, 9, 8, 13, 12, 3, 2, 7, 6, 11, 10, 15, 14));
+    for (int64_t byte = 0, unit = 0; byte < depth_bytes; byte += LINE) {
+        const int64_t left = depth_bytes - byte;
+        const __mmask64 mask = left >= LINE ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
+        __m512i v[GROUPS][VECTOR];
+        load_lines(v[0], from + byte, row_bytes, rows, mask);
+        load_lines(v[1], from + byte + VECTOR * row_bytes, row_bytes, rows - VECTOR, mask);
+        for (int i = 0; i < VECTOR && unit < units; i++) {
+            if (bf16) {
+                _mm512_storeu_si512(to, _mm512_rol_epi32(v[0][i], 16));
+                _mm512_storeu_si512(to + LINE, _mm512_rol_epi32(v[1][i], 16));
+                unit++;
+            } else {
+                __m512i first = _mm512_shuffle_epi8(v[0][i], turn), second = _mm512_shuffle_epi8(v[1][i], turn);
+                _mm512_storeu_si512(to, _mm512_unpacklo_epi64(first, second));
+                if (unit + 1 < units) {
+                    _mm512_storeu_si512(to + LINE, _mm512_unpackhi_epi64(first, second));
+                }
+                unit += 2;
+            }
+            to += 2 * LINE;
+        }
+    }
+}
+
+void kernels_avx512_linear_panels(struct cpu_kernels *kernels) {
+    struct linear_kernels *linear = &kernels->linear;
+    __builtin_cpu_init();
+    linear->panel_rows = ROWS;
+    const bool intel = __builtin_cpu_is("intel");
+    linear->tile_panel = intel ? tile_halves : tile_pairs;
+    linear->tile_panel_other = intel ? tile_pairs : tile_halves;
+    linear->widen_panel = widen_panel;
+    linear->fill_panel = fill_panel;
+}
