@@ -45,9 +45,10 @@ static int parse_compute(enum format *compute, const char *text, struct error *e
 }
 
 // FORMAT_NONE = as stored.
-static int parse_weights(enum format *weights, const char *text, struct error *error) {
+static int parse_weights(enum format *weights, bool *mapped, const char *text, struct error *error) {
     *weights = FORMAT_NONE;
-    if (text == NULL || strcmp(text, "stored") == 0) {
+    *mapped = text != NULL && strcmp(text, "mapped") == 0;
+    if (text == NULL || *mapped || strcmp(text, "stored") == 0) {
         return 0;
     }
     if (strcmp(text, "int8") == 0) {
@@ -55,7 +56,7 @@ static int parse_weights(enum format *weights, const char *text, struct error *e
     } else if (strcmp(text, "int4") == 0) {
         *weights = FORMAT_INT4;
     } else {
-        return error_set(error, ERROR_ARGUMENT, "weights: expected stored, int8 or int4, found \"%s\"", text);
+        return error_set(error, ERROR_ARGUMENT, "weights: expected stored, mapped, int8 or int4, found \"%s\"", text);
     }
     return 0;
 }
@@ -118,19 +119,29 @@ static int read_generation_config(struct minke_model *model, const char *directo
     return code;
 }
 
+// Interleaves what is stored where products gain from it and the memory is there: the files themselves take none that
+// others could not have.
+static int interleave(struct minke_model *model, struct error *error) {
+    if (!op_interleaves(&model->op) || model->model.compute != FORMAT_BF16 ||
+        model_interleaved_bytes(&model->model.params, &model->model.config) > memory_available() / 4 * 3) {
+        return 0;
+    }
+    return model_interleave(&model->model.params, &model->model.config, true, &model->op, &model->arena, error);
+}
+
 static int open_parts(struct minke_model *model, const char *directory, const struct minke_model_options *options,
                       struct error *error) {
     enum isa isa = ISA_BEST;
     enum format weights = FORMAT_NONE;
+    bool mapped = false;
     int code;
     model->directory = memory_copy_string(directory, error);
-    model->weights = memory_copy_string(options->weights != NULL ? options->weights : "stored", error);
-    if (model->directory == NULL || model->weights == NULL) {
+    if (model->directory == NULL) {
         return ERROR_MEMORY;
     }
     if ((code = parse_isa(&isa, options->isa, error)) != 0 ||
         (code = parse_compute(&model->model.compute, options->compute, error)) != 0 ||
-        (code = parse_weights(&weights, options->weights, error)) != 0 ||
+        (code = parse_weights(&weights, &mapped, options->weights, error)) != 0 ||
         (code = pool_create(&model->pool, options->threads, error)) != 0 ||
         (code = op_context_init(&model->op, isa, model->pool, &model->scratch, error)) != 0 ||
         (code = model_config_read(&model->model.config, directory, error)) != 0 ||
@@ -139,6 +150,10 @@ static int open_parts(struct minke_model *model, const char *directory, const st
         (code = read_generation_config(model, directory, error)) != 0) {
         return code;
     }
+    model->weights = memory_copy_string(weights != FORMAT_NONE ? options->weights : "stored", error);
+    if (model->weights == NULL) {
+        return ERROR_MEMORY;
+    }
     if (weights != FORMAT_NONE && options->ram_bytes > 0) {
         return error_set(error, ERROR_ARGUMENT,
                          "weights %s and a memory limit: experts are read as the files have them; expected one of both",
@@ -146,6 +161,9 @@ static int open_parts(struct minke_model *model, const char *directory, const st
     }
     if (weights != FORMAT_NONE && (code = model_quantize(&model->model.params, &model->model.config, weights, true,
                                                          model->pool, &model->arena, error)) != 0) {
+        return code;
+    }
+    if (weights == FORMAT_NONE && !mapped && options->ram_bytes == 0 && (code = interleave(model, error)) != 0) {
         return code;
     }
     if (options->ram_bytes > 0) {

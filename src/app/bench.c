@@ -224,7 +224,7 @@ static const struct command_option options[] = {
      .argument = "W",
      .help = "prefill, decode: this format alone",
      .text = &asked.options.weights,
-     .choices = "bf16|fp8|int8|int4"},
+     .choices = "bf16|fp8|int8|int4|bf16-mapped|fp8-mapped"},
     CACHE_OPTION(asked.options.cache),
     {.name = "precision",
      .argument = "P",

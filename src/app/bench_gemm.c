@@ -5,6 +5,7 @@
 
 #include "app/bench.h"
 #include "tensor/formats.h"
+#include "tensor/panels.h"
 
 #define MOST_GROUPS 8
 
@@ -107,6 +108,9 @@ static int make_sets(struct bench *bench, struct product_case *c, struct error *
 }
 
 static const char *format_label(const struct product_case *c) {
+    if (format_is_panels(c->format)) {
+        return c->format == FORMAT_E4M3_PANELS ? "fp8-panels" : "bf16-panels";
+    }
     return c->quantised ? "fp8xfp8" : c->format == FORMAT_E4M3_BLOCK ? "fp8" : format_info(c->format)->name;
 }
 
@@ -212,8 +216,12 @@ static int vectors(struct bench *bench, struct error *error) {
     };
     int code = 0;
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-        for (int f = 0; f < FORMATS && code == 0; f++) {
-            struct product_case c = {.format = formats[f],
+        for (int f = 0; f < 2 * FORMATS && code == 0; f++) {
+            enum format format = f < FORMATS ? formats[f] : panels_format(formats[f - FORMATS]);
+            if (format == FORMAT_NONE || (f >= FORMATS && !op_interleaves(&bench->op[TEAM_ALL]))) {
+                continue;
+            }
+            struct product_case c = {.format = format,
                                      .by_memory = true,
                                      .groups = shapes[s].groups,
                                      .rows = shapes[s].rows,

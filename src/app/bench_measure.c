@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "op/cpu/kernels.h"
 #include "tensor/formats.h"
+#include "tensor/panels.h"
 
 #define SAMPLES 9
 #define FEW_SAMPLES 3        // of calls that take long
@@ -261,15 +262,22 @@ static int64_t aligned(int64_t bytes) {
 
 // Scales of an E4M3 tensor: one for each piece of as many rows and columns as its format says.
 static int64_t scale_count(enum format format, int64_t rows, int64_t columns) {
-    if (format != FORMAT_E4M3_BLOCK && format != FORMAT_E4M3_TILE && format != FORMAT_E4M3_COLUMN) {
+    if (format != FORMAT_E4M3_BLOCK && format != FORMAT_E4M3_TILE && format != FORMAT_E4M3_COLUMN &&
+        format != FORMAT_E4M3_PANELS) {
         return 0;
     }
     int64_t height = tensor_scale_edge(format, 0), width = tensor_scale_edge(format, 1);
     return (rows + height - 1) / height * ((columns + width - 1) / width);
 }
 
+static int64_t element_bytes(const struct tensor *tensor) {
+    return format_is_panels(tensor->format) ? panels_bytes(tensor)
+                                            : tensor_elements(tensor) * format_info(tensor->format)->bytes;
+}
+
 int64_t bench_tensor_bytes(enum format format, int64_t rows, int64_t columns) {
-    return aligned(rows * columns * format_info(format)->bytes) + aligned(scale_count(format, rows, columns) * 4);
+    struct tensor tensor = tensor_2d(format, NULL, rows, columns);
+    return aligned(element_bytes(&tensor)) + aligned(scale_count(format, rows, columns) * 4);
 }
 
 // Random bits, of which each element keeps sign and mantissa; the exponent is that of 0.5.
@@ -277,7 +285,7 @@ static void fill(char *data, enum format format, int64_t bytes) {
     uint64_t state = 0x9e3779b97f4a7c15u, keep, set;
     if (format == FORMAT_F32) {
         keep = 0x807fffff807fffffu, set = 0x3f0000003f000000u;
-    } else if (format == FORMAT_BF16) {
+    } else if (format == FORMAT_BF16 || format == FORMAT_BF16_PANELS) {
         keep = 0x807f807f807f807fu, set = 0x3f003f003f003f00u;
     } else {
         keep = 0x8787878787878787u, set = 0x3030303030303030u;
@@ -300,7 +308,7 @@ static char *take(struct bench *bench, int64_t bytes) {
 
 struct tensor bench_tensor(struct bench *bench, enum format format, int rank, const int64_t *shape) {
     struct tensor tensor = tensor_make(format, NULL, rank, shape);
-    int64_t bytes = tensor_elements(&tensor) * format_info(format)->bytes;
+    int64_t bytes = element_bytes(&tensor);
     tensor.data = take(bench, bytes);
     fill(tensor.data, format, bytes);
     int64_t scales = rank == 2 ? scale_count(format, shape[0], shape[1]) : 0;

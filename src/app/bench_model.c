@@ -259,7 +259,7 @@ int bench_train(struct bench *bench, struct error *error) {
 // ---- Inference ------------------------------------------------------------------------------------------------------
 
 struct inference {
-    struct arena arena, source;   // source: what integer weights were made from, and what stays of it
+    struct arena arena, source;   // source: what weights were made from, and what stays of it
     struct model model;
     struct session *session;
     int32_t *ids;
@@ -270,8 +270,27 @@ static enum cache_kind wanted_cache(const struct bench *bench) {
     return bench->options.cache != NULL && strcmp(bench->options.cache, "fp8") == 0 ? CACHE_FP8 : CACHE_PLAIN;
 }
 
-static int inference_open(struct inference *inference, struct bench *bench, enum format format, int64_t capacity,
-                          struct error *error) {
+// How weights are kept in what is measured; all but the first stand behind the names of the measurements. Those that
+// are mapped are measured only if they are asked for.
+static const struct weight_kind {
+    enum format format;
+    bool mapped;
+    const char *name;
+} weights[] = {{FORMAT_BF16, false, "bf16"},     {FORMAT_E4M3_BLOCK, false, "fp8"},
+               {FORMAT_INT8, false, "int8"},     {FORMAT_INT4, false, "int4"},
+               {FORMAT_BF16, true, "bf16-mapped"}, {FORMAT_E4M3_BLOCK, true, "fp8-mapped"}};
+#define WEIGHTS (sizeof weights / sizeof weights[0])
+
+// Integers of BF16, or panels of what is stored.
+static int make_weights(struct model *model, enum format format, struct op_context *op, struct arena *arena,
+                        struct error *error) {
+    return format_is_int(format)
+               ? model_quantize(&model->params, &model->config, format, false, op->pool, arena, error)
+               : model_interleave(&model->params, &model->config, false, op, arena, error);
+}
+
+static int inference_open(struct inference *inference, struct bench *bench, const struct weight_kind *kind,
+                          int64_t capacity, struct error *error) {
     const struct model_config *config = &bench->config;
     struct session_options options = {.capacity = capacity, .chunk = CHUNK, .cache = wanted_cache(bench)};
     struct model *model = &inference->model;
@@ -284,13 +303,12 @@ static int inference_open(struct inference *inference, struct bench *bench, enum
     inference->ids = arena_allocate(&inference->arena, (size_t)capacity, sizeof *inference->ids);
     random_ids(inference->ids, capacity, config);
     params_create(&model->params, config, &inference->arena);
-    bool integers = format_is_int(format);
-    struct arena *first = integers ? &inference->source : &inference->arena;
-    if ((code = params_allocate(&model->params, config, integers ? FORMAT_BF16 : format, false, false, first, error)) !=
-            0 ||
+    bool integers = format_is_int(kind->format), made = integers || (!kind->mapped && op_interleaves(op));
+    struct arena *first = made ? &inference->source : &inference->arena;
+    enum format stored = integers ? FORMAT_BF16 : kind->format;
+    if ((code = params_allocate(&model->params, config, stored, false, false, first, error)) != 0 ||
         (code = params_initialize(&model->params, config, 1, config->initializer_range, op, error)) != 0 ||
-        (integers &&
-         (code = model_quantize(&model->params, config, format, false, op->pool, &inference->arena, error)) != 0)) {
+        (made && (code = make_weights(model, kind->format, op, &inference->arena, error)) != 0)) {
         return code;
     }
     model_prepare(model, capacity, &inference->arena);
@@ -331,21 +349,14 @@ static void run_decode(void *argument, struct op_context *op, int64_t round) {
     append(inference, 1, SESSION_SAMPLED);
 }
 
-// The formats that weights are measured in; all but the first stand behind the names of the measurements.
-static const struct {
-    enum format format;
-    const char *name;
-} weights[] = {{FORMAT_BF16, "bf16"}, {FORMAT_E4M3_BLOCK, "fp8"}, {FORMAT_INT8, "int8"}, {FORMAT_INT4, "int4"}};
-#define WEIGHTS (sizeof weights / sizeof weights[0])
-
 static bool is_wanted(const struct bench *bench, size_t f) {
-    return bench->options.weights == NULL || strcmp(bench->options.weights, weights[f].name) == 0;
+    return bench->options.weights == NULL ? !weights[f].mapped : strcmp(bench->options.weights, weights[f].name) == 0;
 }
 
 static void name_case(const struct bench *bench, struct bench_case *measured, const char *name, int64_t number,
                       size_t f) {
     const char *label = weights[f].name;
-    bool plain = weights[f].format == FORMAT_BF16;
+    bool plain = f == 0;
     snprintf(measured->name, sizeof measured->name, "%s.%" PRId64 "%s%s%s", name, number, plain ? "" : ".",
              plain ? "" : label, wanted_cache(bench) == CACHE_FP8 ? ".cache-fp8" : "");
 }
@@ -362,7 +373,7 @@ int bench_prefill(struct bench *bench, struct error *error) {
         struct inference inference = {.count = length};
         arena_init(&inference.arena, "inference");
         arena_init(&inference.source, "weights");
-        if ((code = inference_open(&inference, bench, weights[f].format, length, error)) == 0) {
+        if ((code = inference_open(&inference, bench, &weights[f], length, error)) == 0) {
             struct active active = count_active(&inference.model.params, config, false);
             double work = 2.0 * (active.parameters * (double)length + active.head) +
                           attention_work(config, config->num_hidden_layers, length);
@@ -478,7 +489,7 @@ int bench_decode(struct bench *bench, struct error *error) {
         struct inference inference = {.count = depth};
         arena_init(&inference.arena, "inference");
         arena_init(&inference.source, "weights");
-        if ((code = inference_open(&inference, bench, weights[f].format, decode_capacity(depth), error)) == 0) {
+        if ((code = inference_open(&inference, bench, &weights[f], decode_capacity(depth), error)) == 0) {
             append(&inference, depth, SESSION_PROMPT);
             double bytes = bench_token_bytes(&inference.model.params, config, wanted_cache(bench),
                                              depth + DECODE_TOKENS / 2);

@@ -19,9 +19,9 @@ struct model_arguments {
      .choices = "bf16|f32"},                                                                                        \
         {.name = "weights",                                                                                         \
          .argument = "W",                                                                                           \
-         .help = "weights as the files have them, or quantised while opening (stored)",                             \
+         .help = "weights as the files have them, the same without a copy, or quantised (stored)",                  \
          .text = &(arguments).weights,                                                                              \
-         .choices = "stored|int8|int4"},                                                                            \
+         .choices = "stored|mapped|int8|int4"},                                                                     \
     {                                                                                                               \
         .name = "ram", .argument = "SIZE",                                                                          \
         .help = "memory to use at most, e.g. 16G: experts are read from disk when needed", .text = &(arguments).ram \

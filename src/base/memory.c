@@ -235,9 +235,9 @@ struct memory_statistics memory_statistics_get(void) {
     };
 }
 
-// A "<key>  <number> kB" line of /proc/self/status, in bytes.
-static int64_t status_bytes(const char *key) {
-    FILE *status = fopen("/proc/self/status", "re");
+// A "<key>  <number> kB" line of a file of /proc, in bytes.
+static int64_t status_bytes(const char *path, const char *key) {
+    FILE *status = fopen(path, "re");
     if (status == NULL) {
         return 0;
     }
@@ -255,11 +255,24 @@ static int64_t status_bytes(const char *key) {
 }
 
 int64_t memory_resident_peak(void) {
-    return status_bytes("VmHWM:");
+    return status_bytes("/proc/self/status", "VmHWM:");
 }
 
 int64_t memory_resident(void) {
-    return status_bytes("VmRSS:");
+    return status_bytes("/proc/self/status", "VmRSS:");
+}
+
+int64_t memory_available(void) {
+    int64_t available = status_bytes("/proc/meminfo", "MemAvailable:");
+    FILE *file = fopen("/sys/fs/cgroup/memory.max", "re");
+    if (file != NULL) {
+        long long limit;
+        if (fscanf(file, "%lld", &limit) == 1 && limit < available) {   // else "max"
+            available = limit;
+        }
+        fclose(file);
+    }
+    return available;
 }
 
 void memory_fail_at(int64_t n) {

@@ -40,6 +40,9 @@ struct memory_statistics memory_statistics_get(void);
 // Peak resident set of the process in bytes (Linux VmHWM), and its current size; 0 if unknown.
 int64_t memory_resident_peak(void);
 int64_t memory_resident(void);
+// What the system could still give to this process without swapping (MemAvailable, at most the limit of the control
+// group); 0 if unknown.
+int64_t memory_available(void);
 
 // Test hooks. fail_at(n): the n-th allocation from now (1 = the next) and all later ones fail; 0 switches it off.
 void memory_fail_at(int64_t n);

@@ -1,4 +1,4 @@
-// Weights quantised at load; see quantize.h.
+// Weights quantised or interleaved at load; see quantize.h.
 #include "model/quantize.h"
 
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "tensor/formats.h"
 #include "tensor/int_groups.h"
+#include "tensor/panels.h"
 
 // One tensor to do. In the order of addresses, which is that of the files, a disk is read from front to back.
 struct item {
@@ -17,20 +18,37 @@ struct item {
 };
 
 struct plan {
-    enum format format;
+    enum format format;   // FORMAT_NONE: panels of what is stored
     struct item *items;   // NULL: only count
     int64_t count;
-    size_t bytes;         // of the integers
+    size_t bytes;         // of what is made
     int64_t read_bytes;   // of the sources
 };
 
-enum format model_quantized_format(const struct param *param, enum format format) {
+// Whether a parameter is the weight of Linears and nothing else.
+static bool is_weight(const struct param *param) {
     static const char kept[] = "kv_b_proj.weight";
     size_t length = strlen(param->name), suffix = sizeof kept - 1;
     if (param->kind == PARAM_LINEAR) {
-        return length >= suffix && strcmp(param->name + length - suffix, kept) == 0 ? FORMAT_NONE : format;
+        return length < suffix || strcmp(param->name + length - suffix, kept) != 0;
     }
-    return param->kind == PARAM_HEAD || param->kind == PARAM_EH_PROJ ? FORMAT_INT8 : FORMAT_NONE;
+    return param->kind == PARAM_HEAD || param->kind == PARAM_EH_PROJ;
+}
+
+enum format model_quantized_format(const struct param *param, enum format format) {
+    return !is_weight(param) ? FORMAT_NONE : param->kind == PARAM_LINEAR ? format : FORMAT_INT8;
+}
+
+static enum format wanted_format(const struct plan *plan, const struct param *param) {
+    if (plan->format != FORMAT_NONE) {
+        return model_quantized_format(param, plan->format);
+    }
+    return is_weight(param) ? panels_format((enum format)param->tensor->format) : FORMAT_NONE;
+}
+
+// Of the memory that a tensor takes when it is made: the scales of panels stay where they are.
+static int64_t made_bytes(const struct tensor *made) {
+    return format_is_panels(made->format) ? panels_bytes(made) : int_bytes(made);
 }
 
 static size_t round_up(int64_t bytes) {
@@ -41,15 +59,15 @@ static void plan_tensor(struct plan *plan, struct tensor *target, const struct t
     if (plan->items != NULL) {
         plan->items[plan->count] = (struct item){.target = target, .source = *source, .format = format};
     }
-    struct tensor integers = tensor_2d(format, NULL, source->shape[0], source->shape[1]);
-    plan->bytes += round_up(int_bytes(&integers));
+    struct tensor made = tensor_2d(format, NULL, source->shape[0], source->shape[1]);
+    plan->bytes += round_up(made_bytes(&made));
     plan->read_bytes += tensor_bytes(source);
     plan->count++;
 }
 
 static int plan_param(void *argument, const struct param *param, struct error *error) {
     struct plan *plan = argument;
-    enum format format = model_quantized_format(param, plan->format);
+    enum format format = wanted_format(plan, param);
     (void)error;
     if (format != FORMAT_NONE) {
         plan_tensor(plan, param->tensor, param->tensor, format);
@@ -62,7 +80,11 @@ static void plan_model(struct plan *plan, struct item *items, struct model_param
     *plan = (struct plan){.format = plan->format, .items = items};
     params_visit(params, config, plan_param, plan, NULL);
     if (config->tie_word_embeddings) {   // visited as the embedding, which stays
-        plan_tensor(plan, &params->lm_head, &params->embed_tokens, FORMAT_INT8);
+        const struct param head = {.kind = PARAM_HEAD, .tensor = &params->embed_tokens};
+        enum format format = wanted_format(plan, &head);
+        if (format != FORMAT_NONE) {
+            plan_tensor(plan, &params->lm_head, &params->embed_tokens, format);
+        }
     }
 }
 
@@ -91,21 +113,32 @@ static void quantize_tile(void *argument, int64_t task, int worker) {
     int_quantize(&job->out, job->source, task);
 }
 
-static void run_plan(const struct plan *plan, bool mapped, struct pool *pool, struct arena *arena) {
+static void make_tensor(const struct item *item, struct op_context *op, struct arena *arena) {
+    struct job job = {.out = tensor_2d(item->format, NULL, item->source.shape[0], item->source.shape[1]),
+                      .source = &item->source};
+    job.out.data = arena_allocate(arena, (size_t)made_bytes(&job.out), 1);
+    if (format_is_panels(item->format)) {
+        job.out.scale = item->source.scale;
+        op_interleave(op, &job.out, &item->source);
+    } else {
+        pool_run(op->pool, int_tiles(&job.out), quantize_tile, &job);
+    }
+    *item->target = job.out;
+}
+
+static void run_plan(const struct plan *plan, bool mapped, struct op_context *op, struct arena *arena) {
     struct progress progress;
     int64_t done = 0;
-    progress_begin(&progress, plan->format == FORMAT_INT4 ? "quantise to int4" : "quantise to int8", "bytes",
-                   plan->read_bytes);
+    const char *title = plan->format == FORMAT_NONE   ? "interleave weights"
+                        : plan->format == FORMAT_INT4 ? "quantise to int4"
+                                                      : "quantise to int8";
+    progress_begin(&progress, title, "bytes", plan->read_bytes);
     for (int64_t i = 0; i < plan->count; i++) {
         const struct item *item = &plan->items[i];
         if (mapped && i + 1 < plan->count) {
             expect_source(&plan->items[i + 1].source);
         }
-        struct job job = {.out = tensor_2d(item->format, NULL, item->source.shape[0], item->source.shape[1]),
-                          .source = &item->source};
-        job.out.data = arena_allocate(arena, (size_t)int_bytes(&job.out), 1);
-        pool_run(pool, int_tiles(&job.out), quantize_tile, &job);
-        *item->target = job.out;
+        make_tensor(item, op, arena);
         done += tensor_bytes(&item->source);
         if (mapped) {
             forget_source(&item->source);
@@ -123,21 +156,39 @@ static void run_plan(const struct plan *plan, bool mapped, struct pool *pool, st
     }
 }
 
+static int make_model(struct plan *plan, struct model_params *params, const struct model_config *config, bool mapped,
+                      struct op_context *op, struct arena *arena, struct error *error) {
+    plan_model(plan, NULL, params, config);
+    struct item *items = memory_allocate((size_t)plan->count, sizeof *items, "plan of the weights", error);
+    if (items == NULL) {
+        return ERROR_MEMORY;
+    }
+    int code = arena_reserve(arena, plan->bytes, error);
+    if (code == 0) {
+        plan_model(plan, items, params, config);
+        qsort(items, (size_t)plan->count, sizeof *items, compare_addresses);
+        run_plan(plan, mapped, op, arena);
+    }
+    memory_free(items);
+    return code;
+}
+
 int model_quantize(struct model_params *params, const struct model_config *config, enum format format, bool mapped,
                    struct pool *pool, struct arena *arena, struct error *error) {
     CHECK(format_is_int(format), "format %d", (int)format);
     struct plan plan = {.format = format};
+    struct op_context op = {.pool = pool};   // integers need no kernels
+    return make_model(&plan, params, config, mapped, &op, arena, error);
+}
+
+int64_t model_interleaved_bytes(struct model_params *params, const struct model_config *config) {
+    struct plan plan = {.format = FORMAT_NONE};
     plan_model(&plan, NULL, params, config);
-    struct item *items = memory_allocate((size_t)plan.count, sizeof *items, "plan of quantisation", error);
-    if (items == NULL) {
-        return ERROR_MEMORY;
-    }
-    int code = arena_reserve(arena, plan.bytes, error);
-    if (code == 0) {
-        plan_model(&plan, items, params, config);
-        qsort(items, (size_t)plan.count, sizeof *items, compare_addresses);
-        run_plan(&plan, mapped, pool, arena);
-    }
-    memory_free(items);
-    return code;
+    return (int64_t)plan.bytes;
+}
+
+int model_interleave(struct model_params *params, const struct model_config *config, bool mapped,
+                     struct op_context *op, struct arena *arena, struct error *error) {
+    struct plan plan = {.format = FORMAT_NONE};
+    return make_model(&plan, params, config, mapped, op, arena, error);
 }
