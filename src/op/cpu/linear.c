@@ -337,7 +337,9 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
 
 // Width of a mapped tile.
 static int64_t mapped_width(const struct run *run, const struct linear_group *group) {
-    return group->b.integers != NULL ? INT_TILE_ROWS : run->kernels->mapped_columns;
+    return group->b.integers != NULL ? INT_TILE_ROWS
+           : group->b.panels         ? PANEL_COLUMNS
+                                     : run->kernels->mapped_columns;
 }
 
 // Columns [column, column + columns) of a mapped piece: one tile's width, or less at the end. `next`: rows of b that

@@ -11,8 +11,10 @@
 #include "tensor/panels.h"
 
 #define ROWS 8
-#define GROUPS 2      // of 16 columns in a panel
-#define AHEAD 4096    // bytes of b that are asked for before their turn
+#define ROWS_OF_TWO 4   // most rows of two panels at a time: their sums stay in registers
+#define GROUPS 2        // of 16 columns in a panel
+#define MOST_GROUPS 4   // in two panels
+#define AHEAD 4096      // bytes of a panel that are asked for before their turn, into the second cache level
 #define LINE 64
 
 enum method { METHOD_PAIRS, METHOD_HALVES };
@@ -55,14 +57,15 @@ INLINE void load_unit(__m512i pair[GROUPS], const enum format format, const stru
 }
 
 // All rows by one unit of a chunk.
-INLINE void multiply_unit(__m512 sum[GROUPS][ROWS], const uint32_t *a, const struct halves *halves, const int unit,
-                          const int rows, const enum method method, const __m512i pair[GROUPS]) {
+INLINE void multiply_unit(__m512 sum[MOST_GROUPS][ROWS], const uint32_t *a, const struct halves *halves, const int unit,
+                          const int rows, const int groups, const enum method method,
+                          const __m512i pair[MOST_GROUPS]) {
     if (method == METHOD_PAIRS) {
         UNROLL
         for (int i = 0; i < rows; i++) {
             __m512i x = _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + unit]);
             UNROLL
-            for (int g = 0; g < GROUPS; g++) {
+            for (int g = 0; g < groups; g++) {
                 sum[g][i] = multiply_add(UNIT_PAIR, sum[g][i], x, pair[g]);
                 __asm__("" : "+v"(sum[g][i]));   // here, not at the end of the loop
             }
@@ -72,9 +75,9 @@ INLINE void multiply_unit(__m512 sum[GROUPS][ROWS], const uint32_t *a, const str
     UNROLL
     for (int half = 0; half < 2; half++) {
         const float *x = (half == 0 ? halves->even : halves->odd) + unit;
-        __m512 b[GROUPS];
+        __m512 b[MOST_GROUPS];
         UNROLL
-        for (int g = 0; g < GROUPS; g++) {
+        for (int g = 0; g < groups; g++) {
             b[g] = _mm512_castsi512_ps(half == 0 ? _mm512_and_si512(pair[g], _mm512_set1_epi32((int)0xffff0000u))
                                                  : _mm512_slli_epi32(pair[g], 16));
         }
@@ -82,7 +85,7 @@ INLINE void multiply_unit(__m512 sum[GROUPS][ROWS], const uint32_t *a, const str
         for (int i = 0; i < rows; i++) {
             __m512 factor = _mm512_set1_ps(x[i * LINEAR_CHUNK]);
             UNROLL
-            for (int g = 0; g < GROUPS; g++) {
+            for (int g = 0; g < groups; g++) {
                 sum[g][i] = _mm512_fmadd_ps(factor, b[g], sum[g][i]);
                 __asm__("" : "+v"(sum[g][i]));
             }
@@ -90,36 +93,49 @@ INLINE void multiply_unit(__m512 sum[GROUPS][ROWS], const uint32_t *a, const str
     }
 }
 
-// What a panel is read through: where b stands, and what follows it.
+// One panel, or two of which each is read front to back.
 struct reader {
-    const char *from, *end, *next;   // next: as if the panel behind began at `end`
+    const char *from, *end;   // in the first panel
+    const char *next;         // as if the panel that follows began at `end`
+    int64_t bytes;            // of a panel
 };
 
-INLINE void ask_ahead(const struct reader *reader, const int lines) {
-    const char *line = reader->from + AHEAD < reader->end ? reader->from : reader->next;
+INLINE void ask_ahead(const struct reader *reader, const int panels, const int lines) {
+    const char *line = (reader->from + AHEAD < reader->end ? reader->from : reader->next) + AHEAD;
     UNROLL
-    for (int i = 0; i < lines; i++) {
-        _mm_prefetch(line + AHEAD + i * LINE, _MM_HINT_T0);
+    for (int panel = 0; panel < panels; panel++, line += reader->bytes) {
+        UNROLL
+        for (int i = 0; i < lines; i++) {
+            _mm_prefetch(line + i * LINE, _MM_HINT_T1);
+        }
+    }
+}
+
+INLINE void load_units(__m512i pair[MOST_GROUPS], const struct reader *reader, const int64_t offset, const int panels,
+                       const enum format format, const struct e4m3_table *table) {
+    UNROLL
+    for (int panel = 0; panel < panels; panel++) {
+        load_unit(pair + panel * GROUPS, format, table, reader->from + offset + panel * reader->bytes);
     }
 }
 
 // `units` units of all rows, chunk by chunk. Returns where the next units of a are.
-INLINE const uint32_t *multiply_chunks(__m512 sum[GROUPS][ROWS], const uint32_t *a, struct reader *reader,
+INLINE const uint32_t *multiply_chunks(__m512 sum[MOST_GROUPS][ROWS], const uint32_t *a, struct reader *reader,
                                        int64_t units, const enum format format, const enum method method,
-                                       const int rows, const struct e4m3_table *table) {
+                                       const int rows, const int panels, const struct e4m3_table *table) {
     const int bytes = format == FORMAT_BF16 ? 4 * PANEL_ROWS : 2 * PANEL_ROWS;
+    __m512i pair[MOST_GROUPS];
     struct halves halves;
     for (; units >= LINEAR_CHUNK; units -= LINEAR_CHUNK, a += rows * LINEAR_CHUNK) {
         if (method == METHOD_HALVES) {
             split_rows(&halves, a, rows);
         }
         for (int part = 0; part < LINEAR_CHUNK; part += 4) {
-            ask_ahead(reader, 4 * bytes / LINE);
+            ask_ahead(reader, panels, 4 * bytes / LINE);
             UNROLL
             for (int i = 0; i < 4; i++) {
-                __m512i pair[GROUPS];
-                load_unit(pair, format, table, reader->from + i * bytes);
-                multiply_unit(sum, a, &halves, part + i, rows, method, pair);
+                load_units(pair, reader, i * bytes, panels, format, table);
+                multiply_unit(sum, a, &halves, part + i, rows, panels * GROUPS, method, pair);
             }
             reader->from += 4 * bytes;
         }
@@ -128,62 +144,76 @@ INLINE const uint32_t *multiply_chunks(__m512 sum[GROUPS][ROWS], const uint32_t 
         split_rows(&halves, a, rows);
     }
     for (int unit = 0; unit < units; unit++, reader->from += bytes) {
-        __m512i pair[GROUPS];
-        load_unit(pair, format, table, reader->from);
-        multiply_unit(sum, a, &halves, unit, rows, method, pair);
+        load_units(pair, reader, 0, panels, format, table);
+        multiply_unit(sum, a, &halves, unit, rows, panels * GROUPS, method, pair);
     }
     return a;
 }
 
-INLINE void tile_any(const struct linear_tile *tile, const enum format format, const enum method method,
-                     const int rows) {
+// Columns of a tile from `first` on: one panel or two.
+INLINE void tile_any(const struct linear_tile *tile, int first, const enum format format, const enum method method,
+                     const int rows, const int panels) {
     const int64_t bytes = panel_bytes(format, tile->depth), block = BLOCK_SIZE / 2;
-    const bool scaled = format != FORMAT_BF16;
+    const bool scaled = format != FORMAT_BF16, last = first + panels * PANEL_ROWS >= tile->columns;
     const struct e4m3_table table = e4m3_table_load();
+    const int groups = panels * GROUPS;
     const uint32_t *a = tile->a;
-    struct reader reader = {.from = tile->mapped->data + tile->column / PANEL_ROWS * bytes};
+    struct reader reader = {.from = tile->mapped->data + (tile->column + first) / PANEL_ROWS * bytes, .bytes = bytes};
     reader.end = reader.from + bytes;
-    reader.next = (tile->next != NULL ? tile->next : reader.end) - bytes;
-    __m512 sum[GROUPS][ROWS];
+    reader.next = last && tile->next != NULL ? tile->next - bytes : reader.from + (panels - 1) * bytes;
+    __m512 sum[MOST_GROUPS][ROWS];
     for (int64_t begin = 0; begin < tile->units; begin += scaled ? block : tile->units) {
         const int64_t left = tile->units - begin;
         const bool start = begin == 0 && !tile->add;
+        float *const c = tile->c + first;
         UNROLL
-        for (int g = 0; g < GROUPS; g++) {
+        for (int g = 0; g < groups; g++) {
             UNROLL
             for (int i = 0; i < rows; i++) {
-                sum[g][i] = scaled || start ? _mm512_setzero_ps()
-                                            : _mm512_loadu_ps(tile->c + i * tile->c_stride + g * VECTOR);
+                sum[g][i] = scaled || start ? _mm512_setzero_ps() : _mm512_loadu_ps(c + i * tile->c_stride + g * VECTOR);
             }
         }
-        a = multiply_chunks(sum, a, &reader, scaled && left > block ? block : left, format, method, rows, &table);
+        a = multiply_chunks(sum, a, &reader, scaled && left > block ? block : left, format, method, rows, panels,
+                            &table);
         __m512 scale = _mm512_set1_ps(scaled ? tile->scale[begin / block] : 1.0f);
         UNROLL
-        for (int g = 0; g < GROUPS; g++) {
+        for (int g = 0; g < groups; g++) {
             UNROLL
             for (int i = 0; i < rows; i++) {
-                float *c = tile->c + i * tile->c_stride + g * VECTOR;
+                float *to = c + i * tile->c_stride + g * VECTOR;
                 if (scaled) {
-                    sum[g][i] = _mm512_fmadd_ps(sum[g][i], scale, start ? _mm512_setzero_ps() : _mm512_loadu_ps(c));
+                    sum[g][i] = _mm512_fmadd_ps(sum[g][i], scale, start ? _mm512_setzero_ps() : _mm512_loadu_ps(to));
                 }
-                _mm512_storeu_ps(c, sum[g][i]);
+                _mm512_storeu_ps(to, sum[g][i]);
             }
         }
+    }
+}
+
+// Few rows are few chains, which wait for themselves: two panels side by side are twice as many.
+INLINE void tile_panels(const struct linear_tile *tile, const enum format format, const enum method method,
+                        const int rows) {
+    int first = 0;
+    for (; rows <= ROWS_OF_TWO && tile->columns - first > PANEL_ROWS; first += 2 * PANEL_ROWS) {
+        tile_any(tile, first, format, method, rows, 2);
+    }
+    for (; first < tile->columns; first += PANEL_ROWS) {
+        tile_any(tile, first, format, method, rows, 1);
     }
 }
 
 #define TILE(rows)                                                        \
     static void tile_bf16_pairs_##rows(const struct linear_tile *tile) {  \
-        tile_any(tile, FORMAT_BF16, METHOD_PAIRS, rows);                  \
+        tile_panels(tile, FORMAT_BF16, METHOD_PAIRS, rows);               \
     }                                                                     \
     static void tile_bf16_halves_##rows(const struct linear_tile *tile) { \
-        tile_any(tile, FORMAT_BF16, METHOD_HALVES, rows);                 \
+        tile_panels(tile, FORMAT_BF16, METHOD_HALVES, rows);              \
     }                                                                     \
     static void tile_e4m3_pairs_##rows(const struct linear_tile *tile) {  \
-        tile_any(tile, FORMAT_E4M3_BLOCK, METHOD_PAIRS, rows);            \
+        tile_panels(tile, FORMAT_E4M3_BLOCK, METHOD_PAIRS, rows);         \
     }                                                                     \
     static void tile_e4m3_halves_##rows(const struct linear_tile *tile) { \
-        tile_any(tile, FORMAT_E4M3_BLOCK, METHOD_HALVES, rows);           \
+        tile_panels(tile, FORMAT_E4M3_BLOCK, METHOD_HALVES, rows);        \
     }
 TILE(1)
 TILE(2)
