@@ -337,9 +337,7 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
 
 // Width of a mapped tile.
 static int64_t mapped_width(const struct run *run, const struct linear_group *group) {
-    return group->b.integers != NULL ? INT_TILE_ROWS
-           : group->b.panels         ? PANEL_COLUMNS
-                                     : run->kernels->mapped_columns;
+    return group->b.integers != NULL || group->b.panels ? LINEAR_WIDE : run->kernels->mapped_columns;
 }
 
 // Columns [column, column + columns) of a mapped piece: one tile's width, or less at the end. `next`: rows of b that
@@ -385,7 +383,10 @@ static const char *mapped_rows_of(const struct linear_group *group, int64_t colu
     if (b->panels) {
         return b->data + column / PANEL_ROWS * panel_bytes(b->format, group->depth);
     }
-    bool contiguous = b->integers == NULL && b->k_stride == 1;
+    if (b->integers != NULL) {
+        return (const char *)int_codes(b->integers, column / INT_TILE_ROWS);
+    }
+    bool contiguous = b->k_stride == 1;
     return contiguous ? b->data + column * b->row_stride * format_info(b->format)->bytes : NULL;
 }
 

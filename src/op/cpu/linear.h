@@ -21,7 +21,7 @@ enum linear_unit { UNIT_F32, UNIT_PAIR };
 #define LINEAR_MAX_ROWS 16      // most rows of a tile on any instruction set
 #define LINEAR_MAX_COLUMNS 32   // most columns of a tile
 #define LINEAR_MAX_MAPPED 8     // most rows of a tile that reads b where it lies, unless the table says more
-#define PANEL_COLUMNS 64        // of a tile that reads panels: two of them
+#define LINEAR_WIDE 64          // columns of a tile that reads panels or integers: two panels, four tiles of integers
 #define LINEAR_MOST_MAPPED 32   // most rows of a product that does, in several tiles
 
 // One side of a product. Element (row, k) stands at data + (row * row_stride + k * k_stride) elements; no alignment is
@@ -96,10 +96,12 @@ struct linear_kernels {
     // speed. May read a, and write c, as if there were LINEAR_MAX_MAPPED rows.
     void (*tile_mapped)(const struct linear_tile *tile);
     void (*narrow)(uint16_t *out, const float *in, int64_t count);   // bf16_narrow of each
-    // Integer weights (linear_int.c): packing of columns, codes without scales; and the product of few rows with 16
-    // columns, which reads codes and scales from tile->mapped.
+    // Integer weights (linear_int.c): packing of columns, codes without scales; and the product of few rows with whole
+    // tiles of 16 columns, which reads codes and scales from tile->mapped (`next`: codes that follow). The second is the
+    // same by other instructions than suit this processor, for tests, or NULL.
     void (*pack_columns_int)(const struct linear_strip *strip);
     void (*tile_int)(const struct linear_tile *tile);
+    void (*tile_int_other)(const struct linear_tile *tile);
     // Weights in panels (tensor/panels.h; tables with tile_columns = PANEL_ROWS and pairs, else NULL): the product of at
     // most panel_rows rows with up to two panels, each read front to back (as tile_mapped; `next` is the panel that
     // follows), by the instructions that suit this processor and by others, which nobody but tests should call; codes of

@@ -53,13 +53,13 @@ static void pack_columns_int(const struct linear_strip *strip) {
     }
 }
 
-// `rows` rows of a, columns 0..7 or 8..15 of the tile.
+// `rows` rows of a, columns 8 half .. 8 half + 7 of the tile.
 INLINE void tile_half(const struct linear_tile *tile, const enum format format, const int rows, int64_t half) {
     const struct tensor *weight = tile->mapped->integers;
     const int depth = (int)int_slab_depth(format);
-    const int64_t group = int_group(format), tile_number = tile->column / INT_TILE_ROWS;
-    const uint8_t *lanes = int_codes(weight, tile_number) + half * HALF_SLAB;
-    const uint16_t *scales = int_scales(weight, tile_number) + half * VECTOR;
+    const int64_t group = int_group(format), tile_number = (tile->column + half * VECTOR) / INT_TILE_ROWS;
+    const uint8_t *lanes = int_codes(weight, tile_number) + half % 2 * HALF_SLAB;
+    const uint16_t *scales = int_scales(weight, tile_number) + half % 2 * VECTOR;
     float *const c = tile->c + half * VECTOR;
     __m256 total[LINEAR_MAX_MAPPED], sum[LINEAR_MAX_MAPPED];
     UNROLL

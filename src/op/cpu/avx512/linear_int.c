@@ -1,18 +1,12 @@
 // AVX-512 kernels of products with integer weights (tensor/int_groups.h). Codes become BF16, in which they are exact,
 // by looking them up: the table of vpermw has 32 entries and its index is the low 5 bits of a 16-bit lane, so a table
 // of 16 values twice over takes a nibble out of a lane of four without masking.
-#include <immintrin.h>
-#include <stdint.h>
-
+#include "op/cpu/avx512/linear_few.h"
 #include "op/cpu/kernels.h"
-#include "op/cpu/unroll.h"
 #include "tensor/formats.h"
 #include "tensor/int_groups.h"
 
-#define VECTOR INT_TILE_ROWS
 #define MAX_PAIRS 4   // of a slab
-
-#define INLINE static inline __attribute__((always_inline))
 
 static uint16_t int4_values[32];
 static uint8_t int8_high[128], int8_low[128];   // bytes of the BF16 value of every magnitude
@@ -117,78 +111,122 @@ static void pack_columns_int(const struct linear_strip *strip) {
 
 // ---- Few rows -------------------------------------------------------------------------------------------------------
 
-// Asks for codes that are due so many bytes later: tiles follow one another in memory.
-#define PREFETCH_BYTES 2048
+// Codes of a tile that are asked for so many bytes before their turn, into the second cache level.
+#define AHEAD 2048
 
-// One group: sum[i] = chain of row i of a with the codes. `units`: as many as the group has.
-INLINE void group_chain(__m512 sum[LINEAR_MAX_MAPPED], const uint32_t *a, const uint8_t *slab,
-                        const struct table *table, const enum format format, const int rows, const int64_t units,
-                        const bool whole) {
-    const int pairs = (int)int_slab_depth(format) / 2;
+// Tiles side by side: chains of few rows wait for themselves.
+struct tiles {
+    const uint8_t *slab, *end;   // in the first
+    const uint8_t *next;         // as if the tiles that follow began at `end`
+    int64_t bytes;               // of a tile
+};
+
+INLINE void next_slabs(__m512i pair[MAX_PAIRS][FEW_GROUPS], struct tiles *at, const struct table *table,
+                       const enum format format, const int tiles) {
+    const uint8_t *ahead = (at->slab + AHEAD < at->end ? at->slab : at->next) + AHEAD;
     UNROLL
-    for (int i = 0; i < rows; i++) {
-        sum[i] = _mm512_setzero_ps();
-    }
-    for (int64_t unit = 0; unit < units; unit += pairs, slab += INT_SLAB_BYTES) {
-        const uint32_t *x = a + unit / LINEAR_CHUNK * LINEAR_CHUNK * rows + unit % LINEAR_CHUNK;
-        __m512i pair[MAX_PAIRS];
-        _mm_prefetch((const char *)slab + PREFETCH_BYTES, _MM_HINT_T0);
-        slab_pairs(pair, table, slab, format);
+    for (int t = 0; t < tiles; t++) {
+        __m512i one[MAX_PAIRS];
+        _mm_prefetch((const char *)ahead + t * at->bytes, _MM_HINT_T1);
+        slab_pairs(one, table, at->slab + t * at->bytes, format);
         UNROLL
-        for (int j = 0; j < pairs; j++) {
-            if (whole || unit + j < units) {
-                UNROLL
-                for (int i = 0; i < rows; i++) {
-                    __m512i value = _mm512_set1_epi32((int)x[i * LINEAR_CHUNK + j]);
-                    sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)value, (__m512bh)pair[j]);
+        for (int j = 0; j < (int)int_slab_depth(format) / 2; j++) {
+            pair[j][t] = one[j];
+        }
+    }
+    at->slab += INT_SLAB_BYTES;
+}
+
+// One group: sum[t][i] = chain of row i of a with the codes of tile t. `units`: as many as the group has.
+INLINE void group_chain(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, struct tiles *at,
+                        const struct table *table, const enum format format, const enum method method, const int rows,
+                        const int tiles, int64_t units, const bool whole) {
+    const int pairs = (int)int_slab_depth(format) / 2;
+    struct halves halves;
+    UNROLL
+    for (int t = 0; t < tiles; t++) {
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            sum[t][i] = _mm512_setzero_ps();
+        }
+    }
+    for (; units > 0; units -= LINEAR_CHUNK, a += rows * LINEAR_CHUNK) {
+        if (method == METHOD_HALVES) {
+            split_rows(&halves, a, rows);
+        }
+        for (int unit = 0; unit < LINEAR_CHUNK && (whole || unit < units); unit += pairs) {
+            __m512i pair[MAX_PAIRS][FEW_GROUPS];
+            next_slabs(pair, at, table, format, tiles);
+            UNROLL
+            for (int j = 0; j < pairs; j++) {
+                if (whole || unit + j < units) {
+                    multiply_unit(sum, a, &halves, unit + j, rows, tiles, method, pair[j]);
                 }
             }
         }
     }
 }
 
-INLINE void tile_pairs(const struct linear_tile *tile, const enum format format, const int rows) {
+// `tiles` tiles of columns from `first` on.
+INLINE void tile_some(const struct linear_tile *tile, const int first, const enum format format,
+                      const enum method method, const int rows, const int tiles) {
     const struct tensor *weight = tile->mapped->integers;
     const struct table table = table_load();
-    const int64_t group = int_group(format), group_units = group / 2;
-    const int64_t slabs = group / int_slab_depth(format);
-    const uint8_t *slab = int_codes(weight, tile->column / VECTOR);
-    const uint16_t *scales = int_scales(weight, tile->column / VECTOR);
+    const int64_t group = int_group(format), column = (tile->column + first) / VECTOR;
+    const int64_t scale_stride = int_groups(weight) * VECTOR;
+    const uint16_t *scales = int_scales(weight, column);
     const uint32_t *a = tile->a;
-    __m512 total[LINEAR_MAX_MAPPED], sum[LINEAR_MAX_MAPPED];
-    UNROLL
-    for (int i = 0; i < rows; i++) {
-        total[i] = tile->add ? _mm512_loadu_ps(tile->c + i * tile->c_stride) : _mm512_setzero_ps();
-    }
-    for (int64_t k = 0; k < tile->depth; k += group, scales += VECTOR) {
-        int64_t left = tile->depth - k;
+    struct tiles at = {.slab = int_codes(weight, column), .bytes = int_tile_bytes(weight)};
+    at.end = at.slab + at.bytes;
+    at.next = first + tiles * VECTOR >= tile->columns && tile->next != NULL
+                  ? (const uint8_t *)tile->next - at.bytes
+                  : at.slab + (tiles - 1) * at.bytes;
+    for (int64_t k = 0; k < tile->depth; k += group, scales += VECTOR, a += group / 2 * rows) {
+        const int64_t left = tile->depth - k;
+        const bool start = k == 0 && !tile->add;
+        __m512 sum[FEW_GROUPS][FEW_ROWS];
         if (left >= group) {
-            group_chain(sum, a, slab, &table, format, rows, group_units, true);
+            group_chain(sum, a, &at, &table, format, method, rows, tiles, group / 2, true);
         } else {
-            group_chain(sum, a, slab, &table, format, rows, (left + 1) / 2, false);
+            group_chain(sum, a, &at, &table, format, method, rows, tiles, (left + 1) / 2, false);
         }
-        __m512 scale = load_scales(scales);
         UNROLL
-        for (int i = 0; i < rows; i++) {
-            total[i] = _mm512_fmadd_ps(sum[i], scale, total[i]);
+        for (int t = 0; t < tiles; t++) {
+            __m512 scale = load_scales(scales + t * scale_stride);
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                float *c = tile->c + i * tile->c_stride + first + t * VECTOR;
+                __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(c);
+                _mm512_storeu_ps(c, _mm512_fmadd_ps(sum[t][i], scale, total));
+            }
         }
-        a += group_units * rows;
-        slab += slabs * INT_SLAB_BYTES;
     }
-    UNROLL
-    for (int i = 0; i < rows; i++) {
-        _mm512_storeu_ps(tile->c + i * tile->c_stride, total[i]);
+}
+
+// As many tiles at a time as leave the sums in registers.
+INLINE void tile_pairs(const struct linear_tile *tile, const enum format format, const enum method method,
+                       const int rows) {
+    const int at_once = rows <= 2 ? 4 : rows <= 4 ? 2 : 1;
+    int first = 0;
+    for (; at_once == 4 && tile->columns - first > 3 * VECTOR; first += 4 * VECTOR) {
+        tile_some(tile, first, format, method, rows, 4);
+    }
+    for (; at_once >= 2 && tile->columns - first > VECTOR; first += 2 * VECTOR) {
+        tile_some(tile, first, format, method, rows, 2);
+    }
+    for (; first < tile->columns; first += VECTOR) {
+        tile_some(tile, first, format, method, rows, 1);
     }
 }
 
 // F32 activations: any number of rows, one after another.
-INLINE void tile_singles(const struct linear_tile *tile, const enum format format) {
+INLINE void tile_singles(const struct linear_tile *tile, const int first, const enum format format) {
     const struct tensor *weight = tile->mapped->integers;
     const int64_t group = int_group(format), depth = int_slab_depth(format);
-    const uint8_t *codes = int_codes(weight, tile->column / VECTOR);
+    const uint8_t *codes = int_codes(weight, (tile->column + first) / VECTOR);
     for (int i = 0; i < tile->rows; i++) {
-        float *c = tile->c + i * tile->c_stride;
-        const uint16_t *scales = int_scales(weight, tile->column / VECTOR);
+        float *c = tile->c + i * tile->c_stride + first;
+        const uint16_t *scales = int_scales(weight, (tile->column + first) / VECTOR);
         __m512 total = tile->add ? _mm512_loadu_ps(c) : _mm512_setzero_ps();
         for (int64_t begin = 0; begin < tile->depth; begin += group, scales += VECTOR) {
             int64_t end = begin + group < tile->depth ? begin + group : tile->depth;
@@ -209,12 +247,18 @@ INLINE void tile_singles(const struct linear_tile *tile, const enum format forma
     }
 }
 
-#define TILE(rows)                                                 \
-    static void tile_int4_##rows(const struct linear_tile *tile) { \
-        tile_pairs(tile, FORMAT_INT4, rows);                       \
-    }                                                              \
-    static void tile_int8_##rows(const struct linear_tile *tile) { \
-        tile_pairs(tile, FORMAT_INT8, rows);                       \
+#define TILE(rows)                                                        \
+    static void tile_int8_pairs_##rows(const struct linear_tile *tile) {  \
+        tile_pairs(tile, FORMAT_INT8, METHOD_PAIRS, rows);                \
+    }                                                                     \
+    static void tile_int8_halves_##rows(const struct linear_tile *tile) { \
+        tile_pairs(tile, FORMAT_INT8, METHOD_HALVES, rows);               \
+    }                                                                     \
+    static void tile_int4_pairs_##rows(const struct linear_tile *tile) {  \
+        tile_pairs(tile, FORMAT_INT4, METHOD_PAIRS, rows);                \
+    }                                                                     \
+    static void tile_int4_halves_##rows(const struct linear_tile *tile) { \
+        tile_pairs(tile, FORMAT_INT4, METHOD_HALVES, rows);               \
     }
 TILE(1)
 TILE(2)
@@ -225,19 +269,32 @@ TILE(6)
 TILE(7)
 TILE(8)
 
-static void tile_int(const struct linear_tile *tile) {
-    static void (*const tiles[2][LINEAR_MAX_MAPPED + 1])(const struct linear_tile *) = {
-        {NULL, tile_int8_1, tile_int8_2, tile_int8_3, tile_int8_4, tile_int8_5, tile_int8_6, tile_int8_7, tile_int8_8},
-        {NULL, tile_int4_1, tile_int4_2, tile_int4_3, tile_int4_4, tile_int4_5, tile_int4_6, tile_int4_7, tile_int4_8},
-    };
+#define ENTRY(name) \
+    { NULL, name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 }
+static void (*const tiles_of[2][2][FEW_ROWS + 1])(const struct linear_tile *tile) = {
+    {ENTRY(tile_int8_pairs), ENTRY(tile_int4_pairs)}, {ENTRY(tile_int8_halves), ENTRY(tile_int4_halves)}};
+
+static void tile_int(const struct linear_tile *tile, enum method method) {
     bool int4 = tile->mapped->format == FORMAT_INT4;
     if (tile->unit == UNIT_PAIR) {
-        tiles[int4][tile->rows](tile);
-    } else if (int4) {
-        tile_singles(tile, FORMAT_INT4);
-    } else {
-        tile_singles(tile, FORMAT_INT8);
+        tiles_of[method][int4][tile->rows](tile);
+        return;
     }
+    for (int first = 0; first < tile->columns; first += VECTOR) {
+        if (int4) {
+            tile_singles(tile, first, FORMAT_INT4);
+        } else {
+            tile_singles(tile, first, FORMAT_INT8);
+        }
+    }
+}
+
+static void tile_int_pairs(const struct linear_tile *tile) {
+    tile_int(tile, METHOD_PAIRS);
+}
+
+static void tile_int_halves(const struct linear_tile *tile) {
+    tile_int(tile, METHOD_HALVES);
 }
 
 void kernels_avx512_linear_int(struct cpu_kernels *kernels) {
@@ -250,5 +307,7 @@ void kernels_avx512_linear_int(struct cpu_kernels *kernels) {
         int8_low[magnitude] = (uint8_t)word;
     }
     kernels->linear.pack_columns_int = pack_columns_int;
-    kernels->linear.tile_int = tile_int;
+    const bool halves = method_of_processor() == METHOD_HALVES;
+    kernels->linear.tile_int = halves ? tile_int_halves : tile_int_pairs;
+    kernels->linear.tile_int_other = halves ? tile_int_pairs : tile_int_halves;
 }

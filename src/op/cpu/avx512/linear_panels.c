@@ -1,44 +1,14 @@
 // AVX-512 kernels of products with weights in panels (tensor/panels.h): few rows read a panel front to back, nothing is
 // turned; many rows take the packed way, for which a panel of BF16 is ready and one of codes is widened.
-//
-// A pair is one vdpbf16ps, or two fused multiply-adds of its halves widened to F32: the same two steps of the same chain.
-// Which is faster depends on the processor: one vdpbf16ps each cycle (AMD) or each second one (Intel, two FMAs a cycle).
-#include <string.h>
-
-#include "op/cpu/avx512/linear_load.h"
+#include "op/cpu/avx512/linear_few.h"
 #include "op/cpu/kernels.h"
 #include "tensor/formats.h"
 #include "tensor/panels.h"
 
-#define ROWS 8
 #define ROWS_OF_TWO 4   // most rows of two panels at a time: their sums stay in registers
 #define GROUPS 2        // of 16 columns in a panel
-#define MOST_GROUPS 4   // in two panels
 #define AHEAD 4096      // bytes of a panel that are asked for before their turn, into the second cache level
 #define LINE 64
-
-enum method { METHOD_PAIRS, METHOD_HALVES };
-
-struct halves {
-    _Alignas(LINE) float even[ROWS * LINEAR_CHUNK], odd[ROWS * LINEAR_CHUNK];
-};
-
-// A chunk of rows of a: its words as two F32 each.
-INLINE void split_rows(struct halves *halves, const uint32_t *a, const int rows) {
-    UNROLL
-    for (int i = 0; i < rows; i++) {
-        __m512i words = _mm512_loadu_si512(a + i * LINEAR_CHUNK);
-        __m512i even = _mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000u));
-        _mm512_store_ps(halves->even + i * LINEAR_CHUNK, _mm512_castsi512_ps(even));
-        _mm512_store_ps(halves->odd + i * LINEAR_CHUNK, _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)));
-    }
-}
-
-// The two-source permutation that overwrites its index (see linear_mapped.c).
-INLINE __m512i permute_bytes(__m512i index, __m512i first, __m512i second) {
-    __asm__("vpermi2b %2, %1, %0" : "+v"(index) : "v"(first), "v"(second));
-    return index;
-}
 
 // A unit of a panel as words of two BF16.
 INLINE void load_unit(__m512i pair[GROUPS], const enum format format, const struct e4m3_table *table,
@@ -54,43 +24,6 @@ INLINE void load_unit(__m512i pair[GROUPS], const enum format format, const stru
     high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8((char)0x80), 0xf8);   // high | (codes & sign)
     pair[0] = _mm512_unpacklo_epi8(low, high);
     pair[1] = _mm512_unpackhi_epi8(low, high);
-}
-
-// All rows by one unit of a chunk.
-INLINE void multiply_unit(__m512 sum[MOST_GROUPS][ROWS], const uint32_t *a, const struct halves *halves, const int unit,
-                          const int rows, const int groups, const enum method method,
-                          const __m512i pair[MOST_GROUPS]) {
-    if (method == METHOD_PAIRS) {
-        UNROLL
-        for (int i = 0; i < rows; i++) {
-            __m512i x = _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + unit]);
-            UNROLL
-            for (int g = 0; g < groups; g++) {
-                sum[g][i] = multiply_add(UNIT_PAIR, sum[g][i], x, pair[g]);
-                __asm__("" : "+v"(sum[g][i]));   // here, not at the end of the loop
-            }
-        }
-        return;
-    }
-    UNROLL
-    for (int half = 0; half < 2; half++) {
-        const float *x = (half == 0 ? halves->even : halves->odd) + unit;
-        __m512 b[MOST_GROUPS];
-        UNROLL
-        for (int g = 0; g < groups; g++) {
-            b[g] = _mm512_castsi512_ps(half == 0 ? _mm512_and_si512(pair[g], _mm512_set1_epi32((int)0xffff0000u))
-                                                 : _mm512_slli_epi32(pair[g], 16));
-        }
-        UNROLL
-        for (int i = 0; i < rows; i++) {
-            __m512 factor = _mm512_set1_ps(x[i * LINEAR_CHUNK]);
-            UNROLL
-            for (int g = 0; g < groups; g++) {
-                sum[g][i] = _mm512_fmadd_ps(factor, b[g], sum[g][i]);
-                __asm__("" : "+v"(sum[g][i]));
-            }
-        }
-    }
 }
 
 // One panel, or two of which each is read front to back.
@@ -111,7 +44,7 @@ INLINE void ask_ahead(const struct reader *reader, const int panels, const int l
     }
 }
 
-INLINE void load_units(__m512i pair[MOST_GROUPS], const struct reader *reader, const int64_t offset, const int panels,
+INLINE void load_units(__m512i pair[FEW_GROUPS], const struct reader *reader, const int64_t offset, const int panels,
                        const enum format format, const struct e4m3_table *table) {
     UNROLL
     for (int panel = 0; panel < panels; panel++) {
@@ -120,11 +53,11 @@ INLINE void load_units(__m512i pair[MOST_GROUPS], const struct reader *reader, c
 }
 
 // `units` units of all rows, chunk by chunk. Returns where the next units of a are.
-INLINE const uint32_t *multiply_chunks(__m512 sum[MOST_GROUPS][ROWS], const uint32_t *a, struct reader *reader,
+INLINE const uint32_t *multiply_chunks(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, struct reader *reader,
                                        int64_t units, const enum format format, const enum method method,
                                        const int rows, const int panels, const struct e4m3_table *table) {
     const int bytes = format == FORMAT_BF16 ? 4 * PANEL_ROWS : 2 * PANEL_ROWS;
-    __m512i pair[MOST_GROUPS];
+    __m512i pair[FEW_GROUPS];
     struct halves halves;
     for (; units >= LINEAR_CHUNK; units -= LINEAR_CHUNK, a += rows * LINEAR_CHUNK) {
         if (method == METHOD_HALVES) {
@@ -161,7 +94,7 @@ INLINE void tile_any(const struct linear_tile *tile, int first, const enum forma
     struct reader reader = {.from = tile->mapped->data + (tile->column + first) / PANEL_ROWS * bytes, .bytes = bytes};
     reader.end = reader.from + bytes;
     reader.next = last && tile->next != NULL ? tile->next - bytes : reader.from + (panels - 1) * bytes;
-    __m512 sum[MOST_GROUPS][ROWS];
+    __m512 sum[FEW_GROUPS][FEW_ROWS];
     for (int64_t begin = 0; begin < tile->units; begin += scaled ? block : tile->units) {
         const int64_t left = tile->units - begin;
         const bool start = begin == 0 && !tile->add;
@@ -226,7 +159,7 @@ TILE(8)
 
 #define ENTRY(name) \
     { NULL, name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 }
-static void (*const tiles[2][2][ROWS + 1])(const struct linear_tile *tile) = {
+static void (*const tiles[2][2][FEW_ROWS + 1])(const struct linear_tile *tile) = {
     {ENTRY(tile_bf16_pairs), ENTRY(tile_e4m3_pairs)}, {ENTRY(tile_bf16_halves), ENTRY(tile_e4m3_halves)}};
 
 static void tile_pairs(const struct linear_tile *tile) {
@@ -292,11 +225,10 @@ static void fill_panel(struct tensor *out, const struct tensor *source, int64_t 
 
 void kernels_avx512_linear_panels(struct cpu_kernels *kernels) {
     struct linear_kernels *linear = &kernels->linear;
-    __builtin_cpu_init();
-    linear->panel_rows = ROWS;
-    const bool intel = __builtin_cpu_is("intel");
-    linear->tile_panel = intel ? tile_halves : tile_pairs;
-    linear->tile_panel_other = intel ? tile_pairs : tile_halves;
+    const bool halves = method_of_processor() == METHOD_HALVES;
+    linear->panel_rows = FEW_ROWS;
+    linear->tile_panel = halves ? tile_halves : tile_pairs;
+    linear->tile_panel_other = halves ? tile_pairs : tile_halves;
     linear->widen_panel = widen_panel;
     linear->fill_panel = fill_panel;
 }

@@ -1,0 +1,79 @@
+// What the kernels of few rows share whose side b needs no turning: weights in panels (linear_panels.c) and integers
+// (linear_int.c). Lanes are columns, in groups of 16; a row is broadcast.
+//
+// A pair is one vdpbf16ps, or two fused multiply-adds of its halves widened to F32: the same two steps of the same chain.
+// Which is faster depends on the processor: one vdpbf16ps each cycle (AMD) or each second one (Intel, two FMAs a cycle).
+#ifndef MINKE_OP_CPU_AVX512_LINEAR_FEW_H
+#define MINKE_OP_CPU_AVX512_LINEAR_FEW_H
+
+#include "op/cpu/avx512/linear_load.h"
+
+#define FEW_ROWS LINEAR_MAX_MAPPED
+#define FEW_GROUPS 4   // most groups of columns at a time
+
+enum method { METHOD_PAIRS, METHOD_HALVES };
+
+static inline enum method method_of_processor(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel") ? METHOD_HALVES : METHOD_PAIRS;
+}
+
+struct halves {
+    _Alignas(64) float even[FEW_ROWS * LINEAR_CHUNK], odd[FEW_ROWS * LINEAR_CHUNK];
+};
+
+// A chunk of rows of a: its words as two F32 each.
+INLINE void split_rows(struct halves *halves, const uint32_t *a, const int rows) {
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        __m512i words = _mm512_loadu_si512(a + i * LINEAR_CHUNK);
+        __m512i even = _mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000u));
+        _mm512_store_ps(halves->even + i * LINEAR_CHUNK, _mm512_castsi512_ps(even));
+        _mm512_store_ps(halves->odd + i * LINEAR_CHUNK, _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)));
+    }
+}
+
+// The two-source permutation that overwrites its index (see linear_mapped.c).
+INLINE __m512i permute_bytes(__m512i index, __m512i first, __m512i second) {
+    __asm__("vpermi2b %2, %1, %0" : "+v"(index) : "v"(first), "v"(second));
+    return index;
+}
+
+// All rows by one unit of a chunk.
+INLINE void multiply_unit(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, const struct halves *halves, const int unit,
+                          const int rows, const int groups, const enum method method,
+                          const __m512i pair[FEW_GROUPS]) {
+    if (method == METHOD_PAIRS) {
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m512i x = _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + unit]);
+            UNROLL
+            for (int g = 0; g < groups; g++) {
+                sum[g][i] = multiply_add(UNIT_PAIR, sum[g][i], x, pair[g]);
+                __asm__("" : "+v"(sum[g][i]));   // here, not at the end of the loop
+            }
+        }
+        return;
+    }
+    UNROLL
+    for (int half = 0; half < 2; half++) {
+        const float *x = (half == 0 ? halves->even : halves->odd) + unit;
+        __m512 b[FEW_GROUPS];
+        UNROLL
+        for (int g = 0; g < groups; g++) {
+            b[g] = _mm512_castsi512_ps(half == 0 ? _mm512_and_si512(pair[g], _mm512_set1_epi32((int)0xffff0000u))
+                                                 : _mm512_slli_epi32(pair[g], 16));
+        }
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m512 factor = _mm512_set1_ps(x[i * LINEAR_CHUNK]);
+            UNROLL
+            for (int g = 0; g < groups; g++) {
+                sum[g][i] = _mm512_fmadd_ps(factor, b[g], sum[g][i]);
+                __asm__("" : "+v"(sum[g][i]));
+            }
+        }
+    }
+}
+
+#endif
