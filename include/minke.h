@@ -114,9 +114,9 @@ struct minke_model_options {
     int threads;         /* 0 = one per available CPU */
     const char *isa;     /* NULL or "auto" = best, "scalar", "avx2", "avx512"; results are bit-identical */
     const char *compute; /* activations: NULL or "bf16" as the model was trained, "f32" */
-    const char *weights; /* NULL or "stored" = as the files have them, copied in an order that products read faster where
-                            this CPU gains from it and memory is left; "mapped" = where the files are mapped, the same
-                            bits; "int8", "int4" = quantised while opening */
+    const char *weights; /* NULL or "stored" = as the files have them, copied in an order that products read faster
+                            where this CPU gains from it and memory is left; "mapped" = where the files are mapped, the
+                            same bits; "int8", "int4" = quantised while opening */
     int64_t ram_bytes;   /* > 0: use at most so much memory, weights, caches and workspace together, and read experts
                             from the files when they are needed; 0 = map the files and let the system decide */
 };

@@ -276,17 +276,16 @@ static const struct weight_kind {
     enum format format;
     bool mapped;
     const char *name;
-} weights[] = {{FORMAT_BF16, false, "bf16"},     {FORMAT_E4M3_BLOCK, false, "fp8"},
-               {FORMAT_INT8, false, "int8"},     {FORMAT_INT4, false, "int4"},
+} weights[] = {{FORMAT_BF16, false, "bf16"},       {FORMAT_E4M3_BLOCK, false, "fp8"},
+               {FORMAT_INT8, false, "int8"},       {FORMAT_INT4, false, "int4"},
                {FORMAT_BF16, true, "bf16-mapped"}, {FORMAT_E4M3_BLOCK, true, "fp8-mapped"}};
 #define WEIGHTS (sizeof weights / sizeof weights[0])
 
 // Integers of BF16, or panels of what is stored.
 static int make_weights(struct model *model, enum format format, struct op_context *op, struct arena *arena,
                         struct error *error) {
-    return format_is_int(format)
-               ? model_quantize(&model->params, &model->config, format, false, op->pool, arena, error)
-               : model_interleave(&model->params, &model->config, false, op, arena, error);
+    return format_is_int(format) ? model_quantize(&model->params, &model->config, format, false, op->pool, arena, error)
+                                 : model_interleave(&model->params, &model->config, false, op, arena, error);
 }
 
 static int inference_open(struct inference *inference, struct bench *bench, const struct weight_kind *kind,

@@ -187,8 +187,8 @@ int64_t model_interleaved_bytes(struct model_params *params, const struct model_
     return (int64_t)plan.bytes;
 }
 
-int model_interleave(struct model_params *params, const struct model_config *config, bool mapped,
-                     struct op_context *op, struct arena *arena, struct error *error) {
+int model_interleave(struct model_params *params, const struct model_config *config, bool mapped, struct op_context *op,
+                     struct arena *arena, struct error *error) {
     struct plan plan = {.format = FORMAT_NONE};
     return make_model(&plan, params, config, mapped, op, arena, error);
 }

@@ -1,5 +1,5 @@
-// Weights made anew when a model is opened. Interleaved: model_interleave, below. Quantised: int8 or int4 groups (tensor/int_groups.h) in memory of their own instead of
-// the mapped BF16, F32 or FP8.
+// Weights made anew when a model is opened. Interleaved: model_interleave, below. Quantised: int8 or int4 groups
+// (tensor/int_groups.h) in memory of their own instead of the mapped BF16, F32 or FP8.
 //
 //   int8   every Linear, eh_proj and the head
 //   int4   every Linear; eh_proj and the head stay more exact in int8
@@ -20,11 +20,11 @@ enum format model_quantized_format(const struct param *param, enum format format
 int model_quantize(struct model_params *params, const struct model_config *config, enum format format, bool mapped,
                    struct pool *pool, struct arena *arena, struct error *error);
 
-// The same weights, as stored, in the order in which products read them (tensor/panels.h): every BF16 or E4M3 Linear but
-// kv_b_proj, eh_proj and the head; F32 stays. Where op_interleaves says so. Not a bit of any result changes. Scales stay
-// where they are.
-int model_interleave(struct model_params *params, const struct model_config *config, bool mapped,
-                     struct op_context *op, struct arena *arena, struct error *error);
+// The same weights, as stored, in the order in which products read them (tensor/panels.h): every BF16 or E4M3 Linear
+// but kv_b_proj, eh_proj and the head; F32 stays. Where op_interleaves says so. Not a bit of any result changes. Scales
+// stay where they are.
+int model_interleave(struct model_params *params, const struct model_config *config, bool mapped, struct op_context *op,
+                     struct arena *arena, struct error *error);
 int64_t model_interleaved_bytes(struct model_params *params, const struct model_config *config);   // memory for that
 
 #endif

@@ -110,8 +110,8 @@ void op_linear_heads(struct op_context *op, struct tensor *y, const struct tenso
 
 // Whether products take weights in panels (tensor/panels.h), and with them are faster.
 bool op_interleaves(const struct op_context *op);
-// out BF16_PANELS or E4M3_PANELS, with memory for its data, from x of the same elements, rows contiguous. Scales are not
-// copied: out->scale is the caller's.
+// out BF16_PANELS or E4M3_PANELS, with memory for its data, from x of the same elements, rows contiguous. Scales are
+// not copied: out->scale is the caller's.
 void op_interleave(struct op_context *op, struct tensor *out, const struct tensor *x);
 
 // ---- Embedding -----------------------------------------------------------------------------------------------------

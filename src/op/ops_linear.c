@@ -79,8 +79,7 @@ static void check_rows(const struct tensor *out, const struct tensor *left, cons
           tensor_shape_text(c, right));
     bool made = (format_is_int(right->format) || format_is_panels(right->format)) && is_activation(left) &&
                 right_depth_axis == 1;
-    CHECK(is_activation(out) && is_operand(left, FORMAT_E4M3_TILE) &&
-              (is_operand(right, FORMAT_E4M3_BLOCK) || made),
+    CHECK(is_activation(out) && is_operand(left, FORMAT_E4M3_TILE) && (is_operand(right, FORMAT_E4M3_BLOCK) || made),
           "formats %d, %d, %d", out->format, left->format, right->format);
     CHECK(mode == OP_SET || out->format == FORMAT_F32, "only an F32 output can be added to");
 }

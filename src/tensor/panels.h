@@ -1,13 +1,14 @@
-// Weights interleaved when a model is opened: the values of a BF16 or E4M3 (128 x 128 blocks) matrix in the order in which
-// products read them (op/cpu/linear.h: packed columns, side b). A chain runs along k and lanes are rows, so that what
-// one multiplication takes lies side by side, and memory is read front to back.
+// Weights interleaved when a model is opened: the values of a BF16 or E4M3 (128 x 128 blocks) matrix in the order in
+// which products read them (op/cpu/linear.h: packed columns, side b). A chain runs along k and lanes are rows, so that
+// what one multiplication takes lies side by side, and memory is read front to back.
 //
 //   unit    two k of a row: k (even) and k + 1; the second of a lone last k is 0
 //   panel   32 rows; rows beyond the last are 0
-//   data    [panels][units][32] words of 32 bits (BF16: k in the upper half) or [panels][units][64] codes (E4M3). The 64
-//           codes of a unit are four quarters of 16: quarter q holds rows 4 q .. 4 q + 3, then 16 + 4 q .. 16 + 4 q + 3,
-//           of each row the code of k + 1 before that of k. Unpacking the looked-up lower and upper bytes of the BF16
-//           values then gives the words of rows 0 .. 15 and of rows 16 .. 31.
+//   data    [panels][units][32] words of 32 bits (BF16: k in the upper half), or [panels][units][64] codes (E4M3) in
+//   four
+//           quarters of 16: quarter q has rows 4 q .. 4 q + 3, then rows 16 + 4 q .. 16 + 4 q + 3, of each the code of
+//           k + 1 before that of k. Unpacking the looked-up lower and upper bytes of the BF16 values then gives the words
+//           of rows 0 .. 15 and of rows 16 .. 31.
 //   scale   as E4M3_BLOCK has them
 //
 // Matrices that are used as a whole, as weights of products with BF16 activations: no views.
@@ -24,9 +25,7 @@ static inline bool format_is_panels(enum format format) {
 
 // The format of panels for elements of `format`; FORMAT_NONE: there is none.
 static inline enum format panels_format(enum format format) {
-    return format == FORMAT_BF16         ? FORMAT_BF16_PANELS
-           : format == FORMAT_E4M3_BLOCK ? FORMAT_E4M3_PANELS
-                                         : FORMAT_NONE;
+    return format == FORMAT_BF16 ? FORMAT_BF16_PANELS : format == FORMAT_E4M3_BLOCK ? FORMAT_E4M3_PANELS : FORMAT_NONE;
 }
 
 // The way back.
@@ -49,8 +48,8 @@ static inline int64_t panel_count(const struct tensor *tensor) {
 
 int64_t panels_bytes(const struct tensor *tensor);   // of the data, without scales
 
-// Fills panel `panel` of `out` (a packed matrix with memory) from the rows of `source` (same shape, of the format of its
-// elements, k contiguous).
+// Fills panel `panel` of `out` (a packed matrix with memory) from the rows of `source` (same shape, of the format of
+// its elements, k contiguous).
 void panel_fill(struct tensor *out, const struct tensor *source, int64_t panel);
 
 #endif

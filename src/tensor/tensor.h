@@ -22,7 +22,7 @@ enum format {
     FORMAT_INT4,   // own (tensor/int_groups.h); groups of 32. Matrices that are used as a whole: no views
     FORMAT_BF16_PANELS,   // BF16 and E4M3_BLOCK weights interleaved at load, in a layout of our own (tensor/panels.h):
     FORMAT_E4M3_PANELS,   // the same values. Matrices that are used as a whole: no views
-    FORMAT_E5M6_TILE,   // twelve bits an element in two planes (format/e5m6.c), scales as E4M3_TILE; never sliced
+    FORMAT_E5M6_TILE,     // twelve bits an element in two planes (format/e5m6.c), scales as E4M3_TILE; never sliced
     FORMAT_I32,
     FORMAT_I64,
     FORMAT_U16,

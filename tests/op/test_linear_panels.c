@@ -1,6 +1,6 @@
-// Products with weights in panels (tensor/panels.h): the bits of scalar products with the same weights in rows, for every
-// number of rows, ragged columns and depths, grouped, in pairs, added to, with both sets of instructions; and the layout
-// itself, filled by kernels and by the plain way.
+// Products with weights in panels (tensor/panels.h): the bits of scalar products with the same weights in rows, for
+// every number of rows, ragged columns and depths, grouped, in pairs, added to, with both sets of instructions; and the
+// layout itself, filled by kernels and by the plain way.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

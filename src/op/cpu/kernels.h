@@ -57,7 +57,7 @@ void kernels_avx2_row(struct cpu_kernels *kernels);
 void kernels_avx2_attention(struct cpu_kernels *kernels);
 void kernels_avx2_peak(struct cpu_kernels *kernels);
 void kernels_avx512_linear(struct cpu_kernels *kernels);
-void kernels_avx512_linear_int(struct cpu_kernels *kernels);   // after linear
+void kernels_avx512_linear_int(struct cpu_kernels *kernels);      // after linear
 void kernels_avx512_linear_panels(struct cpu_kernels *kernels);   // after linear
 void kernels_avx512_peak(struct cpu_kernels *kernels);
 void kernels_avx512_quantize(struct cpu_kernels *kernels);

@@ -97,15 +97,15 @@ struct linear_kernels {
     void (*tile_mapped)(const struct linear_tile *tile);
     void (*narrow)(uint16_t *out, const float *in, int64_t count);   // bf16_narrow of each
     // Integer weights (linear_int.c): packing of columns, codes without scales; and the product of few rows with whole
-    // tiles of 16 columns, which reads codes and scales from tile->mapped (`next`: codes that follow). The second is the
-    // same by other instructions than suit this processor, for tests, or NULL.
+    // tiles of 16 columns, which reads codes and scales from tile->mapped (`next`: codes that follow). The second is
+    // the same by other instructions than suit this processor, for tests, or NULL.
     void (*pack_columns_int)(const struct linear_strip *strip);
     void (*tile_int)(const struct linear_tile *tile);
     void (*tile_int_other)(const struct linear_tile *tile);
-    // Weights in panels (tensor/panels.h; tables with tile_columns = PANEL_ROWS and pairs, else NULL): the product of at
-    // most panel_rows rows with up to two panels, each read front to back (as tile_mapped; `next` is the panel that
-    // follows), by the instructions that suit this processor and by others, which nobody but tests should call; codes of
-    // a panel as packed columns; filling one.
+    // Weights in panels (tensor/panels.h; tables with tile_columns = PANEL_ROWS and pairs, else NULL): the product of
+    // at most panel_rows rows with up to two panels, each read front to back (as tile_mapped; `next` is the panel that
+    // follows), by the instructions that suit this processor and by others, which nobody but tests should call; codes
+    // of a panel as packed columns; filling one.
     int panel_rows;
     void (*tile_panel)(const struct linear_tile *tile);
     void (*tile_panel_other)(const struct linear_tile *tile);

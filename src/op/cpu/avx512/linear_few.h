@@ -1,8 +1,9 @@
 // What the kernels of few rows share whose side b needs no turning: weights in panels (linear_panels.c) and integers
 // (linear_int.c). Lanes are columns, in groups of 16; a row is broadcast.
 //
-// A pair is one vdpbf16ps, or two fused multiply-adds of its halves widened to F32: the same two steps of the same chain.
-// Which is faster depends on the processor: one vdpbf16ps each cycle (AMD) or each second one (Intel, two FMAs a cycle).
+// A pair is one vdpbf16ps, or two fused multiply-adds of its halves widened to F32: the same two steps of the same
+// chain. Which is faster depends on the processor: one vdpbf16ps each cycle (AMD) or each second one (Intel, two FMAs a
+// cycle).
 #ifndef MINKE_OP_CPU_AVX512_LINEAR_FEW_H
 #define MINKE_OP_CPU_AVX512_LINEAR_FEW_H
 
@@ -40,8 +41,8 @@ INLINE __m512i permute_bytes(__m512i index, __m512i first, __m512i second) {
 }
 
 // All rows by one unit of a chunk.
-INLINE void multiply_unit(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, const struct halves *halves, const int unit,
-                          const int rows, const int groups, const enum method method,
+INLINE void multiply_unit(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, const struct halves *halves,
+                          const int unit, const int rows, const int groups, const enum method method,
                           const __m512i pair[FEW_GROUPS]) {
     if (method == METHOD_PAIRS) {
         UNROLL

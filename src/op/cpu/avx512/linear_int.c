@@ -111,7 +111,7 @@ static void pack_columns_int(const struct linear_strip *strip) {
 
 // ---- Few rows -------------------------------------------------------------------------------------------------------
 
-// Codes of a tile that are asked for so many bytes before their turn, into the second cache level.
+// Codes of a tile that are asked for so many bytes before their turn.
 #define AHEAD 2048
 
 // Tiles side by side: chains of few rows wait for themselves.
@@ -127,7 +127,7 @@ INLINE void next_slabs(__m512i pair[MAX_PAIRS][FEW_GROUPS], struct tiles *at, co
     UNROLL
     for (int t = 0; t < tiles; t++) {
         __m512i one[MAX_PAIRS];
-        _mm_prefetch((const char *)ahead + t * at->bytes, _MM_HINT_T1);
+        _mm_prefetch((const char *)ahead + t * at->bytes, _MM_HINT_T0);
         slab_pairs(one, table, at->slab + t * at->bytes, format);
         UNROLL
         for (int j = 0; j < (int)int_slab_depth(format) / 2; j++) {
@@ -178,9 +178,8 @@ INLINE void tile_some(const struct linear_tile *tile, const int first, const enu
     const uint32_t *a = tile->a;
     struct tiles at = {.slab = int_codes(weight, column), .bytes = int_tile_bytes(weight)};
     at.end = at.slab + at.bytes;
-    at.next = first + tiles * VECTOR >= tile->columns && tile->next != NULL
-                  ? (const uint8_t *)tile->next - at.bytes
-                  : at.slab + (tiles - 1) * at.bytes;
+    at.next = first + tiles * VECTOR >= tile->columns && tile->next != NULL ? (const uint8_t *)tile->next - at.bytes
+                                                                            : at.slab + (tiles - 1) * at.bytes;
     for (int64_t k = 0; k < tile->depth; k += group, scales += VECTOR, a += group / 2 * rows) {
         const int64_t left = tile->depth - k;
         const bool start = k == 0 && !tile->add;
@@ -206,11 +205,8 @@ INLINE void tile_some(const struct linear_tile *tile, const int first, const enu
 // As many tiles at a time as leave the sums in registers.
 INLINE void tile_pairs(const struct linear_tile *tile, const enum format format, const enum method method,
                        const int rows) {
-    const int at_once = rows <= 2 ? 4 : rows <= 4 ? 2 : 1;
+    const int at_once = rows <= 4 ? 2 : 1;
     int first = 0;
-    for (; at_once == 4 && tile->columns - first > 3 * VECTOR; first += 4 * VECTOR) {
-        tile_some(tile, first, format, method, rows, 4);
-    }
     for (; at_once >= 2 && tile->columns - first > VECTOR; first += 2 * VECTOR) {
         tile_some(tile, first, format, method, rows, 2);
     }

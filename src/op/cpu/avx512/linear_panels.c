@@ -103,7 +103,8 @@ INLINE void tile_any(const struct linear_tile *tile, int first, const enum forma
         for (int g = 0; g < groups; g++) {
             UNROLL
             for (int i = 0; i < rows; i++) {
-                sum[g][i] = scaled || start ? _mm512_setzero_ps() : _mm512_loadu_ps(c + i * tile->c_stride + g * VECTOR);
+                sum[g][i] = scaled || start ? _mm512_setzero_ps()
+                                            : _mm512_loadu_ps(c + i * tile->c_stride + g * VECTOR);
             }
         }
         a = multiply_chunks(sum, a, &reader, scaled && left > block ? block : left, format, method, rows, panels,
