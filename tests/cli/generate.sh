@@ -46,6 +46,8 @@ for weights in int8 int4; do
         cmp $weights.npy again.npy && ! cmp -s $weights.npy a.npy
     check "--weights $weights: other logits, the same bits with other threads and instructions" $?
 done
+"$MINKE" logits model --ids-file ids -o mapped.npy --weights mapped --quiet && cmp mapped.npy a.npy
+check "--weights mapped: the bits of interleaved weights" $?
 "$MINKE" logits model --ids-file ids -o absorbed.npy --attention absorbed --quiet &&
     "$MINKE" logits model --ids-file ids -o fp8.npy --cache-format fp8 --threads 1 --quiet &&
     "$MINKE" logits model --ids-file ids -o again.npy --cache-format fp8 --threads 3 --isa scalar --quiet &&
@@ -58,7 +60,7 @@ check "drafts do not change the text over an FP8 cache" $?
 [ $? -eq 1 ] && grep -q "attention cache fp8.*found expanded" message && [ "$(wc -l < message)" -eq 1 ]
 check "an FP8 cache of keys and values: one clear line" $?
 "$MINKE" logits model --ids 1,2 -o c.npy --weights int5 2>message
-[ $? -eq 2 ] && grep -q 'weights: found "int5", expected one of stored|int8|int4' message
+[ $? -eq 2 ] && grep -q 'weights: found "int5", expected one of stored|mapped|int8|int4' message
 check "--weights of an unknown kind" $?
 "$MINKE" logits model --ids 1,2,9999 -o c.npy 2>message
 [ $? -ne 0 ] && grep -q "expected an id in 0..511, found 9999" message && [ ! -e c.npy ] && [ -z "$(ls | grep 'c.npy')" ]

@@ -208,8 +208,9 @@ static void test_table(void **state) {
     for (int format = FORMAT_F32; format < FORMAT_COUNT; format++) {
         const struct format_info *info = format_info((enum format)format);
         assert_non_null(info->name);
-        bool groups = format == FORMAT_INT8 || format == FORMAT_INT4;   // no layout of elements
-        assert_true(groups ? info->bytes == 0 : info->bytes > 0);
+        bool own = format == FORMAT_INT8 || format == FORMAT_INT4 || format == FORMAT_BF16_PANELS ||
+                   format == FORMAT_E4M3_PANELS;   // no layout of elements
+        assert_true(own ? info->bytes == 0 : info->bytes > 0);
         if (info->safetensors_name != NULL) {   // tiles never stand in a file
             assert_int_equal(format_by_safetensors_name(info->safetensors_name), format);
         }

@@ -202,12 +202,40 @@ INLINE void tile_some(const struct linear_tile *tile, const int first, const enu
     }
 }
 
+// One row of int4: tile after tile, the total in a register. Measured faster from memory than tiles side by side.
+INLINE void tile_row_int4(const struct linear_tile *tile, const int first) {
+    const struct tensor *weight = tile->mapped->integers;
+    const struct table table = table_load();
+    const uint8_t *slab = int_codes(weight, (tile->column + first) / VECTOR);
+    const uint16_t *scales = int_scales(weight, (tile->column + first) / VECTOR);
+    const uint32_t *a = tile->a;
+    __m512 total = tile->add ? _mm512_loadu_ps(tile->c + first) : _mm512_setzero_ps();
+    for (int64_t left = (tile->depth + 1) / 2; left > 0; left -= LINEAR_CHUNK, a += LINEAR_CHUNK, scales += VECTOR) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int unit = 0; unit < LINEAR_CHUNK && unit < left; unit += MAX_PAIRS, slab += INT_SLAB_BYTES) {
+            __m512i pair[MAX_PAIRS];
+            _mm_prefetch((const char *)slab + AHEAD, _MM_HINT_T0);
+            slab_pairs(pair, &table, slab, FORMAT_INT4);
+            UNROLL
+            for (int j = 0; j < MAX_PAIRS; j++) {
+                if (unit + j < left) {
+                    sum = multiply_add(UNIT_PAIR, sum, _mm512_set1_epi32((int)a[unit + j]), pair[j]);
+                }
+            }
+        }
+        total = _mm512_fmadd_ps(sum, load_scales(scales), total);
+    }
+    _mm512_storeu_ps(tile->c + first, total);
+}
+
 // As many tiles at a time as leave the sums in registers.
 INLINE void tile_pairs(const struct linear_tile *tile, const enum format format, const enum method method,
                        const int rows) {
-    const int at_once = rows <= 4 ? 2 : 1;
     int first = 0;
-    for (; at_once >= 2 && tile->columns - first > VECTOR; first += 2 * VECTOR) {
+    for (; format == FORMAT_INT4 && rows == 1 && first < tile->columns; first += VECTOR) {
+        tile_row_int4(tile, first);
+    }
+    for (; rows <= 4 && tile->columns - first > VECTOR; first += 2 * VECTOR) {
         tile_some(tile, first, format, method, rows, 2);
     }
     for (; first < tile->columns; first += VECTOR) {
