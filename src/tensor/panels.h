@@ -5,10 +5,9 @@
 //   unit    two k of a row: k (even) and k + 1; the second of a lone last k is 0
 //   panel   32 rows; rows beyond the last are 0
 //   data    [panels][units][32] words of 32 bits (BF16: k in the upper half), or [panels][units][64] codes (E4M3) in
-//   four
-//           quarters of 16: quarter q has rows 4 q .. 4 q + 3, then rows 16 + 4 q .. 16 + 4 q + 3, of each the code of
-//           k + 1 before that of k. Unpacking the looked-up lower and upper bytes of the BF16 values then gives the words
-//           of rows 0 .. 15 and of rows 16 .. 31.
+//           four quarters of 16: quarter q has rows 4 q .. 4 q + 3, then rows 16 + 4 q .. 16 + 4 q + 3, of each the
+//           code of k + 1 before that of k. Unpacking the looked-up lower and upper bytes of the BF16 values then
+//           gives the words of rows 0 .. 15 and of rows 16 .. 31.
 //   scale   as E4M3_BLOCK has them
 //
 // Matrices that are used as a whole, as weights of products with BF16 activations: no views.
