@@ -175,12 +175,52 @@ INLINE void step(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, cons
     }
 }
 
+// One unit of pairs, as two multiply-adds: the halves of b widen on their way from memory, a is F32.
+INLINE void step_wide(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, const int rows, const int vectors,
+                      const __m512i high) {
+    UNROLL
+    for (int half = 0; half < 2; half++) {
+        __m512 x[2];
+        UNROLL
+        for (int j = 0; j < vectors; j++) {
+            __m512i pair = _mm512_load_si512(b + j * VECTOR);
+            x[j] = _mm512_castsi512_ps(half == 0 ? _mm512_and_si512(pair, high) : _mm512_slli_epi32(pair, 16));
+            __asm__("" : "+v"(x[j]));   // to be made here, not units earlier: registers are few
+        }
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m512 factor = _mm512_castsi512_ps(_mm512_set1_epi32((int)a[i * LINEAR_CHUNK + half]));
+            UNROLL
+            for (int j = 0; j < vectors; j++) {
+                sum[i][j] = _mm512_fmadd_ps(factor, x[j], sum[i][j]);
+            }
+        }
+    }
+}
+
+// Units that lie together in one chunk of a.
+INLINE int64_t chunk_units(const enum linear_unit unit) {
+    return unit == UNIT_WIDE ? LINEAR_CHUNK / 2 : LINEAR_CHUNK;
+}
+
+INLINE void advance(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, const int rows, const int vectors,
+                    const enum linear_unit unit) {
+    if (unit == UNIT_WIDE) {
+        step_wide(sum, a, b, rows, vectors, _mm512_set1_epi32((int)0xffff0000u));
+    } else {
+        step(sum, a, b, rows, vectors, unit);
+    }
+}
+
 INLINE void tile_any(const struct linear_tile *tile, const int rows, const int vectors, const enum linear_unit unit) {
     const uint32_t *a = tile->a, *b = tile->b;
     float *const c = tile->c;
     const int64_t stride = tile->c_stride;
     const bool scaled = tile->row_scale != NULL;
-    const int64_t block = scaled ? (unit == UNIT_PAIR ? tile->scale_depth / 2 : tile->scale_depth) : tile->units;
+    const int64_t block = scaled ? (unit == UNIT_F32 ? tile->scale_depth : tile->scale_depth / 2) : tile->units;
+    const int64_t together = chunk_units(unit), width = LINEAR_CHUNK / together, chunks = tile->units / together;
+    const int64_t ask = tile->ahead_lines == 0 ? 0 : chunks == 0 ? 0 : (tile->ahead_lines + chunks - 1) / chunks;
+    const uint32_t *ahead = tile->ahead;
     for (int64_t begin = 0; begin < tile->units; begin += block) {
         __m512 sum[ROWS][2];
         bool load = !scaled && tile->add;
@@ -192,20 +232,24 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
             }
         }
         int64_t units = tile->units - begin < block ? tile->units - begin : block;
-        for (int64_t chunk = units / LINEAR_CHUNK; chunk > 0; chunk--) {
+        for (int64_t chunk = units / together; chunk > 0; chunk--) {
+            for (int64_t line = 0; line < ask; line++, ahead += LINEAR_CHUNK) {
+                _mm_prefetch(ahead, _MM_HINT_T1);
+            }
             for (int part = 0; part < LINEAR_CHUNK; part += 4) {
+                const int once = unit == UNIT_WIDE ? 2 : 4;
                 UNROLL
-                for (int i = 0; i < 4; i++) {
-                    step(sum, a + i, b + i * COLUMNS, rows, vectors, unit);
+                for (int i = 0; i < once; i++) {
+                    advance(sum, a + i * width, b + i * COLUMNS, rows, vectors, unit);
                 }
                 a += 4;
-                b += 4 * COLUMNS;
+                b += once * COLUMNS;
             }
             a += (rows - 1) * LINEAR_CHUNK;
         }
-        for (int64_t rest = units % LINEAR_CHUNK; rest > 0; rest--) {
-            step(sum, a, b, rows, vectors, unit);
-            a++;
+        for (int64_t rest = units % together; rest > 0; rest--) {
+            advance(sum, a, b, rows, vectors, unit);
+            a += width;
             b += COLUMNS;
         }
         if (scaled) {
@@ -248,10 +292,11 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
 // clang-format on
 ALL_ROWS(TILE, F32)
 ALL_ROWS(TILE, PAIR)
+ALL_ROWS(TILE, WIDE)
 
 #define ENTRY(unit, rows) [UNIT_##unit][rows] = {tile_##unit##_##rows##_1, tile_##unit##_##rows##_2},
-static void (*const tiles[2][ROWS + 1][2])(const struct linear_tile *tile) = {ALL_ROWS(ENTRY, F32)
-                                                                                  ALL_ROWS(ENTRY, PAIR)};
+static void (*const tiles[3][ROWS + 1][2])(const struct linear_tile *tile) = {
+    ALL_ROWS(ENTRY, F32) ALL_ROWS(ENTRY, PAIR) ALL_ROWS(ENTRY, WIDE)};
 
 static void tile_packed(const struct linear_tile *tile) {
     tiles[tile->unit][tile->rows][tile->columns > VECTOR](tile);
@@ -265,6 +310,28 @@ static void narrow(uint16_t *out, const float *in, int64_t count) {
     }
 }
 
+// Whether two multiply-adds are clearly faster than a vdpbf16ps. The least of several turns of about a microsecond each:
+// what else the machine does only adds to some of them.
+#define TURNS 16
+#define TURN_ROUNDS 100
+static bool pairs_are_slow(const struct cpu_kernels *kernels) {
+    if (cpu_isa_best() < ISA_AVX512) {
+        return false;
+    }
+    unsigned long long least[2] = {~0ULL, ~0ULL};
+    for (int turn = 0; turn < 2 * TURNS; turn++) {
+        unsigned long long began = __rdtsc();
+        if (turn % 2 == 0) {
+            kernels->peak.multiply_add(2 * TURN_ROUNDS);   // as many operations as the other
+        } else {
+            kernels->peak.multiply_add_pairs(TURN_ROUNDS);
+        }
+        unsigned long long ticks = __rdtsc() - began;
+        least[turn % 2] = ticks < least[turn % 2] ? ticks : least[turn % 2];
+    }
+    return least[0] + least[0] / 4 < least[1];
+}
+
 void kernels_avx512_linear(struct cpu_kernels *kernels) {
     for (int magnitude = 0; magnitude < 128; magnitude++) {
         uint16_t word = bf16_narrow(e4m3_widen((uint8_t)magnitude));
@@ -273,6 +340,7 @@ void kernels_avx512_linear(struct cpu_kernels *kernels) {
     }
     struct linear_kernels *linear = &kernels->linear;
     linear->pairs = true;
+    linear->wide = pairs_are_slow(kernels);
     linear->tile_rows = ROWS;
     linear->tile_columns = COLUMNS;
     linear->pack_rows = pack_rows;
