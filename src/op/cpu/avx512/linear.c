@@ -161,38 +161,46 @@ static void pack_columns(const struct linear_strip *strip) {
 
 // ---- Tiles of packed operands ---------------------------------------------------------------------------------------
 
+// sum += a * b in the form that overwrites its sum. The compiler likes to overwrite a factor instead; with all registers
+// in use it then moves sums about, and to the stack.
+INLINE void accumulate(__m512 *sum, __m512 a, __m512 b) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b));
+}
+
 // One unit: all accumulators advance by one (pair) product.
 INLINE void step(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, const int rows, const int vectors,
                  enum linear_unit unit) {
-    __m512i b0 = _mm512_load_si512(b), b1 = vectors > 1 ? _mm512_load_si512(b + VECTOR) : b0;
+    __m512i y[2] = {_mm512_load_si512(b), vectors > 1 ? _mm512_load_si512(b + VECTOR) : _mm512_setzero_si512()};
     UNROLL
     for (int i = 0; i < rows; i++) {
         __m512i x = _mm512_set1_epi32((int)a[i * LINEAR_CHUNK]);
-        sum[i][0] = multiply_add(unit, sum[i][0], x, b0);
-        if (vectors > 1) {
-            sum[i][1] = multiply_add(unit, sum[i][1], x, b1);
+        UNROLL
+        for (int j = 0; j < vectors; j++) {
+            if (unit == UNIT_F32) {
+                accumulate(&sum[i][j], _mm512_castsi512_ps(x), _mm512_castsi512_ps(y[j]));
+            } else {
+                sum[i][j] = multiply_add(unit, sum[i][j], x, y[j]);
+            }
         }
     }
 }
 
 // One unit of pairs, as two multiply-adds: the halves of b widen on their way from memory, a is F32.
-INLINE void step_wide(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, const int rows, const int vectors,
-                      const __m512i high) {
+INLINE void step_wide(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, const int rows, const int vectors) {
     UNROLL
     for (int half = 0; half < 2; half++) {
-        __m512 x[2];
+        __m512i x[2];
         UNROLL
         for (int j = 0; j < vectors; j++) {
-            __m512i pair = _mm512_load_si512(b + j * VECTOR);
-            x[j] = _mm512_castsi512_ps(half == 0 ? _mm512_and_si512(pair, high) : _mm512_slli_epi32(pair, 16));
-            __asm__("" : "+v"(x[j]));   // to be made here, not units earlier: registers are few
+            x[j] = half == 0 ? _mm512_maskz_loadu_epi16(0xaaaaaaaau, b + j * VECTOR)
+                             : _mm512_slli_epi32(_mm512_load_si512(b + j * VECTOR), 16);
         }
         UNROLL
         for (int i = 0; i < rows; i++) {
             __m512 factor = _mm512_castsi512_ps(_mm512_set1_epi32((int)a[i * LINEAR_CHUNK + half]));
             UNROLL
             for (int j = 0; j < vectors; j++) {
-                sum[i][j] = _mm512_fmadd_ps(factor, x[j], sum[i][j]);
+                accumulate(&sum[i][j], factor, _mm512_castsi512_ps(x[j]));
             }
         }
     }
@@ -206,7 +214,7 @@ INLINE int64_t chunk_units(const enum linear_unit unit) {
 INLINE void advance(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, const int rows, const int vectors,
                     const enum linear_unit unit) {
     if (unit == UNIT_WIDE) {
-        step_wide(sum, a, b, rows, vectors, _mm512_set1_epi32((int)0xffff0000u));
+        step_wide(sum, a, b, rows, vectors);
     } else {
         step(sum, a, b, rows, vectors, unit);
     }
