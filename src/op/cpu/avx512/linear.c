@@ -348,7 +348,6 @@ void kernels_avx512_linear(struct cpu_kernels *kernels) {
     }
     struct linear_kernels *linear = &kernels->linear;
     linear->pairs = true;
-    linear->wide = pairs_are_slow(kernels);
     linear->tile_rows = ROWS;
     linear->tile_columns = COLUMNS;
     linear->pack_rows = pack_rows;
@@ -356,4 +355,13 @@ void kernels_avx512_linear(struct cpu_kernels *kernels) {
     linear->tile = tile_packed;
     kernels_avx512_linear_mapped(kernels);
     linear->narrow = narrow;
+}
+
+void kernels_avx512_pairs(struct cpu_kernels *kernels, bool wide) {
+    kernels->linear.wide = wide;
+    kernels_avx512_attention_pairs(kernels, wide);
+}
+
+void kernels_avx512_pairs_choose(struct cpu_kernels *kernels) {
+    kernels_avx512_pairs(kernels, pairs_are_slow(kernels));
 }
