@@ -62,7 +62,7 @@ void kernels_avx512_linear(struct cpu_kernels *kernels);
 void kernels_avx512_pairs(struct cpu_kernels *kernels, bool wide);
 void kernels_avx512_pairs_choose(struct cpu_kernels *kernels);
 void kernels_avx512_attention_pairs(struct cpu_kernels *kernels, bool wide);   // attention's part of it
-void kernels_avx512_linear_int(struct cpu_kernels *kernels);   // after linear
+void kernels_avx512_linear_int(struct cpu_kernels *kernels);                   // after linear
 void kernels_avx512_peak(struct cpu_kernels *kernels);
 void kernels_avx512_quantize(struct cpu_kernels *kernels);
 void kernels_avx512_latent(struct cpu_kernels *kernels);

@@ -221,8 +221,8 @@ struct place {
     bool first, last;   // block of k
 };
 
-// Asks for the lines of an F32 c that the next tile will start from: its rows are far apart, and a tile cannot begin
-// without them.
+// Asks for the lines of an F32 c that the next tile will start from, or write: its rows are far apart, and a tile
+// cannot begin, or make room for another, without them.
 static void prefetch_c(const struct run *run, const struct linear_group *group, int64_t row, int64_t rows,
                        int64_t column, int64_t columns) {
     if (run->c_format != FORMAT_F32 || group->c_column_stride != 1) {

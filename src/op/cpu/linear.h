@@ -69,8 +69,8 @@ struct linear_strip {
 struct linear_tile {
     float *c;
     int64_t c_stride;
-    const uint32_t *a;                     // packed rows, chunks rows * 16 units apart
-    const uint32_t *ahead;                 // packed: `ahead_lines` cache lines to be asked for meanwhile
+    const uint32_t *a;       // packed rows, chunks rows * 16 units apart
+    const uint32_t *ahead;   // packed: `ahead_lines` cache lines to be asked for meanwhile
     int64_t ahead_lines;
     const uint32_t *b;                     // packed columns, units tile_columns apart
     const struct linear_operand *mapped;   // tile_mapped: read b here instead, column `column`, k from 0 to depth

@@ -376,11 +376,11 @@ static float softmax_pairs(uint32_t *factor, float *maximum, float *sum, const f
 
 // ---- Pairs by multiply-adds -----------------------------------------------------------------------------------------
 
-// Where vdpbf16ps is slow (kernels_avx512_pairs): the same chains, with factors widened to F32 beforehand and the packed
-// pairs on their way from memory.
+// Where vdpbf16ps is slow (kernels_avx512_pairs): the same chains, with factors widened to F32 beforehand and the
+// packed pairs on their way from memory.
 #define WIDE_TERMS 128   // of a chain at a time
 
-#define FEW_ROWS 6       // fewer: too few chains to wait for the widening, and vdpbf16ps it is
+#define FEW_ROWS 6   // fewer: too few chains to wait for the widening, and vdpbf16ps it is
 
 // F32 factors of some rows: term t of row r at data[r * row_stride + t * term_stride].
 struct wide_factors {

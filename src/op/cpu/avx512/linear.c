@@ -161,8 +161,8 @@ static void pack_columns(const struct linear_strip *strip) {
 
 // ---- Tiles of packed operands ---------------------------------------------------------------------------------------
 
-// sum += a * b in the form that overwrites its sum. The compiler likes to overwrite a factor instead; with all registers
-// in use it then moves sums about, and to the stack.
+// sum += a * b in the form that overwrites its sum. The compiler likes to overwrite a factor instead; with all
+// registers in use it then moves sums about, and to the stack.
 INLINE void accumulate(__m512 *sum, __m512 a, __m512 b) {
     __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b));
 }
@@ -303,8 +303,8 @@ ALL_ROWS(TILE, PAIR)
 ALL_ROWS(TILE, WIDE)
 
 #define ENTRY(unit, rows) [UNIT_##unit][rows] = {tile_##unit##_##rows##_1, tile_##unit##_##rows##_2},
-static void (*const tiles[3][ROWS + 1][2])(const struct linear_tile *tile) = {
-    ALL_ROWS(ENTRY, F32) ALL_ROWS(ENTRY, PAIR) ALL_ROWS(ENTRY, WIDE)};
+static void (*const tiles[3][ROWS + 1][2])(const struct linear_tile *tile) = {ALL_ROWS(ENTRY, F32) ALL_ROWS(ENTRY, PAIR)
+                                                                                  ALL_ROWS(ENTRY, WIDE)};
 
 static void tile_packed(const struct linear_tile *tile) {
     tiles[tile->unit][tile->rows][tile->columns > VECTOR](tile);
@@ -318,8 +318,8 @@ static void narrow(uint16_t *out, const float *in, int64_t count) {
     }
 }
 
-// Whether two multiply-adds are clearly faster than a vdpbf16ps. The least of several turns of about a microsecond each:
-// what else the machine does only adds to some of them.
+// Whether two multiply-adds are clearly faster than a vdpbf16ps. The least of several turns of about a microsecond
+// each: what else the machine does only adds to some of them.
 #define TURNS 16
 #define TURN_ROUNDS 100
 static bool pairs_are_slow(const struct cpu_kernels *kernels) {
