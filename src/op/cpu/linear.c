@@ -544,7 +544,8 @@ static bool is_unpacked_int4(enum linear_unit unit, const struct linear_group *g
 }
 
 // Most rows of a tile that reads side b of a group where it lies, and of a product that does so tile by tile: b is
-// turned anew for each tile, which still costs less than packing it.
+// turned anew for each tile, which still costs less than packing it, unless packed operands multiply faster
+// (UNIT_WIDE).
 static int64_t mapped_rows(const struct run *run, const struct linear_group *group) {
     bool pairs = run->unit == UNIT_PAIR && group->b.integers == NULL && group->b.k_stride == 1 &&
                  run->kernels->mapped_pairs > 0;
@@ -553,7 +554,9 @@ static int64_t mapped_rows(const struct run *run, const struct linear_group *gro
 
 static int64_t most_mapped_rows(const struct run *run, const struct linear_group *group) {
     int64_t rows = mapped_rows(run, group);
-    return is_unpacked_int4(run->unit, group) ? INT4_ROWS : rows > LINEAR_MAX_MAPPED ? LINEAR_MOST_MAPPED : rows;
+    return is_unpacked_int4(run->unit, group)       ? INT4_ROWS
+           : rows > LINEAR_MAX_MAPPED && !run->wide ? LINEAR_MOST_MAPPED
+                                                    : rows;
 }
 
 // Cuts the groups; `pieces` has room for all. Returns the units of the largest piece's packed rows and adds up all.
