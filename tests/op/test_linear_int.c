@@ -124,11 +124,9 @@ static void run_everywhere(struct product_case *test) {
                 define(test);   // here, because the fixture sets flush to zero
             }
             run_case(test, &fixture.op, name);
-            struct cpu_kernels other = *fixture.op.kernels;
-            if (other.linear.tile_int_other != NULL) {
-                other.linear.tile_int = other.linear.tile_int_other;
-                fixture.op.kernels = &other;
-                run_case(test, &fixture.op, "the other instructions");
+            struct cpu_kernels other;
+            if (op_other_pairs(&fixture.op, &other)) {
+                run_case(test, &fixture.op, name);
             }
             assert_int_equal(fixture.arena.used, 0);
             op_fixture_close(&fixture);

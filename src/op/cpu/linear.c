@@ -51,7 +51,7 @@ struct run {
     const struct linear_kernels *kernels;
     enum linear_unit unit;
     enum format c_format;
-    bool add, scaled;
+    bool wide, add, scaled;
     int64_t depth_block;   // k per block
     int64_t scale_depth;   // k per scale
     const struct piece *pieces;
@@ -83,8 +83,13 @@ static int64_t panel_row(const struct piece *piece, int64_t panel) {
     return piece->rows * panel / piece->panels;
 }
 
+// Units of the packed rows. Those of columns are run.unit; they differ in products that are UNIT_WIDE.
+static enum linear_unit row_unit(const struct run *run, const struct piece *piece) {
+    return run->wide && !piece->mapped ? UNIT_F32 : run->unit;
+}
+
 static int64_t padded_units(const struct run *run, const struct piece *piece) {
-    return round_up(units_of(run->unit, piece->group->depth), LINEAR_CHUNK);
+    return round_up(units_of(row_unit(run, piece), piece->group->depth), LINEAR_CHUNK);
 }
 
 static uint32_t *packed_panel(const struct run *run, const struct piece *piece, int64_t panel) {
@@ -119,18 +124,26 @@ static void pack_task(void *argument, int64_t task, int worker) {
     const struct linear_operand *a = &piece->group->a;
     int64_t first = (task - piece->pack_task) * piece->panels_per_task, depth = piece->group->depth;
     int64_t last = minimum(first + piece->panels_per_task, piece->panels), step = packing_depth(a, depth);
+    const enum linear_unit unit = row_unit(run, piece);
     for (int64_t k = 0; k < depth; k += step) {
         for (int64_t panel = first; panel < last; panel++) {
             int64_t row = panel_row(piece, panel), rows = panel_row(piece, panel + 1) - row;
-            struct linear_strip strip = {.out = packed_panel(run, piece, panel) + units_of(run->unit, k) * rows,
+            struct linear_strip strip = {.out = packed_panel(run, piece, panel) + units_of(unit, k) * rows,
                                          .chunk_stride = rows * LINEAR_CHUNK,
                                          .source = a,
                                          .row = piece->row + row,
                                          .k_begin = k,
                                          .k_end = minimum(k + step, depth),
                                          .rows = (int)rows,
-                                         .unit = run->unit};
+                                         .unit = unit};
             run->kernels->pack_rows(&strip);
+        }
+    }
+    for (int64_t panel = first; unit != run->unit && depth % 2 != 0 && panel < last; panel++) {
+        int64_t row = panel_row(piece, panel), rows = panel_row(piece, panel + 1) - row;
+        uint32_t *partner = packed_panel(run, piece, panel) + depth / LINEAR_CHUNK * rows * LINEAR_CHUNK;
+        for (int64_t i = 0; i < rows; i++) {
+            partner[i * LINEAR_CHUNK + depth % LINEAR_CHUNK] = 0x80000000u;   // -0, as the pairs have it
         }
     }
 }
@@ -210,11 +223,11 @@ struct place {
     bool first, last;   // block of k
 };
 
-// Asks for the lines of an F32 c that the next tile will start from: its rows are far apart, and a tile cannot begin
-// without them.
+// Asks for the lines of an F32 c that the next tile will start from, or write: its rows are far apart, and a tile
+// cannot begin, or make room for another, without them.
 static void prefetch_c(const struct run *run, const struct linear_group *group, int64_t row, int64_t rows,
                        int64_t column, int64_t columns) {
-    if (!run->add || group->c_column_stride != 1) {
+    if (run->c_format != FORMAT_F32 || group->c_column_stride != 1) {
         return;
     }
     for (int64_t i = 0; i < rows; i++) {
@@ -291,12 +304,26 @@ static const uint32_t *block_panels(const struct run *run, const struct linear_g
     return packed;
 }
 
+// Part `part` of `parts` of the next panel's rows: to be asked for, into the second cache level, by the tile before.
+static void ask_ahead(const struct run *run, const struct piece *piece, int64_t panel, int64_t k_begin, int64_t k_end,
+                      int64_t part, int64_t parts, struct linear_tile *tile) {
+    if (panel == piece->panels) {
+        return;
+    }
+    const enum linear_unit unit = row_unit(run, piece);
+    int64_t rows = panel_row(piece, panel + 1) - panel_row(piece, panel);
+    int64_t lines = rows * divide_up(units_of(unit, k_end - k_begin), LINEAR_CHUNK), first = lines * part / parts;
+    tile->ahead = packed_panel(run, piece, panel) + units_of(unit, k_begin) * rows + first * LINEAR_CHUNK;
+    tile->ahead_lines = lines * (part + 1) / parts - first;
+}
+
 static void multiply_block(const struct run *run, const struct piece *piece, int64_t column_begin, int64_t columns,
                            int64_t k_begin, uint32_t *packed_b, float *area) {
     const struct linear_group *group = piece->group;
     const int64_t width = run->kernels->tile_columns;
     int64_t k_end = minimum(k_begin + run->depth_block, group->depth);
     int64_t units = units_of(run->unit, k_end - k_begin);
+    const enum linear_unit unit = row_unit(run, piece);
     bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
     float column_scales[MAX_PANELS][MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
     int64_t panel_stride;
@@ -307,7 +334,7 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     }
     for (int64_t m = 0; m < piece->panels; m++) {
         int64_t row = panel_row(piece, m), rows = panel_row(piece, m + 1) - row;
-        const uint32_t *a = packed_panel(run, piece, m) + units_of(run->unit, k_begin) * rows;
+        const uint32_t *a = packed_panel(run, piece, m) + units_of(unit, k_begin) * rows;
         if (run->scaled) {
             load_scales(run, row_scales, LINEAR_MAX_ROWS, &group->a, piece->row + row, rows, k_begin, k_end);
         }
@@ -321,7 +348,8 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
                                        .column_scale = run->scaled ? column_scales[panel] : NULL,
                                        .rows = (int)rows,
                                        .columns = (int)minimum(width, columns - panel * width),
-                                       .unit = run->unit};
+                                       .unit = unit == run->unit ? unit : UNIT_WIDE};
+            ask_ahead(run, piece, m + 1, k_begin, k_end, panel, divide_up(columns, width), &tile);
             struct place place = {.area = single ? area : area + row * stride + panel * width,
                                   .area_stride = stride,
                                   .first = k_begin == 0,
@@ -518,7 +546,8 @@ static void run_pieces(struct op_context *op, struct run *run, struct piece *pie
 static int64_t piece_rows(const struct run *run, const struct linear_group *groups, int64_t count, int64_t most_depth,
                           int threads) {
     bool through_area = run->c_format != FORMAT_F32 && most_depth > run->depth_block;
-    int64_t limit = through_area ? AREA_ROWS : PASS_UNITS / units_of(run->unit, most_depth);
+    int64_t units = units_of(run->wide ? UNIT_F32 : run->unit, most_depth);
+    int64_t limit = through_area ? AREA_ROWS : PASS_UNITS / units;
     limit = limit > MAX_PIECE_ROWS ? MAX_PIECE_ROWS : limit < AREA_ROWS ? AREA_ROWS : limit;
     for (; threads > 1 && limit > MIN_PIECE_ROWS; limit /= 2) {
         int64_t panels = 0;
@@ -550,7 +579,8 @@ static bool is_unpacked_int4(enum linear_unit unit, const struct linear_group *g
 }
 
 // Most rows of a tile that reads side b of a group where it lies, and of a product that does so tile by tile: b is
-// turned anew for each tile, which still costs less than packing it.
+// turned anew for each tile, which still costs less than packing it, unless packed operands multiply faster
+// (UNIT_WIDE).
 static int64_t mapped_rows(const struct run *run, const struct linear_group *group) {
     if (group->b.panels) {
         return run->kernels->panel_rows;
@@ -565,7 +595,9 @@ static int64_t most_mapped_rows(const struct run *run, const struct linear_group
     if (group->b.panels) {
         return PANEL_TILES * rows;
     }
-    return is_unpacked_int4(run->unit, group) ? INT4_ROWS : rows > LINEAR_MAX_MAPPED ? LINEAR_MOST_MAPPED : rows;
+    return is_unpacked_int4(run->unit, group)       ? INT4_ROWS
+           : rows > LINEAR_MAX_MAPPED && !run->wide ? LINEAR_MOST_MAPPED
+                                                    : rows;
 }
 
 // Cuts the groups; `pieces` has room for all. Returns the units of the largest piece's packed rows and adds up all.
@@ -627,6 +659,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
     struct run run = {.kernels = kernels,
                       .unit = pairs ? UNIT_PAIR : UNIT_F32,
                       .c_format = c_format,
+                      .wide = pairs && kernels->wide,
                       .add = mode == OP_ADD,
                       .scaled = is_scaled(a) || is_scaled(b),
                       .depth_block = pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS,

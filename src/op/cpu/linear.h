@@ -5,7 +5,10 @@
 //
 // Unit: UNIT_F32 is one k as F32. UNIT_PAIR is two BF16, k (even) in the HIGH half and k+1 in the low half: vdpbf16ps
 // adds the product of the high halves first, so a chain over units is the chain over k ascending. A lone last k gets
-// the partner product -0 (a: -0, b: +0): adding -0 changes no accumulator, not even -0 (adding +0 would).
+// the partner product -0 (a: -0, b: +0): adding -0 changes no accumulator, not even -0 (adding +0 would). UNIT_WIDE is
+// no unit of its own but a way to multiply: b lies there in pairs, a in F32, and a tile widens the halves of b and does
+// two multiply-adds, k ascending. The bits are those of the pairs. It serves CPUs that do vdpbf16ps at less than half
+// the rate of a multiply-add.
 #ifndef MINKE_OP_CPU_LINEAR_H
 #define MINKE_OP_CPU_LINEAR_H
 
@@ -15,7 +18,7 @@
 #include "op/ops.h"
 #include "tensor/tensor.h"
 
-enum linear_unit { UNIT_F32, UNIT_PAIR };
+enum linear_unit { UNIT_F32, UNIT_PAIR, UNIT_WIDE };
 
 #define LINEAR_CHUNK 16         // units of one row that lie together in a packed a
 #define LINEAR_MAX_ROWS 16      // most rows of a tile on any instruction set
@@ -69,7 +72,9 @@ struct linear_strip {
 struct linear_tile {
     float *c;
     int64_t c_stride;
-    const uint32_t *a;                     // packed rows, chunks rows * 16 units apart
+    const uint32_t *a;       // packed rows, chunks rows * 16 units apart
+    const uint32_t *ahead;   // packed: `ahead_lines` cache lines to be asked for meanwhile
+    int64_t ahead_lines;
     const uint32_t *b;                     // packed columns, units tile_columns apart
     const struct linear_operand *mapped;   // tile_mapped: read b here instead, column `column`, k from 0 to depth
     int64_t column, depth;
@@ -86,6 +91,7 @@ struct linear_tile {
 
 struct linear_kernels {
     bool pairs;   // UNIT_PAIR is served (AVX512_BF16)
+    bool wide;    // tiles of packed pairs are UNIT_WIDE
     int tile_rows, tile_columns;
     int mapped_columns;   // columns of a tile_mapped; its rows are at most LINEAR_MAX_MAPPED,
     int mapped_pairs;     // or this many if units are pairs and k of b is contiguous (0: no more than otherwise)
@@ -97,18 +103,14 @@ struct linear_kernels {
     void (*tile_mapped)(const struct linear_tile *tile);
     void (*narrow)(uint16_t *out, const float *in, int64_t count);   // bf16_narrow of each
     // Integer weights (linear_int.c): packing of columns, codes without scales; and the product of few rows with whole
-    // tiles of 16 columns, which reads codes and scales from tile->mapped (`next`: codes that follow). The second is
-    // the same by other instructions than suit this processor, for tests, or NULL.
+    // tiles of 16 columns, which reads codes and scales from tile->mapped (`next`: codes that follow).
     void (*pack_columns_int)(const struct linear_strip *strip);
     void (*tile_int)(const struct linear_tile *tile);
-    void (*tile_int_other)(const struct linear_tile *tile);
     // Weights in panels (tensor/panels.h; tables with tile_columns = PANEL_ROWS and pairs, else NULL): the product of
     // at most panel_rows rows with up to two panels, each read front to back (as tile_mapped; `next` is the panel that
-    // follows), by the instructions that suit this processor and by others, which nobody but tests should call; codes
-    // of a panel as packed columns; filling one.
+    // follows); codes of a panel as packed columns; filling one.
     int panel_rows;
     void (*tile_panel)(const struct linear_tile *tile);
-    void (*tile_panel_other)(const struct linear_tile *tile);
     void (*widen_panel)(uint32_t *out, const uint8_t *codes, int64_t units);
     void (*fill_panel)(struct tensor *out, const struct tensor *source, int64_t panel);
 };

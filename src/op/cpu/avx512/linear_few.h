@@ -2,8 +2,7 @@
 // (linear_int.c). Lanes are columns, in groups of 16; a row is broadcast.
 //
 // A pair is one vdpbf16ps, or two fused multiply-adds of its halves widened to F32: the same two steps of the same
-// chain. Which is faster depends on the processor: one vdpbf16ps each cycle (AMD) or each second one (Intel, two FMAs a
-// cycle).
+// chain. Which is faster depends on the processor (kernels_avx512_pairs).
 #ifndef MINKE_OP_CPU_AVX512_LINEAR_FEW_H
 #define MINKE_OP_CPU_AVX512_LINEAR_FEW_H
 
@@ -13,11 +12,6 @@
 #define FEW_GROUPS 4   // most groups of columns at a time
 
 enum method { METHOD_PAIRS, METHOD_HALVES };
-
-static inline enum method method_of_processor(void) {
-    __builtin_cpu_init();
-    return __builtin_cpu_is("intel") ? METHOD_HALVES : METHOD_PAIRS;
-}
 
 struct halves {
     _Alignas(64) float even[FEW_ROWS * LINEAR_CHUNK], odd[FEW_ROWS * LINEAR_CHUNK];

@@ -321,6 +321,10 @@ static void tile_int_halves(const struct linear_tile *tile) {
     tile_int(tile, METHOD_HALVES);
 }
 
+void kernels_avx512_linear_int_pairs(struct cpu_kernels *kernels, bool wide) {
+    kernels->linear.tile_int = wide ? tile_int_halves : tile_int_pairs;
+}
+
 void kernels_avx512_linear_int(struct cpu_kernels *kernels) {
     for (int code = 0; code < 32; code++) {
         int4_values[code] = bf16_narrow((float)(((code & 15) ^ 8) - 8));
@@ -331,7 +335,5 @@ void kernels_avx512_linear_int(struct cpu_kernels *kernels) {
         int8_low[magnitude] = (uint8_t)word;
     }
     kernels->linear.pack_columns_int = pack_columns_int;
-    const bool halves = method_of_processor() == METHOD_HALVES;
-    kernels->linear.tile_int = halves ? tile_int_halves : tile_int_pairs;
-    kernels->linear.tile_int_other = halves ? tile_int_pairs : tile_int_halves;
+    kernels_avx512_linear_int_pairs(kernels, false);
 }

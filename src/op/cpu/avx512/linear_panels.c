@@ -224,12 +224,13 @@ static void fill_panel(struct tensor *out, const struct tensor *source, int64_t 
     }
 }
 
+void kernels_avx512_linear_panels_pairs(struct cpu_kernels *kernels, bool wide) {
+    kernels->linear.tile_panel = wide ? tile_halves : tile_pairs;
+}
+
 void kernels_avx512_linear_panels(struct cpu_kernels *kernels) {
-    struct linear_kernels *linear = &kernels->linear;
-    const bool halves = method_of_processor() == METHOD_HALVES;
-    linear->panel_rows = FEW_ROWS;
-    linear->tile_panel = halves ? tile_halves : tile_pairs;
-    linear->tile_panel_other = halves ? tile_pairs : tile_halves;
-    linear->widen_panel = widen_panel;
-    linear->fill_panel = fill_panel;
+    kernels->linear.panel_rows = FEW_ROWS;
+    kernels->linear.widen_panel = widen_panel;
+    kernels->linear.fill_panel = fill_panel;
+    kernels_avx512_linear_panels_pairs(kernels, false);
 }
