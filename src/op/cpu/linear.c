@@ -50,6 +50,10 @@ struct run {
     enum linear_unit unit;
     enum format c_format;
     bool add, scaled;
+    // What multiplies: the table's kernels, or those of its products in blocks.
+    const struct linear_blocks *blocks;   // NULL: the former
+    int64_t tile_rows;
+    void (*tile)(const struct linear_tile *tile);
     int64_t depth_block;   // k per block
     int64_t scale_depth;   // k per scale
     const struct piece *pieces;
@@ -128,7 +132,8 @@ static void pack_task(void *argument, int64_t task, int worker) {
                                          .k_end = minimum(k + step, depth),
                                          .rows = (int)rows,
                                          .unit = run->unit};
-            run->kernels->pack_rows(&strip);
+            const struct linear_blocks *blocks = run->blocks;
+            (blocks == NULL ? run->kernels->pack_rows : piece->mapped ? blocks->pack_few : blocks->pack_rows)(&strip);
         }
     }
 }
@@ -231,7 +236,7 @@ static void run_tile(const struct run *run, const struct linear_group *group, in
     if (direct) {
         tile->c = (float *)(void *)c_address(run, group, row, column);
         tile->c_stride = group->c_row_stride;
-        run->kernels->tile(tile);
+        run->tile(tile);
         return;
     }
     tile->c = place->area;
@@ -239,7 +244,7 @@ static void run_tile(const struct run *run, const struct linear_group *group, in
     if (place->first && run->add) {
         load_c(run, group, row, column, tile->c, tile->c_stride, tile->rows, tile->columns);
     }
-    run->kernels->tile(tile);
+    run->tile(tile);
     if (place->last) {
         store_c(run, group, row, column, tile->c, tile->c_stride, tile->rows, tile->columns);
     }
@@ -343,7 +348,7 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
         if (run->add) {
             load_c(run, group, piece->row + row, column, area, width, rows, columns);
         }
-        (integers ? run->kernels->tile_int : run->kernels->tile_mapped)(&tile);
+        (integers ? run->kernels->tile_int : run->blocks != NULL ? run->blocks->tile_few : run->kernels->tile_mapped)(&tile);
         store_c(run, group, piece->row + row, column, area, width, rows, columns);
     }
 }
@@ -357,6 +362,12 @@ static const char *mapped_rows_of(const struct linear_group *group, int64_t colu
 
 static float *worker_area(const struct run *run, int worker) {
     return (float *)(void *)(run->workspace + worker * run->worker_bytes + run->columns_bytes);
+}
+
+static void release(const struct run *run) {
+    if (run->blocks != NULL) {
+        run->blocks->release();
+    }
 }
 
 // A range of the column tiles of mapped pieces, across pieces.
@@ -374,6 +385,7 @@ static void multiply_range(void *argument, int64_t range, int worker) {
         multiply_mapped(run, piece, column, minimum(width, group->columns - column), next, worker_area(run, worker));
         piece += after >= group->columns;
     }
+    release(run);
 }
 
 static void multiply_task(void *argument, int64_t task, int worker) {
@@ -389,12 +401,14 @@ static void multiply_task(void *argument, int64_t task, int worker) {
             multiply_mapped(run, piece, begin + offset, minimum(width, columns - offset),
                             after < columns ? mapped_rows_of(piece->group, begin + after) : NULL, area);
         }
+        release(run);
         return;
     }
     char *share = run->workspace + worker * run->worker_bytes;
     for (int64_t k = 0; k < piece->group->depth; k += run->depth_block) {
         multiply_block(run, piece, begin, columns, k, (uint32_t *)(void *)share, area);
     }
+    release(run);
 }
 
 // ---- Plan -----------------------------------------------------------------------------------------------------------
@@ -431,7 +445,7 @@ static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t c
         piece->task = tasks;
         piece->pack_task = *pack_tasks;
         piece->column_step = step;
-        piece->panels_per_task = divide_up(PACK_UNITS, padded_units(run, piece) * run->kernels->tile_rows);
+        piece->panels_per_task = divide_up(PACK_UNITS, padded_units(run, piece) * run->tile_rows);
         tasks += divide_up(piece->group->columns, step);
         *pack_tasks += divide_up(piece->panels, piece->panels_per_task);
     }
@@ -503,9 +517,10 @@ static bool is_scaled(enum format format) {
 
 // Whether few rows may read side b where it lies: it has a stride of 1, and a mapped tile has all the scales (one for
 // each block of b).
-static bool is_readable(const struct linear_group *group) {
+static bool is_readable(const struct run *run, const struct linear_group *group) {
     bool blocks = !is_scaled(group->b.format) || group->b.format == FORMAT_E4M3_BLOCK || group->b.integers != NULL;
-    return !is_scaled(group->a.format) && blocks && (group->b.k_stride == 1 || group->b.row_stride == 1);
+    bool strides = group->b.k_stride == 1 || (group->b.row_stride == 1 && run->blocks == NULL);
+    return !is_scaled(group->a.format) && blocks && strides;
 }
 
 // Whether int4 is read where it lies by products of any size: its groups are short, so that tiles of packed operands
@@ -517,6 +532,9 @@ static bool is_unpacked_int4(enum linear_unit unit, const struct linear_group *g
 // Most rows of a tile that reads side b of a group where it lies, and of a product that does so tile by tile: b is
 // turned anew for each tile, which still costs less than packing it.
 static int64_t mapped_rows(const struct run *run, const struct linear_group *group) {
+    if (run->blocks != NULL) {
+        return LINEAR_MOST_MAPPED;
+    }
     bool pairs = run->unit == UNIT_PAIR && group->b.integers == NULL && group->b.k_stride == 1 &&
                  run->kernels->mapped_pairs > 0;
     return pairs ? run->kernels->mapped_pairs : LINEAR_MAX_MAPPED;
@@ -534,14 +552,14 @@ static int64_t plan_pieces(const struct run *run, struct piece *pieces, const st
     *total = 0;
     for (int64_t g = 0; g < count; g++) {
         const struct linear_group *group = &groups[g];
-        bool readable = is_readable(group);
+        bool readable = is_readable(run, group);
         int64_t cuts = pieces_of(group, limit);
         for (int64_t cut = 0; cut < cuts; cut++) {
             int64_t row = group->rows * cut / cuts, rows = group->rows * (cut + 1) / cuts - row;
             struct piece *piece = pieces++;
             *piece = (struct piece){.group = group, .row = row, .rows = rows};
             piece->mapped = readable && rows <= most_mapped_rows(run, group);
-            piece->panels = divide_up(rows, piece->mapped ? mapped_rows(run, group) : run->kernels->tile_rows);
+            piece->panels = divide_up(rows, piece->mapped ? mapped_rows(run, group) : run->tile_rows);
             piece->units = rows * padded_units(run, piece);
             *total += piece->units;
             most = piece->units > most ? piece->units : most;
@@ -582,12 +600,17 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
     const int threads = op->pool != NULL ? pool_threads(op->pool) : 1;
     enum format a = groups[0].a.format, b = groups[0].b.format;
     bool pairs = kernels->pairs && a != FORMAT_F32 && b != FORMAT_F32;
+    const struct linear_blocks *blocks = pairs && !format_is_int(b) && kernels->blocks.tile != NULL ? &kernels->blocks
+                                                                                                   : NULL;
     struct run run = {.kernels = kernels,
                       .unit = pairs ? UNIT_PAIR : UNIT_F32,
                       .c_format = c_format,
                       .add = mode == OP_ADD,
                       .scaled = is_scaled(a) || is_scaled(b),
-                      .depth_block = pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS,
+                      .blocks = blocks,
+                      .tile_rows = blocks != NULL ? blocks->tile_rows : kernels->tile_rows,
+                      .tile = blocks != NULL ? blocks->tile : kernels->tile,
+                      .depth_block = blocks != NULL ? 2 * blocks->depth_units : pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS,
                       .scale_depth = format_is_int(b) ? int_group(b) : BLOCK_SIZE};
     int64_t piece_count = 0, most_depth = 0;
     for (int64_t g = 0; g < count; g++) {
