@@ -52,7 +52,7 @@ struct run {
     bool add, scaled;
     // What multiplies: the table's kernels, or those of its products in blocks.
     const struct linear_blocks *blocks;   // NULL: the former
-    int64_t tile_rows;
+    int64_t tile_rows, most_panels;
     void (*tile)(const struct linear_tile *tile);
     int64_t depth_block;   // k per block
     int64_t scale_depth;   // k per scale
@@ -231,7 +231,8 @@ static void prefetch_c(const struct run *run, const struct linear_group *group, 
 static void run_tile(const struct run *run, const struct linear_group *group, int64_t row, int64_t column,
                      struct linear_tile *tile, const struct place *place) {
     int64_t half = run->kernels->tile_columns / 2;
-    bool direct = run->c_format == FORMAT_F32 && group->c_column_stride == 1 && tile->columns % half == 0;
+    bool direct = run->c_format == FORMAT_F32 && group->c_column_stride == 1 && tile->columns % half == 0 &&
+                  (run->blocks == NULL || (place->first && place->last));
     tile->add = run->add || !place->first;
     if (direct) {
         tile->c = (float *)(void *)c_address(run, group, row, column);
@@ -277,15 +278,22 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     int64_t k_end = minimum(k_begin + run->depth_block, group->depth);
     int64_t units = units_of(run->unit, k_end - k_begin);
     bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
-    float column_scales[MAX_PANELS][MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
+    float column_scales[MAX_PANELS * MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
+    const int64_t panel_scales = divide_up(k_end - k_begin, run->scale_depth) * LINEAR_MAX_COLUMNS;
+    const int64_t panels = divide_up(columns, width);
     pack_block(run, &group->b, column_begin, columns, k_begin, k_end, packed_b);
     for (int64_t panel = 0; run->scaled && panel * width < columns; panel++) {
-        load_scales(run, column_scales[panel], LINEAR_MAX_COLUMNS, &group->b, column_begin + panel * width,
+        load_scales(run, column_scales + panel * panel_scales, LINEAR_MAX_COLUMNS, &group->b, column_begin + panel * width,
                     minimum(width, columns - panel * width), k_begin, k_end);
     }
     for (int64_t m = 0; m < piece->panels; m++) {
         int64_t row = panel_row(piece, m), rows = panel_row(piece, m + 1) - row;
         const uint32_t *a = packed_panel(run, piece, m) + units_of(run->unit, k_begin) * rows;
+        // The next panel of a, in shares: while it is read for the first time, the threads do not wait for it.
+        const bool more = run->blocks != NULL && m + 1 < piece->panels;
+        const char *next_a = more ? (const char *)(packed_panel(run, piece, m + 1) + units_of(run->unit, k_begin) * rows)
+                                  : NULL;
+        const int64_t share = divide_up(rows, panels);
         if (run->scaled) {
             load_scales(run, row_scales, LINEAR_MAX_ROWS, &group->a, piece->row + row, rows, k_begin, k_end);
         }
@@ -294,9 +302,11 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
             struct linear_tile tile = {.a = a,
                                        .b = packed_b + panel * width * units,
                                        .units = units,
+                                       .next = next_a != NULL ? next_a + panel * share * units / LINEAR_CHUNK * 64 : NULL,
+                                       .next_lines = next_a != NULL ? share : 0,
                                        .scale_depth = run->scale_depth,
                                        .row_scale = run->scaled ? row_scales : NULL,
-                                       .column_scale = run->scaled ? column_scales[panel] : NULL,
+                                       .column_scale = run->scaled ? column_scales + panel * panel_scales : NULL,
                                        .rows = (int)rows,
                                        .columns = (int)minimum(width, columns - panel * width),
                                        .unit = run->unit};
@@ -438,8 +448,8 @@ static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t c
     for (int64_t i = 0; i < count; i++) {
         panels += divide_up(pieces[i].group->columns, run->kernels->tile_columns);
     }
-    int64_t step = threads > 1 ? panels / (threads * TASKS_PER_THREAD) : MAX_PANELS;
-    step = (step < 1 ? 1 : minimum(step, MAX_PANELS)) * run->kernels->tile_columns;
+    int64_t step = threads > 1 ? panels / (threads * TASKS_PER_THREAD) : run->most_panels;
+    step = (step < 1 ? 1 : minimum(step, run->most_panels)) * run->kernels->tile_columns;
     for (int64_t i = 0; i < count; i++) {
         struct piece *piece = &pieces[i];
         piece->task = tasks;
@@ -496,7 +506,7 @@ static void run_pieces(struct op_context *op, struct run *run, struct piece *pie
 // there should be tasks for all threads.
 static int64_t piece_rows(const struct run *run, const struct linear_group *groups, int64_t count, int64_t most_depth,
                           int threads) {
-    bool through_area = run->c_format != FORMAT_F32 && most_depth > run->depth_block;
+    bool through_area = (run->c_format != FORMAT_F32 || run->blocks != NULL) && most_depth > run->depth_block;
     int64_t limit = through_area ? AREA_ROWS : PASS_UNITS / units_of(run->unit, most_depth);
     limit = limit > MAX_PIECE_ROWS ? MAX_PIECE_ROWS : limit < AREA_ROWS ? AREA_ROWS : limit;
     for (; threads > 1 && limit > MIN_PIECE_ROWS; limit /= 2) {
@@ -571,7 +581,7 @@ static int64_t plan_pieces(const struct run *run, struct piece *pieces, const st
 // Bytes that a worker needs: packed columns of one block, then the F32 area (a task's outputs, or the scales of a
 // mapped piece).
 static void plan_workers(struct run *run, int64_t most_depth, int64_t limit) {
-    int64_t columns = MAX_PANELS * run->kernels->tile_columns;
+    int64_t columns = run->most_panels * run->kernels->tile_columns;
     int64_t block_units = units_of(run->unit, minimum(run->depth_block, most_depth));
     run->columns_bytes = round_up(block_units * columns * 4, 64);
     int64_t area = most_depth > run->depth_block ? limit * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
@@ -609,8 +619,9 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
                       .scaled = is_scaled(a) || is_scaled(b),
                       .blocks = blocks,
                       .tile_rows = blocks != NULL ? blocks->tile_rows : kernels->tile_rows,
+                      .most_panels = blocks != NULL ? blocks->most_panels : MAX_PANELS,
                       .tile = blocks != NULL ? blocks->tile : kernels->tile,
-                      .depth_block = blocks != NULL ? 2 * blocks->depth_units : pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS,
+                      .depth_block = pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS,
                       .scale_depth = format_is_int(b) ? int_group(b) : BLOCK_SIZE};
     int64_t piece_count = 0, most_depth = 0;
     for (int64_t g = 0; g < count; g++) {

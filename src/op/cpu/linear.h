@@ -71,7 +71,10 @@ struct linear_tile {
     const uint32_t *b;                     // packed columns, units tile_columns apart
     const struct linear_operand *mapped;   // tile_mapped: read b here instead, column `column`, k from 0 to depth
     int64_t column, depth;
-    const char *next;   // tile_mapped: rows that will be read after these, to be asked for; or NULL
+    // What will be read after this tile, to be asked for; or NULL. tile_mapped: rows of b. Tile of blocks: packed a,
+    // so many lines for each 16 units.
+    const char *next;
+    int64_t next_lines;
     int64_t units;
     const float *scale;          // tile_mapped: NULL, or one per block of 128 k
     int64_t scale_depth;         // 128, or 32 for int4
@@ -86,7 +89,7 @@ struct linear_tile {
 // has it computes all such products so, whatever their size and layout: a row's bits must not depend on its company.
 struct linear_blocks {
     int tile_rows;         // most rows of a tile; its columns are those of the table
-    int64_t depth_units;   // units of a block of k of the driver
+    int most_panels;       // of columns of a task of the driver
     void (*pack_rows)(const struct linear_strip *strip);
     void (*tile)(const struct linear_tile *tile);   // NULL: no such products
     // At most LINEAR_MOST_MAPPED rows, k of b contiguous: pack_rows and tile_mapped of such products.

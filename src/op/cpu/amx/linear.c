@@ -11,7 +11,7 @@
 
 #define ROWS 32
 #define COLUMNS 32
-#define DEPTH_UNITS 256   // of a block of k: the panel of a that all panels of b meet stays in the first cache level
+#define MOST_PANELS 8   // of 32 columns of a task: 1024 units of them take half of an L2 cache of 2 MiB
 
 // ---- Packing --------------------------------------------------------------------------------------------------------
 
@@ -33,17 +33,21 @@ void amx_pack_rows(const struct linear_strip *strip) {
 INLINE void step(const uint32_t *a, const uint32_t *b, const bool low, const bool right) {
     _tile_loadd(6, b, 2 * TILE_BYTES);
     _tile_loadd(4, a, TILE_BYTES);
-    _tile_dpbf16ps(0, 4, 6);
     if (right) {
         _tile_loadd(7, b + TILE, 2 * TILE_BYTES);
-        _tile_dpbf16ps(1, 4, 7);
     }
     if (low) {
         _tile_loadd(5, a + TILE * LINEAR_CHUNK, TILE_BYTES);
+    }
+    _tile_dpbf16ps(0, 4, 6);
+    if (right) {
+        _tile_dpbf16ps(1, 4, 7);
+    }
+    if (low && right) {
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    if (low) {
         _tile_dpbf16ps(2, 5, 6);
-        if (right) {
-            _tile_dpbf16ps(3, 5, 7);
-        }
     }
 }
 
@@ -104,9 +108,18 @@ INLINE void store_c(float *c, int64_t stride, const bool low, const bool right) 
     }
 }
 
-INLINE void multiply(const uint32_t *a, const uint32_t *b, int64_t units, const int rows, const bool low,
-                     const bool right) {
+// Lines to be asked for, a share of them at each step.
+struct read_ahead {
+    const char *from;
+    int64_t lines;   // of a step; 0: none
+};
+
+INLINE void multiply(const uint32_t *a, const uint32_t *b, int64_t units, const int rows, struct read_ahead *ahead,
+                     const bool low, const bool right) {
     for (int64_t chunk = units / LINEAR_CHUNK; chunk > 0; chunk--) {
+        for (int64_t line = 0; line < ahead->lines; line++, ahead->from += TILE_BYTES) {
+            _mm_prefetch(ahead->from, _MM_HINT_T1);
+        }
         step(a, b, low, right);
         a += rows * LINEAR_CHUNK;
         b += LINEAR_CHUNK * COLUMNS;
@@ -122,7 +135,8 @@ INLINE void tile_any(const struct linear_tile *tile, const bool low, const bool 
     } else {
         zero_c(low, right);
     }
-    multiply(tile->a, tile->b, tile->units, tile->rows, low, right);
+    struct read_ahead ahead = {tile->next, tile->next_lines};
+    multiply(tile->a, tile->b, tile->units, tile->rows, &ahead, low, right);
     store_c(tile->c, tile->c_stride, low, right);
 }
 
@@ -147,10 +161,11 @@ INLINE void promote(const struct linear_tile *tile, const float *sum, int64_t bl
 INLINE void tile_scaled(const struct linear_tile *tile, const bool low, const bool right) {
     _Alignas(64) float sum[ROWS * COLUMNS];
     const int64_t block = tile->scale_depth / 2;
+    struct read_ahead ahead = {tile->next, tile->next_lines};
     for (int64_t begin = 0; begin < tile->units; begin += block) {
         int64_t units = tile->units - begin < block ? tile->units - begin : block;
         zero_c(low, right);
-        multiply(tile->a + begin * tile->rows, tile->b + begin * COLUMNS, units, tile->rows, low, right);
+        multiply(tile->a + begin * tile->rows, tile->b + begin * COLUMNS, units, tile->rows, &ahead, low, right);
         store_c(sum, COLUMNS, low, right);
         promote(tile, sum, begin / block, right);
     }
@@ -172,7 +187,7 @@ static void tile_packed(const struct linear_tile *tile) {
 
 void kernels_amx_linear(struct cpu_kernels *kernels) {
     kernels->linear.blocks = (struct linear_blocks){.tile_rows = ROWS,
-                                                    .depth_units = DEPTH_UNITS,
+                                                    .most_panels = MOST_PANELS,
                                                     .pack_rows = amx_pack_rows,
                                                     .tile = tile_packed,
                                                     .pack_few = amx_pack_few,
