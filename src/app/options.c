@@ -22,7 +22,7 @@ static void common_table(struct command_option table[COMMON_OPTIONS], struct com
                                        .maximum = 1024};
     table[1] = (struct command_option){.name = "isa",
                                        .argument = "I",
-                                       .help = "restrict the instruction set",
+                                       .help = "instruction set; amx sums in another order",
                                        .text = isa_text,
                                        .choices = "scalar|avx2|avx512|amx"};
     table[2] = (struct command_option){
