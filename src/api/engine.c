@@ -39,8 +39,8 @@ static int check_options(const struct minke_engine_options *options, const struc
     return 0;
 }
 
-// A name of the weights for the cache directory: what config.json says, how large and how old the files are, and whether
-// products are summed in the order of AMX, as a checksum. Reading all weights would say more, and take minutes.
+// A name of the weights for the cache directory: what config.json says, how large and how old the files are, and
+// whether products are summed in the order of AMX, as a checksum. Reading all weights would say more, and take minutes.
 static int name_weights(char name[32], const struct minke_model *model, struct error *error) {
     char **files = NULL;
     int64_t count = 0;

@@ -51,7 +51,8 @@ const struct run_config_key run_config_keys[] = {
            "but the embedding, the head and eh_proj multiply E4M3"),
     COUNT(train, seed, "1", 0, 9e15, true, "random weights"),
     COUNT(train, threads, "0", 0, 1024, false, "threads, 0 = one per CPU"),
-    CHOICE(train, isa, "best", "scalar|avx2|avx512|amx|best", false, "instruction set: speed only, but for amx, which sums in\n"
+    CHOICE(train, isa, "best", "scalar|avx2|avx512|amx|best", false,
+           "instruction set: speed only, but for amx, which sums in\n"
            "another order: a run has it from its first step to its last or never"),
     COUNT(train, skip_limit, "5", 1, 1e9, false,
           "steps skipped in a row, because their loss or gradient was not finite, after which the run stops"),

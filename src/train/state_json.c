@@ -73,12 +73,13 @@ static int compare_fingerprint(const json_t *root, const char *key, const char *
 // A run computes with AMX from its first step to its last, or never: found only where it does.
 static int compare_isa(const struct run_config *run, const json_t *keys, const char *path, struct error *error) {
     const bool found = json_object_get(keys, "train.isa") != NULL, wanted = run->train.isa == ISA_AMX;
-    return found == wanted ? 0
-                           : error_set(error, ERROR_ARGUMENT,
-                                       "%s: train.isa may not change to or from amx on --resume, which sums in another "
-                                       "order: the checkpoint has %s, this run %s (start a new run with model.init_from "
-                                       "instead)",
-                                       path, found ? "amx" : "another", wanted ? "amx" : "another");
+    return found == wanted
+               ? 0
+               : error_set(error, ERROR_ARGUMENT,
+                           "%s: train.isa may not change to or from amx on --resume, which sums in another "
+                           "order: the checkpoint has %s, this run %s (start a new run with model.init_from "
+                           "instead)",
+                           path, found ? "amx" : "another", wanted ? "amx" : "another");
 }
 
 static int compare_keys(const struct run_config *run, const json_t *root, const char *path, struct error *error) {

@@ -324,10 +324,14 @@ static void test_amx(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_amx),
-        cmocka_unit_test(test_bits_absorbed), cmocka_unit_test(test_bits_absorbed_fp8),
-        cmocka_unit_test(test_bits_auto),     cmocka_unit_test(test_bits_auto_fp8),
-        cmocka_unit_test(test_bits_expanded), cmocka_unit_test(test_equals_score),
-        cmocka_unit_test(test_storm),         cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_bits_absorbed),
+        cmocka_unit_test(test_bits_absorbed_fp8),
+        cmocka_unit_test(test_bits_auto),
+        cmocka_unit_test(test_bits_auto_fp8),
+        cmocka_unit_test(test_bits_expanded),
+        cmocka_unit_test(test_equals_score),
+        cmocka_unit_test(test_storm),
+        cmocka_unit_test(test_formats),
         cmocka_unit_test(test_top),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -306,9 +306,12 @@ static void test_amx(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_amx),
-        cmocka_unit_test(test_chunks),    cmocka_unit_test(test_append_and_truncate),
-        cmocka_unit_test(test_forms),     cmocka_unit_test(test_threads_and_isa),
-        cmocka_unit_test(test_score),     cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_append_and_truncate),
+        cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_threads_and_isa),
+        cmocka_unit_test(test_score),
+        cmocka_unit_test(test_errors),
         cmocka_unit_test(test_fp8_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

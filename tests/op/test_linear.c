@@ -115,7 +115,8 @@ static struct matrix draw_matrix(enum format format, int64_t rows, int64_t colum
     return matrix;
 }
 
-// ---- The definition: one chain per output; E4M3: one chain per 128 of k and a chain of promotions. With AMX, chains of
+// ---- The definition: one chain per output; E4M3: one chain per 128 of k and a chain of promotions. With AMX, chains
+// of
 // ---- products of pairs are in blocks. -------------------------------------------------------------------------------
 
 struct side {
@@ -212,7 +213,7 @@ struct product_case {
     enum product product;
     enum op_mode mode;
     struct matrix left, right, out;   // out.values: before the call
-    float *expected[2];   // of AMX in the second
+    float *expected[2];               // of AMX in the second
     char text[200];
 };
 
@@ -381,8 +382,8 @@ static void test_rounding_bound(void **state) {
     }
 }
 
-// Rows of y in several calls, and rows of a weight gradient in several calls, give the bits of one call; with AMX, these
-// if they end with whole blocks.
+// Rows of y in several calls, and rows of a weight gradient in several calls, give the bits of one call; with AMX,
+// these if they end with whole blocks.
 static void check_splits(enum isa isa) {
     for (int i = 0; i < 12; i++) {
         enum format format = i % 2 == 0 ? FORMAT_BF16 : FORMAT_F32;
@@ -476,12 +477,10 @@ static void run_grouped(struct op_context *op, const char *name, void *argument)
         struct side w_rows = side_of(&test->weights[g], 0), w_columns = side_of(&test->weights[g], 1);
         for (int64_t row = test->offsets[g]; row < test->offsets[g + 1]; row++) {
             for (int64_t j = 0; j < n; j++) {
-                expect_element(&test->y.tensor, row, j, reference(op->isa, 0.0f, &x, row, &w_rows, j, k),
-                               name);
+                expect_element(&test->y.tensor, row, j, reference(op->isa, 0.0f, &x, row, &w_rows, j, k), name);
             }
             for (int64_t j = 0; j < k; j++) {
-                expect_element(&test->dx.tensor, row, j, reference(op->isa, 0.0f, &dy, row, &w_columns, j, n),
-                               name);
+                expect_element(&test->dx.tensor, row, j, reference(op->isa, 0.0f, &dy, row, &w_columns, j, n), name);
             }
         }
         struct side left = side_of(&test->dy, 1), right = side_of(&test->x, 1);
@@ -544,8 +543,7 @@ static void run_heads(struct op_context *op, const char *name, void *argument) {
                              .k_stride = test->transposed ? n : 1,
                              .format = format};
             for (int64_t j = 0; j < n; j++) {
-                expect_element(&test->y.tensor, t, head * n + j, reference(op->isa, 0.0f, &a, t, &b, j, k),
-                               name);
+                expect_element(&test->y.tensor, t, head * n + j, reference(op->isa, 0.0f, &a, t, &b, j, k), name);
             }
         }
     }

@@ -91,7 +91,9 @@ void fixture_open(struct fixture *fixture, const char *name, const struct fixtur
     } else {
         pool_set_flush_to_zero();
     }
-    succeed(op_context_init(&fixture->op, options->isa == ISA_BEST ? best : options->isa, fixture->pool, &fixture->scratch, &error), &error);
+    succeed(op_context_init(&fixture->op, options->isa == ISA_BEST ? best : options->isa, fixture->pool,
+                            &fixture->scratch, &error),
+            &error);
     struct model *model = &fixture->model;
     snprintf(path, sizeof path, "tests/golden/model/%s", name);
     succeed(model_config_read(&model->config, path, &error), &error);

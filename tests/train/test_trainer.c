@@ -77,15 +77,8 @@ static void check_fixed_micro_batch(const char *precision, const char *isa, cons
         {"train.threads=7", "recompute.rms_norm=false", "recompute.mla_up=false"},
         {"train.threads=2", other_isa, "recompute.mla_up=true"},
     };
-    const char *keys[] = {precision,
-                          "train.micro_batch=4",
-                          "train.reduction_shards=2",
-                          "train.threads=1",
-                          isa,
-                          NULL,
-                          NULL,
-                          NULL,
-                          NULL};
+    const char *keys[] = {
+        precision, "train.micro_batch=4", "train.reduction_shards=2", "train.threads=1", isa, NULL, NULL, NULL, NULL};
     struct run_config reference = tiny_run(directory, "reference", keys);
     tiny_train(&reference, false);
     for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {

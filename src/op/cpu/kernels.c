@@ -6,8 +6,8 @@
 
 typedef void kernels_init(struct cpu_kernels *kernels);   // a function type, for the lists below
 
-// Applied in this order: a table of AVX2 has the scalar entries first, AVX-512 both, AMX all. One entry for each file of
-// kernels.
+// Applied in this order: a table of AVX2 has the scalar entries first, AVX-512 both, AMX all. One entry for each file
+// of kernels.
 static kernels_init *const scalar_list[] = {
     kernels_scalar_linear,   kernels_scalar_linear_int,    kernels_scalar_peak,   kernels_scalar_rms_norm,
     kernels_scalar_rope,     kernels_scalar_attention,     kernels_scalar_swiglu, kernels_scalar_router,

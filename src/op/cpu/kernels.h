@@ -30,7 +30,8 @@ struct cpu_kernels {
 
 // The table for `isa` (never ISA_BEST), whether or not this CPU can run it.
 const struct cpu_kernels *cpu_kernels_get(enum isa isa);
-// The best instruction set this CPU and operating system can run; ISA_AMX, which has another order of sums, is never it.
+// The best instruction set this CPU and operating system can run; ISA_AMX, which has another order of sums, is never
+// it.
 enum isa cpu_isa_best(void);
 // NULL if ISA_AMX can run, which this process asks the operating system for; or what is missing.
 const char *cpu_amx_missing(void);

@@ -283,16 +283,17 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     const int64_t panels = divide_up(columns, width);
     pack_block(run, &group->b, column_begin, columns, k_begin, k_end, packed_b);
     for (int64_t panel = 0; run->scaled && panel * width < columns; panel++) {
-        load_scales(run, column_scales + panel * panel_scales, LINEAR_MAX_COLUMNS, &group->b, column_begin + panel * width,
-                    minimum(width, columns - panel * width), k_begin, k_end);
+        load_scales(run, column_scales + panel * panel_scales, LINEAR_MAX_COLUMNS, &group->b,
+                    column_begin + panel * width, minimum(width, columns - panel * width), k_begin, k_end);
     }
     for (int64_t m = 0; m < piece->panels; m++) {
         int64_t row = panel_row(piece, m), rows = panel_row(piece, m + 1) - row;
         const uint32_t *a = packed_panel(run, piece, m) + units_of(run->unit, k_begin) * rows;
         // The next panel of a, in shares: while it is read for the first time, the threads do not wait for it.
         const bool more = run->blocks != NULL && m + 1 < piece->panels;
-        const char *next_a = more ? (const char *)(packed_panel(run, piece, m + 1) + units_of(run->unit, k_begin) * rows)
-                                  : NULL;
+        const char *next_a = more
+                                 ? (const char *)(packed_panel(run, piece, m + 1) + units_of(run->unit, k_begin) * rows)
+                                 : NULL;
         const int64_t share = divide_up(rows, panels);
         if (run->scaled) {
             load_scales(run, row_scales, LINEAR_MAX_ROWS, &group->a, piece->row + row, rows, k_begin, k_end);
@@ -302,7 +303,8 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
             struct linear_tile tile = {.a = a,
                                        .b = packed_b + panel * width * units,
                                        .units = units,
-                                       .next = next_a != NULL ? next_a + panel * share * units / LINEAR_CHUNK * 64 : NULL,
+                                       .next = next_a != NULL ? next_a + panel * share * units / LINEAR_CHUNK * 64
+                                                              : NULL,
                                        .next_lines = next_a != NULL ? share : 0,
                                        .scale_depth = run->scale_depth,
                                        .row_scale = run->scaled ? row_scales : NULL,
@@ -358,7 +360,9 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
         if (run->add) {
             load_c(run, group, piece->row + row, column, area, width, rows, columns);
         }
-        (integers ? run->kernels->tile_int : run->blocks != NULL ? run->blocks->tile_few : run->kernels->tile_mapped)(&tile);
+        (integers              ? run->kernels->tile_int
+         : run->blocks != NULL ? run->blocks->tile_few
+                               : run->kernels->tile_mapped)(&tile);
         store_c(run, group, piece->row + row, column, area, width, rows, columns);
     }
 }
@@ -611,7 +615,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
     enum format a = groups[0].a.format, b = groups[0].b.format;
     bool pairs = kernels->pairs && a != FORMAT_F32 && b != FORMAT_F32;
     const struct linear_blocks *blocks = pairs && !format_is_int(b) && kernels->blocks.tile != NULL ? &kernels->blocks
-                                                                                                   : NULL;
+                                                                                                    : NULL;
     struct run run = {.kernels = kernels,
                       .unit = pairs ? UNIT_PAIR : UNIT_F32,
                       .c_format = c_format,

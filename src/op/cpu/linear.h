@@ -88,8 +88,8 @@ struct linear_tile {
 // Products of BF16 or E4M3 pairs in an order of sums of their own, that of matrix units (linear_blocks.c). A table that
 // has it computes all such products so, whatever their size and layout: a row's bits must not depend on its company.
 struct linear_blocks {
-    int tile_rows;         // most rows of a tile; its columns are those of the table
-    int most_panels;       // of columns of a task of the driver
+    int tile_rows;     // most rows of a tile; its columns are those of the table
+    int most_panels;   // of columns of a task of the driver
     void (*pack_rows)(const struct linear_strip *strip);
     void (*tile)(const struct linear_tile *tile);   // NULL: no such products
     // At most LINEAR_MOST_MAPPED rows, k of b contiguous: pack_rows and tile_mapped of such products.

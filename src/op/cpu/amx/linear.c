@@ -1,6 +1,6 @@
-// AMX kernels of products of BF16 or E4M3 pairs: up to 32 x 32 outputs of packed operands (linear_blocks.c has the order
-// of sums). Packed operands are tiles as they lie: a chunk of 16 units of a panel is 64 bytes of each of its rows, 16
-// units of side b are two tiles side by side. Both sides have the even k of a pair in the high half, where the
+// AMX kernels of products of BF16 or E4M3 pairs: up to 32 x 32 outputs of packed operands (linear_blocks.c has the
+// order of sums). Packed operands are tiles as they lie: a chunk of 16 units of a panel is 64 bytes of each of its
+// rows, 16 units of side b are two tiles side by side. Both sides have the even k of a pair in the high half, where the
 // instruction looks for the odd one, so its two chains change places; their sum does not mind.
 #include <string.h>
 
@@ -152,7 +152,8 @@ INLINE void promote(const struct linear_tile *tile, const float *sum, int64_t bl
         UNROLL
         for (int j = 0; j < (right ? 2 : 1); j++) {
             __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(c + j * TILE);
-            total = _mm512_fmadd_ps(_mm512_load_ps(sum + i * COLUMNS + j * TILE), _mm512_mul_ps(factor, scale[j]), total);
+            total = _mm512_fmadd_ps(_mm512_load_ps(sum + i * COLUMNS + j * TILE), _mm512_mul_ps(factor, scale[j]),
+                                    total);
             _mm512_storeu_ps(c + j * TILE, total);
         }
     }

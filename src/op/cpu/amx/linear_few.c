@@ -1,5 +1,5 @@
-// AMX kernels of products of up to 32 rows whose weights, BF16 or E4M3 blocks with contiguous k, are read where they lie:
-// 16 rows of them are a tile as they are (E4M3: after widening), the other operand is packed as columns.
+// AMX kernels of products of up to 32 rows whose weights, BF16 or E4M3 blocks with contiguous k, are read where they
+// lie: 16 rows of them are a tile as they are (E4M3: after widening), the other operand is packed as columns.
 #include <string.h>
 
 #include "op/cpu/amx/linear_amx.h"

@@ -1,4 +1,5 @@
-// The tile registers of AMX. C in 0 to 3, A in 4 and 5, B in 6 and 7: c[i][j] += a[i] x b[j], 16 rows and 16 columns each.
+// The tile registers of AMX. C in 0 to 3, A in 4 and 5, B in 6 and 7: c[i][j] += a[i] x b[j], 16 rows and 16 columns
+// each.
 #ifndef MINKE_OP_CPU_AMX_TILES_H
 #define MINKE_OP_CPU_AMX_TILES_H
 
