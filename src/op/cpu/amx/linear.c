@@ -149,12 +149,10 @@ INLINE void promote(const struct linear_tile *tile, const float *sum, int64_t bl
     for (int i = 0; i < tile->rows; i++) {
         const __m512 factor = _mm512_set1_ps(row_scale[i]);
         float *c = tile->c + i * tile->c_stride;
-        UNROLL
         for (int j = 0; j < (right ? 2 : 1); j++) {
             __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(c + j * TILE);
-            total = _mm512_fmadd_ps(_mm512_load_ps(sum + i * COLUMNS + j * TILE), _mm512_mul_ps(factor, scale[j]),
-                                    total);
-            _mm512_storeu_ps(c + j * TILE, total);
+            __m512 chain = _mm512_load_ps(sum + i * COLUMNS + j * TILE);
+            _mm512_storeu_ps(c + j * TILE, _mm512_fmadd_ps(chain, _mm512_mul_ps(factor, scale[j]), total));
         }
     }
 }

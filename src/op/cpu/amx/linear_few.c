@@ -10,7 +10,6 @@
 
 #define ROWS 32      // of a, here the columns of a register
 #define COLUMNS 32   // of the product, here the rows of a register
-#define BLOCK_UNITS (BLOCK_SIZE / 2)
 
 // Side a as [chunk][unit][row], a pair's words in the order of memory; units without k as AMX_ZERO.
 void amx_pack_few(const struct linear_strip *strip) {
@@ -65,18 +64,58 @@ INLINE void step(const struct weights *w, const uint32_t *a, int64_t row_bytes, 
     }
 }
 
-// `count` k of `columns` rows of weights as BF16 in rows of TILE_BYTES; zeros behind them.
-INLINE void widen(char *copy, const struct linear_operand *b, const char *from, int64_t row_bytes, int columns,
-                  int64_t count) {
+// 64 E4M3 codes -> BF16 of the first and the last 32. Bytes of both halves of a register change places first, so that
+// putting bytes together, which works in quarters of registers, leaves codes in order.
+INLINE void widen_codes(__m512i words[2], __m512i codes, __m512i order, const struct e4m3_table *table) {
+    codes = _mm512_permutexvar_epi64(order, codes);
+    __m512i high = _mm512_permutex2var_epi8(table->high[0], codes, table->high[1]);
+    __m512i low = _mm512_permutex2var_epi8(table->low[0], codes, table->low[1]);
+    high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8((char)0x80), 0xf8);   // high | (codes & sign)
+    words[0] = _mm512_unpacklo_epi8(low, high);
+    words[1] = _mm512_unpackhi_epi8(low, high);
+}
+
+// A line of each of `columns` rows of weights as BF16 tiles: 64 E4M3, or 32 BF16 of which `count` are there (E4M3:
+// likewise); zeros behind them.
+INLINE void widen(char copy[2][COLUMNS * TILE_BYTES], const enum format format, const char *from, int64_t row_bytes,
+                  int columns, int64_t count) {
     const struct e4m3_table table = e4m3_table_load();
-    const __mmask32 mask = count >= 2 * TILE ? 0xffffffffu : (1u << count) - 1u;
+    const __m512i order = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
+    const __mmask64 bytes = count >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << count) - 1;
     for (int i = 0; i < columns; i++, from += row_bytes) {
-        __m512i words = b->format == FORMAT_BF16
-                            ? _mm512_maskz_loadu_epi16(mask, from)
-                            : e4m3_to_bf16(&table, _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, from)));
-        _mm512_store_si512(copy + i * TILE_BYTES, words);
+        __m512i words[2];
+        if (format == FORMAT_BF16) {
+            words[0] = _mm512_maskz_loadu_epi16((__mmask32)bytes, from);
+        } else {
+            widen_codes(words, _mm512_maskz_loadu_epi8(bytes, from), order, &table);
+            _mm512_store_si512(copy[1] + i * TILE_BYTES, words[1]);
+        }
+        _mm512_store_si512(copy[0] + i * TILE_BYTES, words[0]);
     }
     memory_settle();
+}
+
+// Lines of weights are asked for a block of 1 KiB of every row before they are needed, row by row: more rows side by
+// side than the hardware follows. Behind the last block comes the first one of the rows that are read next.
+#define BLOCK_BYTES 1024
+#define BLOCK_LINES (BLOCK_BYTES / TILE_BYTES)
+struct read_ahead {
+    const char *from, *next;   // next: or NULL
+    int64_t row_bytes, length;
+    int rows;
+};
+
+INLINE void read_ahead(const struct read_ahead *ahead, int64_t offset) {
+    const int64_t line = offset % BLOCK_BYTES / TILE_BYTES, left = ahead->length - (offset - offset % BLOCK_BYTES);
+    const int64_t lines = left < BLOCK_BYTES ? (left + TILE_BYTES - 1) / TILE_BYTES : BLOCK_LINES;
+    const int64_t each = (ahead->rows + lines - 1) / lines, first = line * each;
+    const char *block = left > BLOCK_BYTES ? ahead->from + offset - offset % BLOCK_BYTES + BLOCK_BYTES : ahead->next;
+    const int64_t bytes = left > BLOCK_BYTES ? left - BLOCK_BYTES : ahead->length;
+    for (int64_t row = first; block != NULL && row < first + each && row < ahead->rows; row++) {
+        for (int64_t byte = 0; byte < BLOCK_BYTES && byte < bytes; byte += TILE_BYTES) {
+            _mm_prefetch(block + row * ahead->row_bytes + byte, _MM_HINT_T1);
+        }
+    }
 }
 
 INLINE void zero_c(const bool low, const bool right) {
@@ -166,66 +205,83 @@ INLINE void turn_in(const struct linear_tile *tile, float *sum) {
 // total = fma(sum, scale, total), all of it: what is beyond rows and columns is not read.
 INLINE void promote(float *total, const float *sum, float scale, int columns, const bool right) {
     const __m512 factor = _mm512_set1_ps(scale);
-    for (int i = 0; i < columns; i++) {
-        UNROLL
-        for (int j = 0; j < (right ? 2 : 1); j++) {
-            float *t = total + i * ROWS + j * TILE;
-            _mm512_store_ps(t, _mm512_fmadd_ps(_mm512_load_ps(sum + i * ROWS + j * TILE), factor, _mm512_load_ps(t)));
+    for (int i = 0; i < columns * ROWS; i += ROWS) {
+        _mm512_store_ps(total + i, _mm512_fmadd_ps(_mm512_load_ps(sum + i), factor, _mm512_load_ps(total + i)));
+        if (right) {
+            __m512 second = _mm512_fmadd_ps(_mm512_load_ps(sum + i + TILE), factor, _mm512_load_ps(total + i + TILE));
+            _mm512_store_ps(total + i + TILE, second);
         }
     }
 }
 
-INLINE void few_any(const struct linear_tile *tile, const enum format format, const bool low, const bool right) {
-    _Alignas(64) float sum[COLUMNS * ROWS], total[COLUMNS * ROWS];
-    _Alignas(64) char copy[COLUMNS * TILE_BYTES];
-    const struct linear_operand *b = tile->mapped;
-    const bool bf16 = format == FORMAT_BF16;
-    const int64_t bytes = bf16 ? 2 : 1, row_bytes = b->row_stride * bytes, a_bytes = 4 * tile->rows;
-    const char *from = b->data + tile->column * row_bytes;
-    const struct weights widened = {copy, TILE_BYTES};
-    float *start = bf16 ? sum : total;
+INLINE void few_words(const struct linear_tile *tile, const bool low, const bool right) {
+    _Alignas(64) float sum[COLUMNS * ROWS];
+    _Alignas(64) char copy[2][COLUMNS * TILE_BYTES];
+    const int64_t row_bytes = 2 * tile->mapped->row_stride, a_bytes = 4 * tile->rows;
+    struct weights w = {tile->mapped->data + tile->column * row_bytes, row_bytes};
+    const struct read_ahead ahead = {w.from, tile->next, row_bytes, 2 * tile->depth, tile->columns};
+    const uint32_t *a = tile->a;
     if (tile->add) {
-        turn_in(tile, start);
-    } else if (!bf16) {
-        memset(total, 0, sizeof total);
-    }
-    if (bf16 && tile->add) {
+        turn_in(tile, sum);
         load_sums(sum, low, right);
     } else {
         zero_c(low, right);
     }
+    for (int64_t k = 0; k + LINEAR_BLOCK <= tile->depth; k += LINEAR_BLOCK) {
+        read_ahead(&ahead, 2 * k);
+        step(&w, a, a_bytes, low, right);
+        w.from += TILE_BYTES;
+        a += LINEAR_CHUNK * tile->rows;
+    }
+    if (tile->depth % LINEAR_BLOCK != 0) {
+        widen(copy, FORMAT_BF16, w.from, row_bytes, tile->columns, tile->depth % LINEAR_BLOCK);
+        step(&(struct weights){copy[0], TILE_BYTES}, a, a_bytes, low, right);
+    }
+    store_sums(sum, low, right);
+    turn_out(tile, sum);
+}
+
+INLINE void few_codes(const struct linear_tile *tile, const bool low, const bool right) {
+    _Alignas(64) float sum[COLUMNS * ROWS], total[COLUMNS * ROWS];
+    _Alignas(64) char copy[2][COLUMNS * TILE_BYTES];
+    const struct linear_operand *b = tile->mapped;
+    const char *from = b->data + tile->column * b->row_stride;
+    const struct read_ahead ahead = {from, tile->next, b->row_stride, tile->depth, tile->columns};
+    const int64_t a_bytes = 4 * tile->rows, a_step = LINEAR_CHUNK * tile->rows;
     const uint32_t *a = tile->a;
-    for (int64_t k = 0; k < tile->depth; k += LINEAR_BLOCK, a += LINEAR_CHUNK * tile->rows) {
-        int64_t count = tile->depth - k;
-        if (bf16 && count >= LINEAR_BLOCK) {
-            struct weights present = {from + 2 * k, row_bytes};
-            step(&present, a, a_bytes, low, right);
-        } else {
-            widen(copy, b, from + bytes * k, row_bytes, tile->columns, count);
-            step(&widened, a, a_bytes, low, right);
+    if (tile->add) {
+        turn_in(tile, total);
+    } else {
+        memset(total, 0, sizeof total);
+    }
+    zero_c(low, right);
+    for (int64_t k = 0; k < tile->depth; k += 2 * LINEAR_BLOCK, a += 2 * a_step) {
+        const int64_t left = tile->depth - k;
+        read_ahead(&ahead, k);
+        widen(copy, FORMAT_E4M3_BLOCK, from + k, b->row_stride, tile->columns, left);
+        step(&(struct weights){copy[0], TILE_BYTES}, a, a_bytes, low, right);
+        if (left > LINEAR_BLOCK) {
+            step(&(struct weights){copy[1], TILE_BYTES}, a + a_step, a_bytes, low, right);
         }
-        if (!bf16 && ((k + LINEAR_BLOCK) % BLOCK_SIZE == 0 || count <= LINEAR_BLOCK)) {
+        if ((k + 2 * LINEAR_BLOCK) % BLOCK_SIZE == 0 || left <= 2 * LINEAR_BLOCK) {
             store_sums(sum, low, right);
             promote(total, sum, tile->scale[k / BLOCK_SIZE], tile->columns, right);
             zero_c(low, right);
         }
     }
-    if (bf16) {
-        store_sums(sum, low, right);
-    }
-    turn_out(tile, start);
+    turn_out(tile, total);
 }
 
 void amx_tile_few(const struct linear_tile *tile) {
     const bool low = tile->columns > TILE, right = tile->rows > TILE, bf16 = tile->mapped->format == FORMAT_BF16;
     tiles_configure(tile->columns, tile->rows);
     if (low && right) {
-        bf16 ? few_any(tile, FORMAT_BF16, true, true) : few_any(tile, FORMAT_E4M3_BLOCK, true, true);
+        bf16 ? few_words(tile, true, true) : few_codes(tile, true, true);
     } else if (low) {
-        bf16 ? few_any(tile, FORMAT_BF16, true, false) : few_any(tile, FORMAT_E4M3_BLOCK, true, false);
+        bf16 ? few_words(tile, true, false) : few_codes(tile, true, false);
     } else if (right) {
-        bf16 ? few_any(tile, FORMAT_BF16, false, true) : few_any(tile, FORMAT_E4M3_BLOCK, false, true);
+        bf16 ? few_words(tile, false, true) : few_codes(tile, false, true);
     } else {
-        bf16 ? few_any(tile, FORMAT_BF16, false, false) : few_any(tile, FORMAT_E4M3_BLOCK, false, false);
+        bf16 ? few_words(tile, false, false) : few_codes(tile, false, false);
     }
 }
