@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs fuzzers: fuzz.sh BUILD SECONDS NAME...   (make fuzz)
 #
-# Two at a time, in slices of five minutes, until each has run for SECONDS. What was run before counts, as long as the
-# program has not changed: an interrupted run is continued by the same command. BUILD/fuzz/ holds
+# Two at a time, in slices of five minutes, until each has had SECONDS of CPU time (on a busy machine a minute of the
+# clock says little). What was run before counts, as long as the program has not changed: an interrupted run is
+# continued by the same command. BUILD/fuzz/ holds
 #   <name>.corpus/     inputs that reach something new; starts from tests/fuzz/corpus/<name>
 #   <name>.findings/   inputs that crash, leak, take too long or break a CHECK; such a fuzzer stops, the others go on
 #   <name>.log         libFuzzer's own output
-#   results.tsv        one line a slice: name, program, seconds, executions, edges covered, features, inputs, findings
+#   results.tsv        one line a slice: name, program, CPU seconds, executions, edges covered, features, inputs, findings
 # Prints the table of results. Exit status 1 if there is a finding.
 set -u
 build=$1
@@ -31,17 +32,19 @@ run_slice() {   # name, fingerprint, seconds
     mkdir -p "$corpus" "$findings"
     [ -f "tests/fuzz/dictionary/$name.dict" ] && options+=("-dict=tests/fuzz/dictionary/$name.dict")
     # A long wall-clock limit: every input has a limit of CPU time (tests/fuzz/fuzz.c), and the machine may stop us.
-    nice -n "${FUZZ_NICE:-10}" "$build/fuzz_$name" -max_total_time="$seconds" -timeout=600 -report_slow_units=3600 -rss_limit_mb=4096 \
+    local TIMEFORMAT='%U %S'
+    { time nice -n "${FUZZ_NICE:-10}" "$build/fuzz_$name" -max_total_time="$seconds" -timeout=600 -report_slow_units=3600 -rss_limit_mb=4096 \
         -malloc_limit_mb=2048 -max_len=8192 -reload=0 -print_final_stats=1 -artifact_prefix="$findings/" \
-        "${options[@]}" "$corpus" "tests/fuzz/corpus/$name" >"$state/slice.$name" 2>&1 </dev/null
-    local status=$?
+        "${options[@]}" "$corpus" "tests/fuzz/corpus/$name" >"$state/slice.$name" 2>&1 </dev/null; } 2>"$state/time.$name"
+    local status=$? used
+    used=$(awk '{ print int($1 + $2) + 1 }' "$state/time.$name")
     cat "$state/slice.$name" >>"$state/$name.log"
     last=$(grep -o 'cov: [0-9]* ft: [0-9]*' "$state/slice.$name" | tail -1)
     executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$state/slice.$name")
-    printf '%s\t%s\t%d\t%d\t%s\t%s\t%d\t%d\n' "$name" "$program" "$seconds" "${executions:-0}" \
+    printf '%s\t%s\t%d\t%d\t%s\t%s\t%d\t%d\n' "$name" "$program" "$used" "${executions:-0}" \
         "$(cut -d' ' -f2 <<<"${last:-0 0 0 0}")" "$(cut -d' ' -f4 <<<"${last:-0 0 0 0}")" \
         "$(find "$corpus" -type f | wc -l)" "$((status != 0))" >>"$results"
-    rm -f "$state/slice.$name"
+    rm -f "$state/slice.$name" "$state/time.$name"
     return "$status"
 }
 

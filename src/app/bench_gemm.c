@@ -128,7 +128,7 @@ static void measure_product(struct bench *bench, struct product_case *c, enum be
     int64_t groups = c->groups > 0 ? c->groups : 1;
     struct bench_case measured = {.unit = "GFLOP/s", .team = team, .run = run_product, .argument = c};
     name_product(measured.name, c);
-    measured.limit = c->format == FORMAT_F32 ? LIMIT_F32 : LIMIT_BF16;
+    measured.limit = c->format == FORMAT_F32 ? LIMIT_F32 : LIMIT_PAIRS;
     measured.amount = 2.0 * (double)(groups * c->rows) * (double)c->columns * (double)c->inner / 1e9;
     if (c->by_memory) {
         measured.unit = "GB/s";

@@ -83,6 +83,9 @@ double bench_limit_sample(struct bench *bench, enum bench_limit limit, enum benc
     double rate = 0.0;
     if (limit == LIMIT_F32 || limit == LIMIT_BF16) {
         rate = compute_rate(&bench->op[team], limit == LIMIT_BF16);
+    } else if (limit == LIMIT_PAIRS) {
+        double whole = bench_limit_sample(bench, LIMIT_F32, team), pairs = bench_limit_sample(bench, LIMIT_BF16, team);
+        rate = whole > pairs ? whole : pairs;
     } else if (limit == LIMIT_READ || limit == LIMIT_COPY) {
         rate = memory_rate(bench, &bench->op[team], limit == LIMIT_COPY);
     }
@@ -183,7 +186,7 @@ double bench_measure(struct bench *bench, const struct bench_case *measured) {
         rates[i] = (double)calls / time_calls(bench, measured, &round, calls);
     }
     double rate = bench_median(rates, samples), limit = bench_median(limits, samples);
-    if (measured->limit == LIMIT_F32 || measured->limit == LIMIT_BF16) {
+    if (measured->limit == LIMIT_F32 || measured->limit == LIMIT_PAIRS) {
         limit = bench->best[measured->limit][measured->team];
     }
     bench->last_rate = rate;

@@ -242,7 +242,7 @@ static int train(struct bench *bench, const char *name, enum precision precision
     arena_init(&t.arena, "training");
     int code = training_open(&t, bench, precision, error);
     if (code == 0) {
-        measure_training(&t, name, precision == PRECISION_FP32 ? LIMIT_F32 : LIMIT_BF16);
+        measure_training(&t, name, precision == PRECISION_FP32 ? LIMIT_F32 : LIMIT_PAIRS);
     }
     model_slot_destroy(t.slot);
     arena_destroy(&t.arena);
@@ -369,7 +369,7 @@ int bench_prefill(struct bench *bench, struct error *error) {
             struct bench_case measured = {.unit = "tokens/s",
                                           .amount = (double)length,
                                           .work = work / 1e9,
-                                          .limit = LIMIT_BF16,
+                                          .limit = LIMIT_PAIRS,
                                           .team = TEAM_ALL,
                                           .evict = true,
                                           .run = run_prefill,

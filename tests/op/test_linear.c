@@ -199,6 +199,10 @@ static void for_each_context(void (*run)(struct op_context *op, const char *name
             char name[64];
             snprintf(name, sizeof name, "%s, %d threads", isa_name((enum isa)isa), thread_counts[t]);
             run(&op, name, argument);
+            struct cpu_kernels other;
+            if (op_other_pairs(&op, &other)) {
+                run(&op, name, argument);
+            }
             assert_int_equal(scratch.used, 0);
         }
     }

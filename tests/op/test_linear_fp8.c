@@ -7,7 +7,7 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
-#include "op/cpu/linear.h"
+#include "op/cpu/kernels.h"
 #include "support/op_fixture.h"
 #include "support/test.h"
 #include "tensor/formats.h"
@@ -114,6 +114,10 @@ static void everywhere(void (*run)(struct op_context *op, const char *name, void
             snprintf(name, sizeof name, "%s, %d threads", isa_name(isa), threads[t]);
             op_fixture_open(&fixture, isa, threads[t]);
             run(&fixture.op, name, argument);
+            struct cpu_kernels other;
+            if (op_other_pairs(&fixture.op, &other)) {
+                run(&fixture.op, name, argument);
+            }
             assert_int_equal(fixture.arena.used, 0);
             op_fixture_close(&fixture);
         }

@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "op/cpu/kernels.h"
 #include "support/op_fixture.h"
 #include "support/test.h"
 #include "tensor/formats.h"
@@ -123,6 +124,10 @@ static void run_everywhere(struct product_case *test) {
                 define(test);   // here, because the fixture sets flush to zero
             }
             run_case(test, &fixture.op, name);
+            struct cpu_kernels other;
+            if (op_other_pairs(&fixture.op, &other)) {
+                run_case(test, &fixture.op, name);
+            }
             assert_int_equal(fixture.arena.used, 0);
             op_fixture_close(&fixture);
         }

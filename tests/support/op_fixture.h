@@ -16,6 +16,9 @@ struct op_fixture {
 // Fails the test if the CPU cannot run `isa`; ask isa_available first.
 void op_fixture_open(struct op_fixture *fixture, enum isa isa, int threads);
 void op_fixture_close(struct op_fixture *fixture);
+// Gives the context a copy of its table that multiplies pairs of BF16 the other way; false if there are not two.
+struct cpu_kernels;
+bool op_other_pairs(struct op_context *op, struct cpu_kernels *copy);
 bool isa_available(enum isa isa);
 
 // A packed tensor on the heap, zeroed; free with tensor_free.
@@ -43,8 +46,8 @@ bool same_floats(const float *a, const float *b, int64_t n);
 double relative_error(const struct tensor *a, const double *b);
 
 // Runs `run` on copies of the outputs (which bring their initial content) with scalar kernels and one thread, then with
-// every instruction set of this CPU and 1, 2, 3 and 7 threads, asserts the same bits everywhere (with AMX: for any
-// number of threads), and leaves the result of the scalar kernels in the outputs.
+// every instruction set of this CPU, way to multiply pairs and 1, 2, 3 and 7 threads, asserts the same bits everywhere
+// (with AMX: for any number of threads), and leaves the result of the scalar kernels in the outputs.
 void assert_same_everywhere(void (*run)(struct op_context *op, struct tensor *outputs, void *argument),
                             struct tensor *outputs, int output_count, void *argument);
 

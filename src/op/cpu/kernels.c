@@ -19,11 +19,17 @@ static kernels_init *const avx2_list[] = {
     kernels_avx2_latent, kernels_avx2_attention,  kernels_avx2_peak, NULL,
 };
 static kernels_init *const avx512_list[] = {
-    kernels_avx512_linear,   kernels_avx512_linear_int,
-    kernels_avx512_peak,     kernels_avx512_row,
-    kernels_avx512_quantize, kernels_avx512_attention,
-    kernels_avx512_latent,   kernels_avx512_attention_rows,
-    kernels_avx512_random,   NULL,
+    kernels_avx512_linear,
+    kernels_avx512_linear_int,
+    kernels_avx512_peak,
+    kernels_avx512_row,
+    kernels_avx512_quantize,
+    kernels_avx512_attention,
+    kernels_avx512_latent,
+    kernels_avx512_attention_rows,
+    kernels_avx512_random,
+    kernels_avx512_pairs_choose,
+    NULL,
 };
 static kernels_init *const amx_list[] = {kernels_amx_linear, kernels_amx_peak, NULL};
 static kernels_init *const *const lists[ISA_BEST] = {

@@ -60,7 +60,12 @@ void kernels_avx2_row(struct cpu_kernels *kernels);
 void kernels_avx2_attention(struct cpu_kernels *kernels);
 void kernels_avx2_peak(struct cpu_kernels *kernels);
 void kernels_avx512_linear(struct cpu_kernels *kernels);
-void kernels_avx512_linear_int(struct cpu_kernels *kernels);   // after linear
+// How an AVX-512 table multiplies packed pairs of BF16, with the same bits: by vdpbf16ps, or `wide` by multiply-adds of
+// what they hold, which is faster on some CPUs. The last of the init functions decides; tests take both.
+void kernels_avx512_pairs(struct cpu_kernels *kernels, bool wide);
+void kernels_avx512_pairs_choose(struct cpu_kernels *kernels);
+void kernels_avx512_attention_pairs(struct cpu_kernels *kernels, bool wide);   // attention's part of it
+void kernels_avx512_linear_int(struct cpu_kernels *kernels);                   // after linear
 void kernels_avx512_peak(struct cpu_kernels *kernels);
 void kernels_avx512_quantize(struct cpu_kernels *kernels);
 void kernels_avx512_latent(struct cpu_kernels *kernels);

@@ -49,7 +49,7 @@ struct run {
     const struct linear_kernels *kernels;
     enum linear_unit unit;
     enum format c_format;
-    bool add, scaled;
+    bool wide, add, scaled;
     // What multiplies: the table's kernels, or those of its products in blocks.
     const struct linear_blocks *blocks;   // NULL: the former
     int64_t tile_rows, most_panels;
@@ -85,8 +85,13 @@ static int64_t panel_row(const struct piece *piece, int64_t panel) {
     return piece->rows * panel / piece->panels;
 }
 
+// Units of the packed rows. Those of columns are run.unit; they differ in products that are UNIT_WIDE.
+static enum linear_unit row_unit(const struct run *run, const struct piece *piece) {
+    return run->wide && !piece->mapped ? UNIT_F32 : run->unit;
+}
+
 static int64_t padded_units(const struct run *run, const struct piece *piece) {
-    return round_up(units_of(run->unit, piece->group->depth), LINEAR_CHUNK);
+    return round_up(units_of(row_unit(run, piece), piece->group->depth), LINEAR_CHUNK);
 }
 
 static uint32_t *packed_panel(const struct run *run, const struct piece *piece, int64_t panel) {
@@ -121,19 +126,27 @@ static void pack_task(void *argument, int64_t task, int worker) {
     const struct linear_operand *a = &piece->group->a;
     int64_t first = (task - piece->pack_task) * piece->panels_per_task, depth = piece->group->depth;
     int64_t last = minimum(first + piece->panels_per_task, piece->panels), step = packing_depth(a, depth);
+    const enum linear_unit unit = row_unit(run, piece);
     for (int64_t k = 0; k < depth; k += step) {
         for (int64_t panel = first; panel < last; panel++) {
             int64_t row = panel_row(piece, panel), rows = panel_row(piece, panel + 1) - row;
-            struct linear_strip strip = {.out = packed_panel(run, piece, panel) + units_of(run->unit, k) * rows,
+            struct linear_strip strip = {.out = packed_panel(run, piece, panel) + units_of(unit, k) * rows,
                                          .chunk_stride = rows * LINEAR_CHUNK,
                                          .source = a,
                                          .row = piece->row + row,
                                          .k_begin = k,
                                          .k_end = minimum(k + step, depth),
                                          .rows = (int)rows,
-                                         .unit = run->unit};
+                                         .unit = unit};
             const struct linear_blocks *blocks = run->blocks;
             (blocks == NULL ? run->kernels->pack_rows : piece->mapped ? blocks->pack_few : blocks->pack_rows)(&strip);
+        }
+    }
+    for (int64_t panel = first; unit != run->unit && depth % 2 != 0 && panel < last; panel++) {
+        int64_t row = panel_row(piece, panel), rows = panel_row(piece, panel + 1) - row;
+        uint32_t *partner = packed_panel(run, piece, panel) + depth / LINEAR_CHUNK * rows * LINEAR_CHUNK;
+        for (int64_t i = 0; i < rows; i++) {
+            partner[i * LINEAR_CHUNK + depth % LINEAR_CHUNK] = 0x80000000u;   // -0, as the pairs have it
         }
     }
 }
@@ -213,11 +226,11 @@ struct place {
     bool first, last;   // block of k
 };
 
-// Asks for the lines of an F32 c that the next tile will start from: its rows are far apart, and a tile cannot begin
-// without them.
+// Asks for the lines of an F32 c that the next tile will start from, or write: its rows are far apart, and a tile
+// cannot begin, or make room for another, without them.
 static void prefetch_c(const struct run *run, const struct linear_group *group, int64_t row, int64_t rows,
                        int64_t column, int64_t columns) {
-    if (!run->add || group->c_column_stride != 1) {
+    if (run->c_format != FORMAT_F32 || group->c_column_stride != 1) {
         return;
     }
     for (int64_t i = 0; i < rows; i++) {
@@ -271,16 +284,29 @@ static void pack_block(const struct run *run, const struct linear_operand *b, in
     }
 }
 
+// Part `part` of `parts` of the next panel's rows: to be asked for, into the second cache level, by the tile before.
+static void ask_ahead(const struct run *run, const struct piece *piece, int64_t panel, int64_t k_begin, int64_t k_end,
+                      int64_t part, int64_t parts, struct linear_tile *tile) {
+    if (panel == piece->panels) {
+        return;
+    }
+    const enum linear_unit unit = row_unit(run, piece);
+    int64_t rows = panel_row(piece, panel + 1) - panel_row(piece, panel);
+    int64_t lines = rows * divide_up(units_of(unit, k_end - k_begin), LINEAR_CHUNK), first = lines * part / parts;
+    tile->ahead = packed_panel(run, piece, panel) + units_of(unit, k_begin) * rows + first * LINEAR_CHUNK;
+    tile->ahead_lines = lines * (part + 1) / parts - first;
+}
+
 static void multiply_block(const struct run *run, const struct piece *piece, int64_t column_begin, int64_t columns,
                            int64_t k_begin, uint32_t *packed_b, float *area) {
     const struct linear_group *group = piece->group;
     const int64_t width = run->kernels->tile_columns;
     int64_t k_end = minimum(k_begin + run->depth_block, group->depth);
     int64_t units = units_of(run->unit, k_end - k_begin);
+    const enum linear_unit unit = row_unit(run, piece);
     bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
     float column_scales[MAX_PANELS * MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
     const int64_t panel_scales = divide_up(k_end - k_begin, run->scale_depth) * LINEAR_MAX_COLUMNS;
-    const int64_t panels = divide_up(columns, width);
     pack_block(run, &group->b, column_begin, columns, k_begin, k_end, packed_b);
     for (int64_t panel = 0; run->scaled && panel * width < columns; panel++) {
         load_scales(run, column_scales + panel * panel_scales, LINEAR_MAX_COLUMNS, &group->b,
@@ -288,13 +314,7 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     }
     for (int64_t m = 0; m < piece->panels; m++) {
         int64_t row = panel_row(piece, m), rows = panel_row(piece, m + 1) - row;
-        const uint32_t *a = packed_panel(run, piece, m) + units_of(run->unit, k_begin) * rows;
-        // The next panel of a, in shares: while it is read for the first time, the threads do not wait for it.
-        const bool more = run->blocks != NULL && m + 1 < piece->panels;
-        const char *next_a = more
-                                 ? (const char *)(packed_panel(run, piece, m + 1) + units_of(run->unit, k_begin) * rows)
-                                 : NULL;
-        const int64_t share = divide_up(rows, panels);
+        const uint32_t *a = packed_panel(run, piece, m) + units_of(unit, k_begin) * rows;
         if (run->scaled) {
             load_scales(run, row_scales, LINEAR_MAX_ROWS, &group->a, piece->row + row, rows, k_begin, k_end);
         }
@@ -303,15 +323,13 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
             struct linear_tile tile = {.a = a,
                                        .b = packed_b + panel * width * units,
                                        .units = units,
-                                       .next = next_a != NULL ? next_a + panel * share * units / LINEAR_CHUNK * 64
-                                                              : NULL,
-                                       .next_lines = next_a != NULL ? share : 0,
                                        .scale_depth = run->scale_depth,
                                        .row_scale = run->scaled ? row_scales : NULL,
                                        .column_scale = run->scaled ? column_scales + panel * panel_scales : NULL,
                                        .rows = (int)rows,
                                        .columns = (int)minimum(width, columns - panel * width),
-                                       .unit = run->unit};
+                                       .unit = unit == run->unit ? unit : UNIT_WIDE};
+            ask_ahead(run, piece, m + 1, k_begin, k_end, panel, divide_up(columns, width), &tile);
             struct place place = {.area = single ? area : area + row * stride + panel * width,
                                   .area_stride = stride,
                                   .first = k_begin == 0,
@@ -511,7 +529,8 @@ static void run_pieces(struct op_context *op, struct run *run, struct piece *pie
 static int64_t piece_rows(const struct run *run, const struct linear_group *groups, int64_t count, int64_t most_depth,
                           int threads) {
     bool through_area = (run->c_format != FORMAT_F32 || run->blocks != NULL) && most_depth > run->depth_block;
-    int64_t limit = through_area ? AREA_ROWS : PASS_UNITS / units_of(run->unit, most_depth);
+    int64_t units = units_of(run->wide ? UNIT_F32 : run->unit, most_depth);
+    int64_t limit = through_area ? AREA_ROWS : PASS_UNITS / units;
     limit = limit > MAX_PIECE_ROWS ? MAX_PIECE_ROWS : limit < AREA_ROWS ? AREA_ROWS : limit;
     for (; threads > 1 && limit > MIN_PIECE_ROWS; limit /= 2) {
         int64_t panels = 0;
@@ -544,7 +563,8 @@ static bool is_unpacked_int4(enum linear_unit unit, const struct linear_group *g
 }
 
 // Most rows of a tile that reads side b of a group where it lies, and of a product that does so tile by tile: b is
-// turned anew for each tile, which still costs less than packing it.
+// turned anew for each tile, which still costs less than packing it, unless packed operands multiply faster
+// (UNIT_WIDE).
 static int64_t mapped_rows(const struct run *run, const struct linear_group *group) {
     if (run->blocks != NULL) {
         return LINEAR_MOST_MAPPED;
@@ -556,7 +576,9 @@ static int64_t mapped_rows(const struct run *run, const struct linear_group *gro
 
 static int64_t most_mapped_rows(const struct run *run, const struct linear_group *group) {
     int64_t rows = mapped_rows(run, group);
-    return is_unpacked_int4(run->unit, group) ? INT4_ROWS : rows > LINEAR_MAX_MAPPED ? LINEAR_MOST_MAPPED : rows;
+    return is_unpacked_int4(run->unit, group)       ? INT4_ROWS
+           : rows > LINEAR_MAX_MAPPED && !run->wide ? LINEAR_MOST_MAPPED
+                                                    : rows;
 }
 
 // Cuts the groups; `pieces` has room for all. Returns the units of the largest piece's packed rows and adds up all.
@@ -619,6 +641,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
     struct run run = {.kernels = kernels,
                       .unit = pairs ? UNIT_PAIR : UNIT_F32,
                       .c_format = c_format,
+                      .wide = pairs && kernels->wide && blocks == NULL,
                       .add = mode == OP_ADD,
                       .scaled = is_scaled(a) || is_scaled(b),
                       .blocks = blocks,

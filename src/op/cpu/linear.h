@@ -5,7 +5,10 @@
 //
 // Unit: UNIT_F32 is one k as F32. UNIT_PAIR is two BF16, k (even) in the HIGH half and k+1 in the low half: vdpbf16ps
 // adds the product of the high halves first, so a chain over units is the chain over k ascending. A lone last k gets
-// the partner product -0 (a: -0, b: +0): adding -0 changes no accumulator, not even -0 (adding +0 would).
+// the partner product -0 (a: -0, b: +0): adding -0 changes no accumulator, not even -0 (adding +0 would). UNIT_WIDE is
+// no unit of its own but a way to multiply: b lies there in pairs, a in F32, and a tile widens the halves of b and does
+// two multiply-adds, k ascending. The bits are those of the pairs. It serves CPUs that do vdpbf16ps at less than half
+// the rate of a multiply-add.
 #ifndef MINKE_OP_CPU_LINEAR_H
 #define MINKE_OP_CPU_LINEAR_H
 
@@ -15,7 +18,7 @@
 #include "op/ops.h"
 #include "tensor/tensor.h"
 
-enum linear_unit { UNIT_F32, UNIT_PAIR };
+enum linear_unit { UNIT_F32, UNIT_PAIR, UNIT_WIDE };
 
 #define LINEAR_CHUNK 16         // units of one row that lie together in a packed a
 #define LINEAR_MAX_ROWS 32      // most rows of a tile on any instruction set
@@ -67,14 +70,13 @@ struct linear_strip {
 struct linear_tile {
     float *c;
     int64_t c_stride;
-    const uint32_t *a;                     // packed rows, chunks rows * 16 units apart
+    const uint32_t *a;       // packed rows, chunks rows * 16 units apart
+    const uint32_t *ahead;   // packed: `ahead_lines` cache lines to be asked for meanwhile
+    int64_t ahead_lines;
     const uint32_t *b;                     // packed columns, units tile_columns apart
     const struct linear_operand *mapped;   // tile_mapped: read b here instead, column `column`, k from 0 to depth
     int64_t column, depth;
-    // What will be read after this tile, to be asked for; or NULL. tile_mapped: rows of b. Tile of blocks: packed a,
-    // so many lines for each 16 units.
-    const char *next;
-    int64_t next_lines;
+    const char *next;   // tile_mapped: rows that will be read after these, to be asked for; or NULL
     int64_t units;
     const float *scale;          // tile_mapped: NULL, or one per block of 128 k
     int64_t scale_depth;         // 128, or 32 for int4
@@ -100,6 +102,7 @@ struct linear_blocks {
 
 struct linear_kernels {
     bool pairs;   // UNIT_PAIR is served (AVX512_BF16)
+    bool wide;    // tiles of packed pairs are UNIT_WIDE
     int tile_rows, tile_columns;
     int mapped_columns;   // columns of a tile_mapped; its rows are at most LINEAR_MAX_MAPPED,
     int mapped_pairs;     // or this many if units are pairs and k of b is contiguous (0: no more than otherwise)

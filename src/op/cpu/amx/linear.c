@@ -114,6 +114,11 @@ struct read_ahead {
     int64_t lines;   // of a step; 0: none
 };
 
+INLINE struct read_ahead read_ahead_make(const struct linear_tile *tile) {
+    const int64_t steps = (tile->units + LINEAR_CHUNK - 1) / LINEAR_CHUNK;
+    return (struct read_ahead){(const char *)tile->ahead, (tile->ahead_lines + steps - 1) / steps};
+}
+
 INLINE void multiply(const uint32_t *a, const uint32_t *b, int64_t units, const int rows, struct read_ahead *ahead,
                      const bool low, const bool right) {
     for (int64_t chunk = units / LINEAR_CHUNK; chunk > 0; chunk--) {
@@ -135,7 +140,7 @@ INLINE void tile_any(const struct linear_tile *tile, const bool low, const bool 
     } else {
         zero_c(low, right);
     }
-    struct read_ahead ahead = {tile->next, tile->next_lines};
+    struct read_ahead ahead = read_ahead_make(tile);
     multiply(tile->a, tile->b, tile->units, tile->rows, &ahead, low, right);
     store_c(tile->c, tile->c_stride, low, right);
 }
@@ -160,7 +165,7 @@ INLINE void promote(const struct linear_tile *tile, const float *sum, int64_t bl
 INLINE void tile_scaled(const struct linear_tile *tile, const bool low, const bool right) {
     _Alignas(64) float sum[ROWS * COLUMNS];
     const int64_t block = tile->scale_depth / 2;
-    struct read_ahead ahead = {tile->next, tile->next_lines};
+    struct read_ahead ahead = read_ahead_make(tile);
     for (int64_t begin = 0; begin < tile->units; begin += block) {
         int64_t units = tile->units - begin < block ? tile->units - begin : block;
         zero_c(low, right);

@@ -374,6 +374,186 @@ static float softmax_pairs(uint32_t *factor, float *maximum, float *sum, const f
     return softmax(factor, maximum, sum, score, visible, scale, true);
 }
 
+// ---- Pairs by multiply-adds -----------------------------------------------------------------------------------------
+
+// Where vdpbf16ps is slow (kernels_avx512_pairs): the same chains, with factors widened to F32 beforehand and the
+// packed pairs on their way from memory.
+#define WIDE_TERMS 128   // of a chain at a time
+
+#define FEW_ROWS 6   // fewer: too few chains to wait for the widening, and vdpbf16ps it is
+
+// F32 factors of some rows: term t of row r at data[r * row_stride + t * term_stride].
+struct wide_factors {
+    const float *data;
+    int64_t row_stride, term_stride;
+};
+
+// sum += a * b in the form that overwrites its sum: the compiler would move sums about otherwise.
+FOLD void wide_add(__m512 *sum, __m512 a, __m512 b) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b));
+}
+
+FOLD void wide_term(__m512 chain[6][VECTORS], const float *factor, int64_t row_stride, const uint32_t *packed,
+                    bool second, int rows, int vectors) {
+    __m512i value[VECTORS];
+    UNROLL
+    for (int v = 0; v < vectors; v++) {
+        const uint32_t *from = packed + v * SUM_LANES;
+        value[v] = second ? _mm512_slli_epi32(_mm512_loadu_si512(from), 16)
+                          : _mm512_maskz_loadu_epi16(0xaaaaaaaau, from);
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        __m512 a = _mm512_set1_ps(factor[r * row_stride]);
+        UNROLL
+        for (int v = 0; v < vectors; v++) {
+            wide_add(&chain[r][v], a, _mm512_castsi512_ps(value[v]));
+        }
+    }
+}
+
+// `terms` terms of the chains of `rows` rows, from +0 or from what sum holds.
+FOLD void wide_tile(float *sum, int64_t sum_stride, const struct wide_factors *factors, int64_t row,
+                    const uint32_t *packed, int64_t packed_stride, int64_t terms, bool go_on, int rows, int vectors) {
+    const float *factor = factors->data + row * factors->row_stride;
+    __m512 chain[6][VECTORS];
+    sum += row * sum_stride;
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < vectors; v++) {
+            chain[r][v] = go_on ? _mm512_loadu_ps(sum + r * sum_stride + v * SUM_LANES) : _mm512_setzero_ps();
+        }
+    }
+    for (int64_t t = 0; t + 1 < terms; t += 2) {
+        wide_term(chain, factor, factors->row_stride, packed, false, rows, vectors);
+        wide_term(chain, factor + factors->term_stride, factors->row_stride, packed, true, rows, vectors);
+        factor += 2 * factors->term_stride;
+        packed += packed_stride;
+    }
+    if (terms % 2 != 0) {
+        wide_term(chain, factor, factors->row_stride, packed, false, rows, vectors);
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < vectors; v++) {
+            _mm512_storeu_ps(sum + r * sum_stride + v * SUM_LANES, chain[r][v]);
+        }
+    }
+}
+
+FOLD void wide_strip(float *sum, int64_t sum_stride, const struct wide_factors *factors, int64_t rows,
+                     const uint32_t *packed, int64_t packed_stride, int64_t terms, bool go_on, int vectors) {
+    int64_t r = 0;
+    for (; r + 6 <= rows; r += 6) {
+        wide_tile(sum, sum_stride, factors, r, packed, packed_stride, terms, go_on, 6, vectors);
+    }
+    for (; r + 2 <= rows; r += 2) {
+        wide_tile(sum, sum_stride, factors, r, packed, packed_stride, terms, go_on, 2, vectors);
+    }
+    for (; r < rows; r++) {
+        wide_tile(sum, sum_stride, factors, r, packed, packed_stride, terms, go_on, 1, vectors);
+    }
+}
+
+// Words of one row that follow one another -> their terms.
+FOLD void widen_row(float *terms, const uint32_t *words, int64_t count) {
+    int32_t index[2 * SUM_LANES];
+    for (int i = 0; i < SUM_LANES; i++) {
+        index[2 * i] = i;
+        index[2 * i + 1] = i + SUM_LANES;
+    }
+    const __m512i first = _mm512_loadu_si512(index), last = _mm512_loadu_si512(index + SUM_LANES);
+    for (int64_t w = 0; w < count; w += SUM_LANES) {
+        __m512i pair = _mm512_maskz_loadu_epi32(lanes_mask(count - w), words + w);
+        __m512i high = _mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000u)), low = _mm512_slli_epi32(pair, 16);
+        _mm512_storeu_si512(terms + 2 * w, _mm512_permutex2var_epi32(high, first, low));
+        _mm512_storeu_si512(terms + 2 * w + SUM_LANES, _mm512_permutex2var_epi32(high, last, low));
+    }
+}
+
+// A word of each of `rows` rows that lie side by side -> their two terms, QUERY_ROWS apart.
+FOLD void widen_column(float *terms, const uint32_t *words, int64_t rows) {
+    for (int64_t r = 0; r < rows; r += SUM_LANES) {
+        __m512i pair = _mm512_maskz_loadu_epi32(lanes_mask(rows - r), words + r);
+        _mm512_storeu_si512(terms + r, _mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000u)));
+        _mm512_storeu_si512(terms + QUERY_ROWS + r, _mm512_slli_epi32(pair, 16));
+    }
+}
+
+static void scores_wide(float *score, const uint32_t *queries, const uint32_t *lanes, int64_t rows, int64_t words,
+                        int64_t keys) {
+    if (rows < FEW_ROWS) {
+        scores_pairs(score, queries, lanes, rows, words, keys);
+        return;
+    }
+    float terms[6][WIDE_TERMS + 2 * SUM_LANES];
+    const struct wide_factors factors = {.data = terms[0], .row_stride = WIDE_TERMS + 2 * SUM_LANES, .term_stride = 1};
+    for (int64_t r = 0; r < rows; r += 6) {
+        int64_t count = rows - r < 6 ? rows - r : 6;
+        for (int64_t w = 0; w < words; w += WIDE_TERMS / 2) {
+            int64_t part = words - w < WIDE_TERMS / 2 ? words - w : WIDE_TERMS / 2;
+            for (int64_t i = 0; i < count; i++) {
+                widen_row(terms[i], queries + (r + i) * words + w, part);
+            }
+            if (keys > SUM_LANES) {
+                wide_strip(score + r * KEY_ROWS, KEY_ROWS, &factors, count, lanes + w * KEY_ROWS, KEY_ROWS, 2 * part,
+                           w > 0, VECTORS);
+            } else {
+                wide_strip(score + r * KEY_ROWS, KEY_ROWS, &factors, count, lanes + w * KEY_ROWS, KEY_ROWS, 2 * part,
+                           w > 0, 1);
+            }
+        }
+    }
+}
+
+// At most QUERY_ROWS rows and terms.
+static void accumulate_wide_block(float *sum, const uint32_t *factor, int64_t row_stride, int64_t word_stride,
+                                  const uint32_t *packed, int64_t width, int64_t rows, int64_t terms) {
+    float data[QUERY_ROWS * (QUERY_ROWS + 2)];
+    struct wide_factors factors = {.data = data, .row_stride = 1, .term_stride = QUERY_ROWS};
+    int64_t words = (terms + 1) / 2;
+    if (word_stride == 1) {
+        factors.row_stride = QUERY_ROWS;
+        factors.term_stride = 1;
+        for (int64_t r = 0; r < rows; r++) {
+            widen_row(data + r * QUERY_ROWS, factor + r * row_stride, words);
+        }
+    } else {
+        for (int64_t w = 0; w < words; w++) {
+            widen_column(data + 2 * w * QUERY_ROWS, factor + w * word_stride, rows);
+        }
+    }
+    int64_t c = 0;
+    for (; c + 4 * SUM_LANES <= width; c += 4 * SUM_LANES) {
+        wide_strip(sum + c, width, &factors, rows, packed + c, width, terms, true, 4);
+    }
+    for (; c + 2 * SUM_LANES <= width; c += 2 * SUM_LANES) {
+        wide_strip(sum + c, width, &factors, rows, packed + c, width, terms, true, 2);
+    }
+    if (c < width) {
+        wide_strip(sum + c, width, &factors, rows, packed + c, width, terms, true, 1);
+    }
+}
+
+// Factors lie side by side along words or along rows.
+static void accumulate_wide(float *sum, const uint32_t *factor, int64_t row_stride, int64_t word_stride,
+                            const uint32_t *packed, int64_t width, int64_t rows, int64_t terms) {
+    if (rows < FEW_ROWS) {
+        accumulate_pairs(sum, factor, row_stride, word_stride, packed, width, rows, terms);
+        return;
+    }
+    for (int64_t r = 0; r < rows; r += QUERY_ROWS) {
+        int64_t count = rows - r < QUERY_ROWS ? rows - r : QUERY_ROWS;
+        for (int64_t t = 0; t < terms; t += QUERY_ROWS) {
+            int64_t part = terms - t < QUERY_ROWS ? terms - t : QUERY_ROWS;
+            accumulate_wide_block(sum + r * width, factor + r * row_stride + t / 2 * word_stride, row_stride,
+                                  word_stride, packed + t / 2 * width, width, count, part);
+        }
+    }
+}
+
 void kernels_avx512_attention(struct cpu_kernels *kernels) {
     kernels->attention_f32 = (struct attention_kernels){
         .step = 1,
@@ -399,4 +579,9 @@ void kernels_avx512_attention(struct cpu_kernels *kernels) {
         .scale = scale_row,
         .finish = finish,
     };
+}
+
+void kernels_avx512_attention_pairs(struct cpu_kernels *kernels, bool wide) {
+    kernels->attention_bf16.scores = wide ? scores_wide : scores_pairs;
+    kernels->attention_bf16.accumulate = wide ? accumulate_wide : accumulate_pairs;
 }

@@ -161,17 +161,62 @@ static void pack_columns(const struct linear_strip *strip) {
 
 // ---- Tiles of packed operands ---------------------------------------------------------------------------------------
 
+// sum += a * b in the form that overwrites its sum. The compiler likes to overwrite a factor instead; with all
+// registers in use it then moves sums about, and to the stack.
+INLINE void accumulate(__m512 *sum, __m512 a, __m512 b) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b));
+}
+
 // One unit: all accumulators advance by one (pair) product.
 INLINE void step(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, const int rows, const int vectors,
                  enum linear_unit unit) {
-    __m512i b0 = _mm512_load_si512(b), b1 = vectors > 1 ? _mm512_load_si512(b + VECTOR) : b0;
+    __m512i y[2] = {_mm512_load_si512(b), vectors > 1 ? _mm512_load_si512(b + VECTOR) : _mm512_setzero_si512()};
     UNROLL
     for (int i = 0; i < rows; i++) {
         __m512i x = _mm512_set1_epi32((int)a[i * LINEAR_CHUNK]);
-        sum[i][0] = multiply_add(unit, sum[i][0], x, b0);
-        if (vectors > 1) {
-            sum[i][1] = multiply_add(unit, sum[i][1], x, b1);
+        UNROLL
+        for (int j = 0; j < vectors; j++) {
+            if (unit == UNIT_F32) {
+                accumulate(&sum[i][j], _mm512_castsi512_ps(x), _mm512_castsi512_ps(y[j]));
+            } else {
+                sum[i][j] = multiply_add(unit, sum[i][j], x, y[j]);
+            }
         }
+    }
+}
+
+// One unit of pairs, as two multiply-adds: the halves of b widen on their way from memory, a is F32.
+INLINE void step_wide(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, const int rows, const int vectors) {
+    UNROLL
+    for (int half = 0; half < 2; half++) {
+        __m512i x[2];
+        UNROLL
+        for (int j = 0; j < vectors; j++) {
+            x[j] = half == 0 ? _mm512_maskz_loadu_epi16(0xaaaaaaaau, b + j * VECTOR)
+                             : _mm512_slli_epi32(_mm512_load_si512(b + j * VECTOR), 16);
+        }
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m512 factor = _mm512_castsi512_ps(_mm512_set1_epi32((int)a[i * LINEAR_CHUNK + half]));
+            UNROLL
+            for (int j = 0; j < vectors; j++) {
+                accumulate(&sum[i][j], factor, _mm512_castsi512_ps(x[j]));
+            }
+        }
+    }
+}
+
+// Units that lie together in one chunk of a.
+INLINE int64_t chunk_units(const enum linear_unit unit) {
+    return unit == UNIT_WIDE ? LINEAR_CHUNK / 2 : LINEAR_CHUNK;
+}
+
+INLINE void advance(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, const int rows, const int vectors,
+                    const enum linear_unit unit) {
+    if (unit == UNIT_WIDE) {
+        step_wide(sum, a, b, rows, vectors);
+    } else {
+        step(sum, a, b, rows, vectors, unit);
     }
 }
 
@@ -180,7 +225,10 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
     float *const c = tile->c;
     const int64_t stride = tile->c_stride;
     const bool scaled = tile->row_scale != NULL;
-    const int64_t block = scaled ? (unit == UNIT_PAIR ? tile->scale_depth / 2 : tile->scale_depth) : tile->units;
+    const int64_t block = scaled ? (unit == UNIT_F32 ? tile->scale_depth : tile->scale_depth / 2) : tile->units;
+    const int64_t together = chunk_units(unit), width = LINEAR_CHUNK / together, chunks = tile->units / together;
+    const int64_t ask = tile->ahead_lines == 0 ? 0 : chunks == 0 ? 0 : (tile->ahead_lines + chunks - 1) / chunks;
+    const uint32_t *ahead = tile->ahead;
     for (int64_t begin = 0; begin < tile->units; begin += block) {
         __m512 sum[ROWS][2];
         bool load = !scaled && tile->add;
@@ -192,20 +240,24 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
             }
         }
         int64_t units = tile->units - begin < block ? tile->units - begin : block;
-        for (int64_t chunk = units / LINEAR_CHUNK; chunk > 0; chunk--) {
+        for (int64_t chunk = units / together; chunk > 0; chunk--) {
+            for (int64_t line = 0; line < ask; line++, ahead += LINEAR_CHUNK) {
+                _mm_prefetch(ahead, _MM_HINT_T1);
+            }
             for (int part = 0; part < LINEAR_CHUNK; part += 4) {
+                const int once = unit == UNIT_WIDE ? 2 : 4;
                 UNROLL
-                for (int i = 0; i < 4; i++) {
-                    step(sum, a + i, b + i * COLUMNS, rows, vectors, unit);
+                for (int i = 0; i < once; i++) {
+                    advance(sum, a + i * width, b + i * COLUMNS, rows, vectors, unit);
                 }
                 a += 4;
-                b += 4 * COLUMNS;
+                b += once * COLUMNS;
             }
             a += (rows - 1) * LINEAR_CHUNK;
         }
-        for (int64_t rest = units % LINEAR_CHUNK; rest > 0; rest--) {
-            step(sum, a, b, rows, vectors, unit);
-            a++;
+        for (int64_t rest = units % together; rest > 0; rest--) {
+            advance(sum, a, b, rows, vectors, unit);
+            a += width;
             b += COLUMNS;
         }
         if (scaled) {
@@ -248,10 +300,11 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
 // clang-format on
 ALL_ROWS(TILE, F32)
 ALL_ROWS(TILE, PAIR)
+ALL_ROWS(TILE, WIDE)
 
 #define ENTRY(unit, rows) [UNIT_##unit][rows] = {tile_##unit##_##rows##_1, tile_##unit##_##rows##_2},
-static void (*const tiles[2][ROWS + 1][2])(const struct linear_tile *tile) = {ALL_ROWS(ENTRY, F32)
-                                                                                  ALL_ROWS(ENTRY, PAIR)};
+static void (*const tiles[3][ROWS + 1][2])(const struct linear_tile *tile) = {ALL_ROWS(ENTRY, F32) ALL_ROWS(ENTRY, PAIR)
+                                                                                  ALL_ROWS(ENTRY, WIDE)};
 
 static void tile_packed(const struct linear_tile *tile) {
     tiles[tile->unit][tile->rows][tile->columns > VECTOR](tile);
@@ -263,6 +316,28 @@ static void narrow(uint16_t *out, const float *in, int64_t count) {
         __m256bh words = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, in + i));
         _mm256_mask_storeu_epi16(out + i, mask, (__m256i)words);
     }
+}
+
+// Whether two multiply-adds are clearly faster than a vdpbf16ps. The least of several turns of about a microsecond
+// each: what else the machine does only adds to some of them.
+#define TURNS 16
+#define TURN_ROUNDS 100
+static bool pairs_are_slow(const struct cpu_kernels *kernels) {
+    if (cpu_isa_best() < ISA_AVX512) {
+        return false;
+    }
+    unsigned long long least[2] = {~0ULL, ~0ULL};
+    for (int turn = 0; turn < 2 * TURNS; turn++) {
+        unsigned long long began = __rdtsc();
+        if (turn % 2 == 0) {
+            kernels->peak.multiply_add(2 * TURN_ROUNDS);   // as many operations as the other
+        } else {
+            kernels->peak.multiply_add_pairs(TURN_ROUNDS);
+        }
+        unsigned long long ticks = __rdtsc() - began;
+        least[turn % 2] = ticks < least[turn % 2] ? ticks : least[turn % 2];
+    }
+    return least[0] + least[0] / 4 < least[1];
 }
 
 void kernels_avx512_linear(struct cpu_kernels *kernels) {
@@ -280,4 +355,13 @@ void kernels_avx512_linear(struct cpu_kernels *kernels) {
     linear->tile = tile_packed;
     kernels_avx512_linear_mapped(kernels);
     linear->narrow = narrow;
+}
+
+void kernels_avx512_pairs(struct cpu_kernels *kernels, bool wide) {
+    kernels->linear.wide = wide;
+    kernels_avx512_attention_pairs(kernels, wide);
+}
+
+void kernels_avx512_pairs_choose(struct cpu_kernels *kernels) {
+    kernels_avx512_pairs(kernels, pairs_are_slow(kernels));
 }
