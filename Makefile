@@ -1,6 +1,6 @@
 # Minke. `make help` lists the targets and the variables.
 #
-# Sources are found by wildcard: a new file needs no line here. Objects of op/cpu/avx2 and op/cpu/avx512 get their own
+# Sources are found by wildcard: a new file needs no line here. Objects of op/cpu/avx2, avx512 and amx get their own
 # instruction-set flags; everything else runs on any x86-64 with FMA. Which kernels run is decided at run time.
 
 ifeq ($(origin CC),default)
@@ -70,9 +70,12 @@ ISA = -mfma -mavx
 $(BUILD)/src/op/cpu/avx2/%.o:   ISA = -mavx2 -mfma -mbmi2
 $(BUILD)/src/op/cpu/avx512/%.o: ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vbmi2 \
                                       -mavx512bf16 -mavx512vnni -mfma -mbmi2
+$(BUILD)/src/op/cpu/amx/%.o: ISA = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vbmi2 \
+                                   -mavx512bf16 -mavx512vnni -mfma -mbmi2 -mamx-tile -mamx-bf16
 # Kernels of products are many copies of long loops: under a sanitizer they take minutes to compile at -O2.
 ifneq ($(SAN),)
   $(BUILD)/src/op/cpu/avx512/linear%.o: CFLAGS += -O1
+  $(BUILD)/src/op/cpu/amx/linear%.o: CFLAGS += -O1
 endif
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests
 

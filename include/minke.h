@@ -112,7 +112,7 @@ struct minke_model;
 
 struct minke_model_options {
     int threads;         /* 0 = one per available CPU */
-    const char *isa;     /* NULL or "auto" = best, "scalar", "avx2", "avx512"; results are bit-identical */
+    const char *isa;     /* NULL or "auto" = best, "scalar", "avx2", "avx512": bit-identical; or "amx": another order */
     const char *compute; /* activations: NULL or "bf16" as the model was trained, "f32" */
     const char *weights; /* NULL or "stored" = as the files have them, copied in an order that products read faster
                             where this CPU gains from it and memory is left; "mapped" = where the files are mapped, the

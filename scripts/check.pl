@@ -37,7 +37,7 @@ my @banned_calls = (
 # Headers that belong to one place.
 my @banned_headers = (
     [ qr/^(immintrin|x86intrin|xmmintrin|emmintrin|pmmintrin|smmintrin|nmmintrin|avxintrin)\.h$/,
-      qr{^src/op/cpu/avx(2|512)/}, 'src/op/cpu/avx2 and avx512' ],
+      qr{^src/op/cpu/(avx2|avx512|amx)/}, 'src/op/cpu/avx2, avx512 and amx' ],
     [ qr/^mpi\.h$/, qr{^src/comm/comm_mpi\.c$}, 'src/comm/comm_mpi.c' ],
 );
 

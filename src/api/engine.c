@@ -39,13 +39,16 @@ static int check_options(const struct minke_engine_options *options, const struc
     return 0;
 }
 
-// A name of the weights for the cache directory: what config.json says and how large and how old the files are, as a
-// checksum. Reading all weights would say more, and take minutes.
+// A name of the weights for the cache directory: what config.json says, how large and how old the files are, and
+// whether products are summed in the order of AMX, as a checksum. Reading all weights would say more, and take minutes.
 static int name_weights(char name[32], const struct minke_model *model, struct error *error) {
     char **files = NULL;
     int64_t count = 0;
     int code = file_list(&files, &count, model->directory, error);
     uint64_t sum = XXH3_64bits(model->weights, strlen(model->weights));
+    if (model->op.isa == ISA_AMX) {
+        sum = XXH3_64bits_withSeed("amx", 3, sum);
+    }
     for (int64_t i = 0; i < count && code == 0; i++) {
         const char *suffix = strrchr(files[i], '.');
         bool weights = suffix != NULL && strcmp(suffix, ".safetensors") == 0;

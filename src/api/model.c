@@ -23,14 +23,14 @@ int api_error(struct minke_error *to, const struct error *from) {
 
 static int parse_isa(enum isa *isa, const char *text, struct error *error) {
     static const char *const names[] = {
-        [ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_BEST] = "auto"};
+        [ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_AMX] = "amx", [ISA_BEST] = "auto"};
     for (int i = 0; i <= ISA_BEST; i++) {
         if (text == NULL || strcmp(text, names[i]) == 0) {
             *isa = text == NULL ? ISA_BEST : (enum isa)i;
             return 0;
         }
     }
-    return error_set(error, ERROR_ARGUMENT, "isa: expected auto, scalar, avx2 or avx512, found \"%s\"", text);
+    return error_set(error, ERROR_ARGUMENT, "isa: expected auto, scalar, avx2, avx512 or amx, found \"%s\"", text);
 }
 
 static int parse_compute(enum format *compute, const char *text, struct error *error) {

@@ -16,7 +16,7 @@ enum minke_cache app_cache(const char *name) {
 int app_open_model(struct minke_model **model, const char *directory, const struct common_options *common,
                    const struct model_arguments *arguments) {
     static const char *const names[] = {
-        [ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_BEST] = "auto"};
+        [ISA_SCALAR] = "scalar", [ISA_AVX2] = "avx2", [ISA_AVX512] = "avx512", [ISA_AMX] = "amx", [ISA_BEST] = "auto"};
     struct minke_model_options options = {.threads = (int)common->threads,
                                           .isa = names[common->isa],
                                           .compute = arguments->compute,

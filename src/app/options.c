@@ -22,9 +22,9 @@ static void common_table(struct command_option table[COMMON_OPTIONS], struct com
                                        .maximum = 1024};
     table[1] = (struct command_option){.name = "isa",
                                        .argument = "I",
-                                       .help = "restrict the instruction set",
+                                       .help = "instruction set; amx sums in another order",
                                        .text = isa_text,
-                                       .choices = "scalar|avx2|avx512"};
+                                       .choices = "scalar|avx2|avx512|amx"};
     table[2] = (struct command_option){
         .name = "quiet", .help = "print warnings and errors only", .flag = &common->quiet};
     table[3] = (struct command_option){0};
@@ -227,6 +227,7 @@ int options_read(const struct command_syntax *syntax, int argc, char **argv, str
     if (isa_text != NULL) {
         syntax->common->isa = strcmp(isa_text, "scalar") == 0 ? ISA_SCALAR
                               : strcmp(isa_text, "avx2") == 0 ? ISA_AVX2
+                              : strcmp(isa_text, "amx") == 0  ? ISA_AMX
                                                               : ISA_AVX512;
     }
     return assign_positionals(syntax, argv + 1, count, error);

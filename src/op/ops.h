@@ -22,7 +22,7 @@
 #include "base/pool.h"
 #include "tensor/tensor.h"
 
-enum isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_BEST };
+enum isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_AMX, ISA_BEST };
 
 struct cpu_kernels;
 

@@ -250,7 +250,8 @@ void op_linear_heads(struct op_context *op, struct tensor *y, const struct tenso
 }
 
 bool op_interleaves(const struct op_context *op) {
-    return op->kernels->linear.tile_panel != NULL;
+    const struct linear_kernels *linear = &op->kernels->linear;
+    return linear->tile_panel != NULL && linear->blocks.tile == NULL;   // blocks have an order of their own
 }
 
 void op_interleave(struct op_context *op, struct tensor *out, const struct tensor *x) {

@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/spelling.h"
+#include "op/ops.h"
 #include "train/run_config_keys.h"
 
 #define FILE_LIMIT ((int64_t)1 << 20)
@@ -453,10 +454,12 @@ static void value_text(char text[VALUE_TEXT], const struct run_config *config, c
     }
 }
 
-// In FP8, tiles of tokens end with a micro-batch: its size decides about bits.
+// In FP8, tiles of tokens end with a micro-batch, with AMX blocks of a sum over tokens do: its size decides about bits.
+// AMX itself has an order of sums of its own; the other instruction sets share one.
 static bool is_fixed(const struct run_config_key *key, const struct run_config *config) {
     bool micro_batch = key->offset == offsetof(struct run_config, train.micro_batch);
-    return key->fixed || (micro_batch && config->train.precision == PRECISION_FP8);
+    bool isa = key->offset == offsetof(struct run_config, train.isa), amx = config->train.isa == ISA_AMX;
+    return key->fixed || (micro_batch && (config->train.precision == PRECISION_FP8 || amx)) || (isa && amx);
 }
 
 bool run_config_fixed(const struct run_config *config, int index, const char **name, char value[RUN_CONFIG_VALUE]) {

@@ -41,7 +41,7 @@ const struct run_config_key run_config_keys[] = {
     COUNT(train, batch, "8", 1, 1048576, true, "sequences of a step (after the ramp), a multiple of reduction_shards"),
     COUNT(train, micro_batch, "1", 1, 1048576, false,
           "sequences computed together: memory and speed only, the results are the same bits; with precision = fp8\n"
-          "it decides about the last bits and is fixed for the run"),
+          "or isa = amx it decides about the last bits and is fixed for the run"),
     COUNT(train, reduction_shards, "1", 1, 4096, true,
           "parts of the batch whose gradients are summed one after the other inside and by a binary tree\n"
           "across; a power of two, at least the number of data-parallel ranks to come. Costs log2 + 1\n"
@@ -51,7 +51,9 @@ const struct run_config_key run_config_keys[] = {
            "but the embedding, the head and eh_proj multiply E4M3"),
     COUNT(train, seed, "1", 0, 9e15, true, "random weights"),
     COUNT(train, threads, "0", 0, 1024, false, "threads, 0 = one per CPU"),
-    CHOICE(train, isa, "best", "scalar|avx2|avx512|best", false, "instruction set: speed only"),
+    CHOICE(train, isa, "best", "scalar|avx2|avx512|amx|best", false,
+           "instruction set: speed only, but for amx, which sums in\n"
+           "another order: a run has it from its first step to its last or never"),
     COUNT(train, skip_limit, "5", 1, 1e9, false,
           "steps skipped in a row, because their loss or gradient was not finite, after which the run stops"),
 

@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "op/ops.h"
 
 #define STATE_LIMIT ((int64_t)1 << 20)
 #define TOKENIZER_LIMIT ((int64_t)1 << 30)
@@ -69,10 +70,26 @@ static int compare_fingerprint(const json_t *root, const char *key, const char *
     return code;
 }
 
+// A run computes with AMX from its first step to its last, or never: found only where it does.
+static int compare_isa(const struct run_config *run, const json_t *keys, const char *path, struct error *error) {
+    const bool found = json_object_get(keys, "train.isa") != NULL, wanted = run->train.isa == ISA_AMX;
+    return found == wanted
+               ? 0
+               : error_set(error, ERROR_ARGUMENT,
+                           "%s: train.isa may not change to or from amx on --resume, which sums in another "
+                           "order: the checkpoint has %s, this run %s (start a new run with model.init_from "
+                           "instead)",
+                           path, found ? "amx" : "another", wanted ? "amx" : "another");
+}
+
 static int compare_keys(const struct run_config *run, const json_t *root, const char *path, struct error *error) {
     const json_t *object = json_object_get(root, "run");
     const char *name, *found;
     char value[RUN_CONFIG_VALUE];
+    int isa = compare_isa(run, object, path, error);
+    if (isa != 0) {
+        return isa;
+    }
     for (int i = 0; run_config_fixed(run, i, &name, value); i++) {
         int code = json_get_string(&found, object, name, path, error);
         if (code != 0) {

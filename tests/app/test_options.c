@@ -115,7 +115,7 @@ static void test_mistakes(void **state) {
         {"a --dtype f", "--dtype: found \"f\", expected one of bf16|fp8|f32"},
         {"a --dtype bf16|fp8", "expected one of"},
         {"a --verbose=1", "--verbose: found \"1\", expected no value"},
-        {"a --isa sse2", "expected one of scalar|avx2|avx512"},
+        {"a --isa sse2", "expected one of scalar|avx2|avx512|amx"},
         {"a --threads -1", "--threads: found -1, expected 0 to 1024"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

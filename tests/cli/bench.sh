@@ -7,7 +7,7 @@ trap 'rm -rf "$work"' EXIT
 . tests/cli/tiny_config.sh
 tiny_config >"$work/config.json"
 number='[0-9.]+(e[-+]?[0-9]+)?'
-line="^\\{\"name\":\"[a-z0-9_.]+\",\"value\":$number,\"unit\":\"(GFLOP/s|GB/s|tokens/s|s)\",\"limit\":$number,\"fraction\":$number,\"threads\":[12],\"isa\":\"(scalar|avx2|avx512)\"\\}\$"
+line="^\\{\"name\":\"[a-z0-9_.]+\",\"value\":$number,\"unit\":\"(GFLOP/s|GB/s|tokens/s|s)\",\"limit\":$number,\"fraction\":$number,\"threads\":[12],\"isa\":\"(scalar|avx2|avx512|amx)\"\\}\$"
 names() {
     sed 's/^{"name":"\([^"]*\)".*/\1/' "$1" | sort -u | tr '\n' ' '
 }

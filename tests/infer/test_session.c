@@ -291,11 +291,27 @@ static void test_errors(void **state) {
     fixture_close(&fixture);
 }
 
+// What holds on every instruction set holds within AMX, whose order of sums is another.
+static void test_amx(void **state) {
+    if (fixture_amx(true)) {
+        test_chunks(state);
+        test_append_and_truncate(state);
+        test_forms(state);
+        test_score(state);
+        test_fp8_cache(state);
+        fixture_amx(false);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chunks),    cmocka_unit_test(test_append_and_truncate),
-        cmocka_unit_test(test_forms),     cmocka_unit_test(test_threads_and_isa),
-        cmocka_unit_test(test_score),     cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_amx),
+        cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_append_and_truncate),
+        cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_threads_and_isa),
+        cmocka_unit_test(test_score),
+        cmocka_unit_test(test_errors),
         cmocka_unit_test(test_fp8_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

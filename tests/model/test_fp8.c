@@ -59,17 +59,16 @@ static void expect_same(const float *expected, int64_t count, struct fixture *f,
     }
 }
 
-static void test_same_bits(void **state) {
-    (void)state;
+static void check_same_bits(enum isa first, enum isa last) {
     for (size_t i = 0; i < CASES; i++) {
-        struct fixture_options options = options_of(FORMAT_E4M3_BLOCK, ISA_SCALAR, 1);
+        struct fixture_options options = options_of(FORMAT_E4M3_BLOCK, first, 1);
         struct fixture reference;
         fixture_open(&reference, cases[i], &options);
         reference.model.fp8 = true;
         struct micro_batch_result expected = fixture_step(&reference, reference.sequences, false);
         int64_t count;
         const float *gradients = fixture_gradients_copy(&reference, &count);
-        for (enum isa isa = ISA_SCALAR; isa <= cpu_isa_best(); isa++) {
+        for (enum isa isa = first; isa <= last; isa++) {
             for (int bits = 0; bits < 8; bits += isa == ISA_SCALAR ? 7 : 1) {
                 struct fixture f;
                 options = options_of(FORMAT_E4M3_BLOCK, isa, 1 + bits % 4);
@@ -83,6 +82,15 @@ static void test_same_bits(void **state) {
             }
         }
         fixture_close(&reference);
+    }
+}
+
+static void test_same_bits(void **state) {
+    (void)state;
+    check_same_bits(ISA_SCALAR, cpu_isa_best());
+    if (fixture_amx(true)) {
+        check_same_bits(ISA_AMX, ISA_AMX);
+        fixture_amx(false);
     }
 }
 

@@ -369,8 +369,20 @@ static void test_no_allocation_after_warm_up(void **state) {
     }
 }
 
+// What holds on every instruction set holds within AMX, whose order of sums is another.
+static void test_amx(void **state) {
+    if (fixture_amx(true)) {
+        test_weights_much_later(state);
+        test_backward_at_once(state);
+        test_recompute(state);
+        test_bf16_is_near(state);
+        fixture_amx(false);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_amx),
         cmocka_unit_test(test_gradients_against_torch),
         cmocka_unit_test(test_micro_batch_splits),
         cmocka_unit_test(test_weights_much_later),

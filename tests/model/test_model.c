@@ -396,8 +396,20 @@ static void test_no_allocation_after_warm_up(void **state) {
     fixture_close(&f);
 }
 
+// What holds on every instruction set holds within AMX, whose order of sums is another.
+static void test_amx(void **state) {
+    if (fixture_amx(true)) {
+        test_expanded_chunks(state);
+        test_absorbed_chunks(state);
+        test_batched_pages(state);
+        test_training_is_inference(state);
+        fixture_amx(false);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_amx),
         cmocka_unit_test(test_logits_against_transformers),
         cmocka_unit_test(test_mtp_logits),
         cmocka_unit_test(test_absorbed_is_expanded),

@@ -115,22 +115,31 @@ static struct matrix draw_matrix(enum format format, int64_t rows, int64_t colum
     return matrix;
 }
 
-// ---- The definition: one chain per output; E4M3: one chain per 128 of k and a chain of promotions -------------------
+// ---- The definition: one chain per output; E4M3: one chain per 128 of k and a chain of promotions. With AMX, chains
+// of
+// ---- products of pairs are in blocks. -------------------------------------------------------------------------------
 
 struct side {
     const float *values;
     int64_t row_stride, k_stride;
     const float *scale;
     int64_t scale_row_stride, scale_k_stride;
+    enum format format;
 };
 
-static float reference(float c, const struct side *a, int64_t row, const struct side *b, int64_t column,
+static float reference(enum isa isa, float c, const struct side *a, int64_t row, const struct side *b, int64_t column,
                        int64_t depth) {
+    const bool blocks = isa == ISA_AMX && a->format != FORMAT_F32 && b->format != FORMAT_F32;
     float total = c;
     for (int64_t begin = 0; begin < depth; begin += 128) {
         int64_t end = begin + 128 < depth ? begin + 128 : depth;
         float sum = b->scale != NULL ? 0.0f : total;
-        for (int64_t k = begin; k < end; k++) {
+        if (blocks) {
+            sum = linear_block_chain(sum, a->values + row * a->row_stride + begin * a->k_stride, a->k_stride,
+                                     b->values + column * b->row_stride + begin * b->k_stride, b->k_stride,
+                                     end - begin);
+        }
+        for (int64_t k = blocks ? end : begin; k < end; k++) {
             sum = fmaf(a->values[row * a->row_stride + k * a->k_stride],
                        b->values[column * b->row_stride + k * b->k_stride], sum);
         }
@@ -150,7 +159,8 @@ static struct side side_of(const struct matrix *matrix, int row_axis) {
                          .k_stride = row_axis == 0 ? 1 : columns,
                          .scale = matrix->tensor.scale,
                          .scale_row_stride = row_axis == 0 ? blocks : 1,
-                         .scale_k_stride = row_axis == 0 ? 1 : blocks};
+                         .scale_k_stride = row_axis == 0 ? 1 : blocks,
+                         .format = (enum format)matrix->tensor.format};
 }
 
 static uint32_t float_bits(float value) {
@@ -181,8 +191,8 @@ static void expect_element(const struct tensor *c, int64_t row, int64_t column, 
 
 // Calls `run` for every instruction set and number of threads.
 static void for_each_context(void (*run)(struct op_context *op, const char *name, void *argument), void *argument) {
-    for (int isa = ISA_SCALAR; isa <= (int)cpu_isa_best(); isa++) {
-        for (int t = 0; t < THREAD_COUNTS; t++) {
+    for (int isa = ISA_SCALAR; isa < ISA_BEST; isa++) {
+        for (int t = 0; t < THREAD_COUNTS && isa_available((enum isa)isa); t++) {
             struct op_context op;
             struct error error = {0};
             assert_int_equal(op_context_init(&op, (enum isa)isa, pools[t], &scratch, &error), 0);
@@ -207,7 +217,7 @@ struct product_case {
     enum product product;
     enum op_mode mode;
     struct matrix left, right, out;   // out.values: before the call
-    float *expected;
+    float *expected[2];               // of AMX in the second
     char text[200];
 };
 
@@ -230,7 +240,7 @@ static void run_product(struct op_context *op, const char *name, void *argument)
     snprintf(what, sizeof what, "%s (%s)", test->text, name);
     for (int64_t i = 0; i < c->shape[0]; i++) {
         for (int64_t j = 0; j < c->shape[1]; j++) {
-            expect_element(c, i, j, test->expected[i * c->shape[1] + j], what);
+            expect_element(c, i, j, test->expected[op->isa == ISA_AMX][i * c->shape[1] + j], what);
         }
     }
 }
@@ -259,10 +269,13 @@ static void check_formats(enum product product, int64_t rows, int64_t columns, i
                            values);
     struct side a = side_of(&test.left, product == BACKWARD_WEIGHT ? 1 : 0);
     struct side b = side_of(&test.right, product == FORWARD ? 0 : 1);
-    test.expected = arena_allocate(&memory, (size_t)(rows * columns), sizeof(float));
-    for (int64_t i = 0; i < rows * columns; i++) {
-        float before = test.mode == OP_ADD ? test.out.values[i] : 0.0f;
-        test.expected[i] = reference(before, &a, i / columns, &b, i % columns, depth);
+    for (int amx = 0; amx < 2; amx++) {
+        test.expected[amx] = arena_allocate(&memory, (size_t)(rows * columns), sizeof(float));
+        for (int64_t i = 0; i < rows * columns; i++) {
+            float before = test.mode == OP_ADD ? test.out.values[i] : 0.0f;
+            test.expected[amx][i] = reference(amx ? ISA_AMX : ISA_SCALAR, before, &a, i / columns, &b, i % columns,
+                                              depth);
+        }
     }
     snprintf(test.text, sizeof test.text, "%s %lldx%lldx%lld %s x %s -> %s, %s, %s values", product_names[product],
              (long long)rows, (long long)columns, (long long)depth, format_info(left)->name, format_info(right)->name,
@@ -373,9 +386,9 @@ static void test_rounding_bound(void **state) {
     }
 }
 
-// Rows of y in several calls, and rows of a weight gradient in several calls, give the bits of one call.
-static void test_splits(void **state) {
-    (void)state;
+// Rows of y in several calls, and rows of a weight gradient in several calls, give the bits of one call; with AMX,
+// these if they end with whole blocks.
+static void check_splits(enum isa isa) {
     for (int i = 0; i < 12; i++) {
         enum format format = i % 2 == 0 ? FORMAT_BF16 : FORMAT_F32;
         int64_t rows = 50 + draw_below(100), n = draw_size(100), k = draw_size(150);
@@ -388,7 +401,7 @@ static void test_splits(void **state) {
         struct matrix dw_cut = draw_matrix(FORMAT_F32, n, k, PACKED, ORDINARY);
         memcpy(dw_cut.tensor.data, dw.tensor.data, (size_t)(n * k) * sizeof(float));
         struct op_context op;
-        assert_int_equal(op_context_init(&op, ISA_BEST, pools[i % THREAD_COUNTS], &scratch, NULL), 0);
+        assert_int_equal(op_context_init(&op, isa, pools[i % THREAD_COUNTS], &scratch, NULL), 0);
         op_linear(&op, &y.tensor, &x.tensor, &w.tensor, OP_SET);
         op_linear_backward_weight(&op, &dw.tensor, &dy.tensor, &x.tensor);
         for (int64_t begin = 0, count; begin < rows; begin += count) {
@@ -396,8 +409,13 @@ static void test_splits(void **state) {
             count = count < rows - begin ? count : rows - begin;
             struct tensor part_x = tensor_slice(&x.tensor, 0, begin, count),
                           part_y = tensor_slice(&y_cut.tensor, 0, begin, count);
-            struct tensor part_dy = tensor_slice(&dy.tensor, 0, begin, count);
             op_linear(&op, &part_y, &part_x, &w.tensor, OP_SET);
+        }
+        for (int64_t begin = 0, count; begin < rows; begin += count) {
+            count = isa == ISA_AMX ? LINEAR_BLOCK * (1 + draw_below(2)) : 1 + draw_below(17);
+            count = count < rows - begin ? count : rows - begin;
+            struct tensor part_x = tensor_slice(&x.tensor, 0, begin, count),
+                          part_dy = tensor_slice(&dy.tensor, 0, begin, count);
             op_linear_backward_weight(&op, &dw_cut.tensor, &part_dy, &part_x);
         }
         for (int64_t j = 0; j < rows * n; j++) {
@@ -408,6 +426,33 @@ static void test_splits(void **state) {
                            "weight gradient in several calls");
         }
         arena_reset(&memory);
+    }
+}
+
+static void test_splits(void **state) {
+    (void)state;
+    check_splits(ISA_BEST);
+    if (isa_available(ISA_AMX)) {
+        check_splits(ISA_AMX);
+    }
+}
+
+// Every tail of k, of rows and of columns, where AMX has ways of its own.
+static void test_block_tails(void **state) {
+    (void)state;
+    if (!isa_available(ISA_AMX)) {
+        print_message("skipped: no AMX (%s)\n", cpu_amx_missing());
+        skip();
+    }
+    for (int i = 1; i <= 70; i++) {
+        enum product product = (enum product)(i % PRODUCTS);
+        enum values values = i % 2 == 0 ? SPECIAL : ORDINARY;
+        enum format right = product != BACKWARD_WEIGHT && draw_below(2) == 0 ? FORMAT_E4M3_BLOCK : FORMAT_BF16;
+        enum format out = product == BACKWARD_WEIGHT || draw_below(2) == 0 ? FORMAT_F32 : FORMAT_BF16;
+        check_formats(product, 1 + draw_below(40), 1 + draw_below(70), i, FORMAT_BF16, right, out, values);
+        check_formats(FORWARD, 1 + draw_below(40), 1 + draw_below(70), 64 + i, FORMAT_BF16, right, out, values);
+        check_formats(FORWARD, i, 1 + draw_below(70), 1 + draw_below(300), FORMAT_BF16, right, out, values);
+        check_formats(FORWARD, 1 + draw_below(40), i, 1 + draw_below(300), FORMAT_BF16, right, out, values);
     }
 }
 
@@ -436,10 +481,10 @@ static void run_grouped(struct op_context *op, const char *name, void *argument)
         struct side w_rows = side_of(&test->weights[g], 0), w_columns = side_of(&test->weights[g], 1);
         for (int64_t row = test->offsets[g]; row < test->offsets[g + 1]; row++) {
             for (int64_t j = 0; j < n; j++) {
-                expect_element(&test->y.tensor, row, j, reference(0.0f, &x, row, &w_rows, j, k), name);
+                expect_element(&test->y.tensor, row, j, reference(op->isa, 0.0f, &x, row, &w_rows, j, k), name);
             }
             for (int64_t j = 0; j < k; j++) {
-                expect_element(&test->dx.tensor, row, j, reference(0.0f, &dy, row, &w_columns, j, n), name);
+                expect_element(&test->dx.tensor, row, j, reference(op->isa, 0.0f, &dy, row, &w_columns, j, n), name);
             }
         }
         struct side left = side_of(&test->dy, 1), right = side_of(&test->x, 1);
@@ -447,7 +492,7 @@ static void run_grouped(struct op_context *op, const char *name, void *argument)
         right.values += test->offsets[g] * k;
         int64_t rows = test->offsets[g + 1] - test->offsets[g];
         for (int64_t i = 0; i < n * k; i++) {
-            float expected = reference(test->gradients[g].values[i], &left, i / k, &right, i % k, rows);
+            float expected = reference(op->isa, test->gradients[g].values[i], &left, i / k, &right, i % k, rows);
             expect_element(&dw[g], i / k, i % k, expected, name);
         }
     }
@@ -494,12 +539,15 @@ static void run_heads(struct op_context *op, const char *name, void *argument) {
     op_linear_heads(op, &y, &x, &w);
     for (int64_t t = 0; t < x.shape[0]; t++) {
         for (int64_t head = 0; head < heads; head++) {
-            struct side a = {.values = test->x.values + head * k, .row_stride = heads * k, .k_stride = 1};
+            enum format format = (enum format)x.format;
+            struct side a = {
+                .values = test->x.values + head * k, .row_stride = heads * k, .k_stride = 1, .format = format};
             struct side b = {.values = test->w.values + head * n * k,
                              .row_stride = test->transposed ? 1 : k,
-                             .k_stride = test->transposed ? n : 1};
+                             .k_stride = test->transposed ? n : 1,
+                             .format = format};
             for (int64_t j = 0; j < n; j++) {
-                expect_element(&test->y.tensor, t, head * n + j, reference(0.0f, &a, t, &b, j, k), name);
+                expect_element(&test->y.tensor, t, head * n + j, reference(op->isa, 0.0f, &a, t, &b, j, k), name);
             }
         }
     }
@@ -566,6 +614,7 @@ int main(void) {
         cmocka_unit_test(test_empty),          cmocka_unit_test(test_splits),
         cmocka_unit_test(test_rounding_bound), cmocka_unit_test(test_grouped),
         cmocka_unit_test(test_heads),          cmocka_unit_test(test_odd_depth_keeps_signed_zero),
+        cmocka_unit_test(test_block_tails),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,6 +1,6 @@
 // Products of E4M3 operands on both sides, as training in FP8 needs them: every instruction set and number of threads
 // against the plain loop of spec 6.3 (one chain of widened codes per 128 of the sum, promoted with the product of the
-// two scales), bit by bit; any NaN equals any NaN.
+// two scales; with AMX, the chain is in blocks), bit by bit; any NaN equals any NaN.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -54,15 +54,18 @@ struct definition {
     bool columns, down;
 };
 
-static float define(const struct definition *d, float total, int64_t i, int64_t j) {
+static float define(enum isa isa, const struct definition *d, float total, int64_t i, int64_t j) {
     const struct tensor *a = d->a, *b = d->b;
     for (int64_t block = 0; block * 128 < d->depth; block++) {
-        float sum = 0.0f, scale;
-        for (int64_t k = block * 128; k < d->depth && k < (block + 1) * 128; k++) {
-            float left = d->columns ? code_at(a, d->begin + k, i) : code_at(a, i, k);
-            float right = d->columns ? code_at(b, d->begin + k, j) : d->down ? code_at(b, k, j) : code_at(b, j, k);
-            sum = fmaf(left, right, sum);
+        float lefts[128], rights[128], sum = 0.0f, scale;
+        int64_t count = d->depth - block * 128 < 128 ? d->depth - block * 128 : 128;
+        for (int64_t n = 0; n < count; n++) {
+            int64_t k = block * 128 + n;
+            lefts[n] = d->columns ? code_at(a, d->begin + k, i) : code_at(a, i, k);
+            rights[n] = d->columns ? code_at(b, d->begin + k, j) : d->down ? code_at(b, k, j) : code_at(b, j, k);
+            sum = fmaf(lefts[n], rights[n], sum);
         }
+        sum = isa == ISA_AMX ? linear_block_chain(0.0f, lefts, 1, rights, 1, count) : sum;
         if (d->columns) {
             scale = a->scale[(d->tile + block) * a->shape[1] + i] * b->scale[(d->tile + block) * b->shape[1] + j];
         } else {
@@ -81,7 +84,7 @@ struct product_case {
     struct tensor c, start, a, b;
     enum op_mode mode;
     enum product product;
-    float *expected;
+    float *expected[2];   // of AMX in the second
 };
 
 static void run_case(struct product_case *test, struct op_context *op, const char *name) {
@@ -94,8 +97,8 @@ static void run_case(struct product_case *test, struct op_context *op, const cha
         op_linear_backward_weight(op, &test->c, &test->a, &test->b);
     }
     for (int64_t i = 0; i < tensor_elements(&test->c); i++) {
-        float expected = test->c.format == FORMAT_BF16 ? bf16_widen(bf16_narrow(test->expected[i])) : test->expected[i];
-        float found = element_get(&test->c, i);
+        float expected = test->expected[op->isa == ISA_AMX][i], found = element_get(&test->c, i);
+        expected = test->c.format == FORMAT_BF16 ? bf16_widen(bf16_narrow(expected)) : expected;
         if (!same_floats(&found, &expected, 1)) {
             fail_msg("%s: element %lld is %a, expected %a", name, (long long)i, (double)found, (double)expected);
         }
@@ -140,14 +143,17 @@ static void check_product(enum product product, int64_t rows, int64_t columns, i
     test.start = tensor_new_2d(format, rows, columns);
     fill_uniform(&test.start, 10.0f, draws++);
     test.c = tensor_clone(&test.start);
-    test.expected = array_new(rows * columns, sizeof(float));
     struct definition d = {&test.a, &test.b, 0, depth, 0, product == WEIGHT, product == INPUT};
-    for (int64_t i = 0; i < rows * columns; i++) {
-        float start = test.mode == OP_ADD ? element_get(&test.start, i) : 0.0f;
-        test.expected[i] = define(&d, start, i / columns, i % columns);
+    for (int amx = 0; amx < 2; amx++) {
+        test.expected[amx] = array_new(rows * columns, sizeof(float));
+        for (int64_t i = 0; i < rows * columns; i++) {
+            float start = test.mode == OP_ADD ? element_get(&test.start, i) : 0.0f;
+            test.expected[amx][i] = define(amx ? ISA_AMX : ISA_SCALAR, &d, start, i / columns, i % columns);
+        }
     }
     everywhere(run_product, &test);
-    memory_free(test.expected);
+    memory_free(test.expected[0]);
+    memory_free(test.expected[1]);
     tensor_free(&test.c);
     tensor_free(&test.start);
     codes_free(&test.a);
@@ -218,20 +224,20 @@ static void run_grouped(struct op_context *op, const char *name, void *argument)
                                     false};
         for (int64_t i = test->offsets[g]; i < test->offsets[g + 1]; i++) {
             for (int64_t j = 0; j < n; j++) {
-                float expected = define(&forward, 0.0f, i, j), found = element_get(&test->y, i * n + j);
+                float expected = define(op->isa, &forward, 0.0f, i, j), found = element_get(&test->y, i * n + j);
                 if (!same_floats(&expected, &found, 1)) {
                     fail_msg("%s: y (%lld, %lld)", name, (long long)i, (long long)j);
                 }
             }
             for (int64_t j = 0; j < k; j++) {
-                float expected = define(&input, 0.0f, i, j), found = element_get(&test->dx, i * k + j);
+                float expected = define(op->isa, &input, 0.0f, i, j), found = element_get(&test->dx, i * k + j);
                 if (!same_floats(&expected, &found, 1)) {
                     fail_msg("%s: dx (%lld, %lld)", name, (long long)i, (long long)j);
                 }
             }
         }
         for (int64_t i = 0; i < n * k; i++) {
-            float expected = define(&weight, 0.0f, i / k, i % k), found = element_get(&test->dw[g], i);
+            float expected = define(op->isa, &weight, 0.0f, i / k, i % k), found = element_get(&test->dw[g], i);
             if (!same_floats(&expected, &found, 1)) {
                 fail_msg("%s: dw of group %d", name, g);
             }

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "op/cpu/kernels.h"
 #include "tensor/formats.h"
 
 static void succeed(int code, const struct error *error) {
@@ -67,6 +68,18 @@ static int cast_parameter(void *argument, const struct param *param, struct erro
     return 0;
 }
 
+static enum isa best = ISA_BEST;
+
+bool fixture_amx(bool on) {
+    const char *missing = on ? cpu_amx_missing() : NULL;
+    if (missing != NULL) {
+        print_message("skipped: no AMX (%s)\n", missing);
+        return false;
+    }
+    best = on ? ISA_AMX : ISA_BEST;
+    return true;
+}
+
 void fixture_open(struct fixture *fixture, const char *name, const struct fixture_options *options) {
     struct error error = {0};
     char path[256];
@@ -78,7 +91,9 @@ void fixture_open(struct fixture *fixture, const char *name, const struct fixtur
     } else {
         pool_set_flush_to_zero();
     }
-    succeed(op_context_init(&fixture->op, options->isa, fixture->pool, &fixture->scratch, &error), &error);
+    succeed(op_context_init(&fixture->op, options->isa == ISA_BEST ? best : options->isa, fixture->pool,
+                            &fixture->scratch, &error),
+            &error);
     struct model *model = &fixture->model;
     snprintf(path, sizeof path, "tests/golden/model/%s", name);
     succeed(model_config_read(&model->config, path, &error), &error);

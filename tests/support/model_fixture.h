@@ -34,6 +34,9 @@ struct fixture {
     struct loss_weights weights;
 };
 
+// From now on ISA_BEST means ISA_AMX, or what it says again: for tests whose promise holds within AMX as well. Says
+// "skipped" and returns false if this CPU has none.
+bool fixture_amx(bool on);
 void fixture_open(struct fixture *fixture, const char *name, const struct fixture_options *options);
 void fixture_close(struct fixture *fixture);
 void fixture_clear(struct fixture *fixture);   // gradients = 0

@@ -46,8 +46,8 @@ bool same_floats(const float *a, const float *b, int64_t n);
 double relative_error(const struct tensor *a, const double *b);
 
 // Runs `run` on copies of the outputs (which bring their initial content) with scalar kernels and one thread, then with
-// every instruction set of this CPU, way to multiply pairs and 1, 2, 3 and 7 threads, asserts the same bits
-// everywhere, and leaves the result in the outputs.
+// every instruction set of this CPU, way to multiply pairs and 1, 2, 3 and 7 threads, asserts the same bits everywhere
+// (with AMX: for any number of threads), and leaves the result of the scalar kernels in the outputs.
 void assert_same_everywhere(void (*run)(struct op_context *op, struct tensor *outputs, void *argument),
                             struct tensor *outputs, int output_count, void *argument);
 

@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "op/cpu/kernels.h"
 #include "tensor/formats.h"
 #include "train/tiny_run.h"
 
@@ -203,6 +204,30 @@ static void test_fp8_micro_batch(void **state) {
     other.train.micro_batch = 4;
     refused(&other, true, ERROR_ARGUMENT,
             "train.micro_batch may not change on --resume: the checkpoint has 2, this run 4");
+}
+
+// AMX: an order of sums of its own, whose blocks of tokens end with a micro-batch.
+static void test_amx(void **state) {
+    (void)state;
+    if (cpu_amx_missing() != NULL) {
+        print_message("skipped: no AMX (%s)\n", cpu_amx_missing());
+        skip();
+    }
+    static const char *const keys[] = {"train.precision=bf16", "train.isa=amx", "train.micro_batch=2",
+                                       "checkpoint.every=3", NULL};
+    check_resume(keys, "train.micro_batch=2");
+    struct run_config run = tiny_run(directory, "amx", keys), other = run;
+    tiny_train(&run, false);
+    other.train.micro_batch = 4;
+    refused(&other, true, ERROR_ARGUMENT,
+            "train.micro_batch may not change on --resume: the checkpoint has 2, this run 4");
+    other = run;
+    other.train.isa = ISA_BEST;
+    refused(&other, true, ERROR_ARGUMENT, "train.isa may not change to or from amx on --resume");
+    struct run_config plain = tiny_run(directory, "plain", NULL);
+    tiny_train(&plain, false);
+    plain.train.isa = ISA_AMX;
+    refused(&plain, true, ERROR_ARGUMENT, "train.isa may not change to or from amx on --resume");
 }
 
 static void test_refusals(void **state) {
@@ -469,6 +494,7 @@ static void test_start_from_export(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_amx, setup, teardown),
         cmocka_unit_test_setup_teardown(test_resume_without_checkpoint, setup, teardown),
         cmocka_unit_test_setup_teardown(test_keep, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damage, setup, teardown),

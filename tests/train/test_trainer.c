@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "op/cpu/kernels.h"
 #include "train/tiny_run.h"
 #include "weights/safetensors.h"
 
@@ -69,26 +70,20 @@ static void test_same_bits_bf16(void **state) {
 
 // FP8: whatever the threads, the instruction set and what is computed again; the micro-batch is part of the definition.
 // And the same to the bit twice.
-static void test_same_bits_fp8(void **state) {
-    (void)state;
-    static const char *const variants[][3] = {
-        {"train.threads=3", "train.isa=best", "recompute.swiglu=false"},
+// The same with AMX, in which the micro-batch is part of the definition of BF16, too.
+static void check_fixed_micro_batch(const char *precision, const char *isa, const char *other_isa) {
+    const char *const variants[][3] = {
+        {"train.threads=3", isa, "recompute.swiglu=false"},
         {"train.threads=7", "recompute.rms_norm=false", "recompute.mla_up=false"},
-        {"train.threads=2", "train.isa=scalar", "recompute.mla_up=true"},
+        {"train.threads=2", other_isa, "recompute.mla_up=true"},
     };
-    const char *keys[] = {"train.precision=fp8",
-                          "train.micro_batch=4",
-                          "train.reduction_shards=2",
-                          "train.threads=1",
-                          NULL,
-                          NULL,
-                          NULL,
-                          NULL};
+    const char *keys[] = {
+        precision, "train.micro_batch=4", "train.reduction_shards=2", "train.threads=1", isa, NULL, NULL, NULL, NULL};
     struct run_config reference = tiny_run(directory, "reference", keys);
     tiny_train(&reference, false);
     for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
         for (int k = 0; k < 3; k++) {
-            keys[4 + k] = variants[i][k];
+            keys[5 + k] = variants[i][k];
         }
         struct run_config run = tiny_run(directory, "variant", keys);
         tiny_train(&run, false);
@@ -97,6 +92,21 @@ static void test_same_bits_fp8(void **state) {
         remove_run(&run);
     }
     remove_run(&reference);
+}
+
+static void test_same_bits_fp8(void **state) {
+    (void)state;
+    check_fixed_micro_batch("train.precision=fp8", "train.isa=best", "train.isa=scalar");
+}
+
+static void test_same_bits_amx(void **state) {
+    (void)state;
+    if (cpu_amx_missing() != NULL) {
+        print_message("skipped: no AMX (%s)\n", cpu_amx_missing());
+        skip();
+    }
+    check_fixed_micro_batch("train.precision=bf16", "train.isa=amx", "train.isa=amx");
+    check_fixed_micro_batch("train.precision=fp8", "train.isa=amx", "train.isa=amx");
 }
 
 // While it learns FP8 has about the loss of BF16 (mean of the last 15 steps), and not the same; the export has the
@@ -513,6 +523,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_same_bits_fp32, setup, teardown),
         cmocka_unit_test_setup_teardown(test_same_bits_bf16, setup, teardown),
         cmocka_unit_test_setup_teardown(test_same_bits_fp8, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_same_bits_amx, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fp8_learns_as_bf16, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reduction_tree, setup, teardown),
         cmocka_unit_test_setup_teardown(test_ulps, setup, teardown),

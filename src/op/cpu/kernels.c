@@ -6,8 +6,8 @@
 
 typedef void kernels_init(struct cpu_kernels *kernels);   // a function type, for the lists below
 
-// Applied in this order: a table of AVX2 has the scalar entries first, AVX-512 both. One entry for each file of
-// kernels.
+// Applied in this order: a table of AVX2 has the scalar entries first, AVX-512 both, AMX all. One entry for each file
+// of kernels.
 static kernels_init *const scalar_list[] = {
     kernels_scalar_linear,   kernels_scalar_linear_int,    kernels_scalar_peak,   kernels_scalar_rms_norm,
     kernels_scalar_rope,     kernels_scalar_attention,     kernels_scalar_swiglu, kernels_scalar_router,
@@ -24,10 +24,12 @@ static kernels_init *const avx512_list[] = {
     kernels_avx512_attention, kernels_avx512_latent,       kernels_avx512_attention_rows,
     kernels_avx512_random,    kernels_avx512_pairs_choose, NULL,
 };
+static kernels_init *const amx_list[] = {kernels_amx_linear, kernels_amx_peak, NULL};
 static kernels_init *const *const lists[ISA_BEST] = {
     [ISA_SCALAR] = scalar_list,
     [ISA_AVX2] = avx2_list,
     [ISA_AVX512] = avx512_list,
+    [ISA_AMX] = amx_list,
 };
 
 static struct cpu_kernels tables[ISA_BEST];   // written once, by tables_fill
@@ -74,6 +76,8 @@ const char *isa_name(enum isa isa) {
         return "avx2";
     case ISA_AVX512:
         return "avx512";
+    case ISA_AMX:
+        return "amx";
     case ISA_BEST:
         return "best";
     }
@@ -93,7 +97,12 @@ int op_context_init(struct op_context *op, enum isa isa, struct pool *pool, stru
     if ((unsigned)isa >= ISA_BEST) {
         return error_set(error, ERROR_ARGUMENT, "unknown instruction set %d", (int)isa);
     }
-    if (isa > best) {
+    if (isa == ISA_AMX) {
+        const char *missing = cpu_amx_missing();
+        if (missing != NULL) {
+            return error_set(error, ERROR_ARGUMENT, "cannot run amx: %s", missing);
+        }
+    } else if (isa > best) {
         return error_set(error, ERROR_ARGUMENT, "this CPU cannot run %s, the best it has is %s", isa_name(isa),
                          isa_name(best));
     }

@@ -30,8 +30,11 @@ struct cpu_kernels {
 
 // The table for `isa` (never ISA_BEST), whether or not this CPU can run it.
 const struct cpu_kernels *cpu_kernels_get(enum isa isa);
-// The best instruction set this CPU and operating system can run.
+// The best instruction set this CPU and operating system can run; ISA_AMX, which has another order of sums, is never
+// it.
 enum isa cpu_isa_best(void);
+// NULL if ISA_AMX can run, which this process asks the operating system for; or what is missing.
+const char *cpu_amx_missing(void);
 
 // Init functions, one for each file of kernels: each sets its own entries of the table.
 void kernels_scalar_linear(struct cpu_kernels *kernels);
@@ -73,5 +76,7 @@ void kernels_avx512_row(struct cpu_kernels *kernels);
 void kernels_avx512_random(struct cpu_kernels *kernels);
 void kernels_avx512_attention(struct cpu_kernels *kernels);
 void kernels_avx512_attention_rows(struct cpu_kernels *kernels);   // after attention
+void kernels_amx_linear(struct cpu_kernels *kernels);
+void kernels_amx_peak(struct cpu_kernels *kernels);
 
 #endif

@@ -52,6 +52,10 @@ struct run {
     enum linear_unit unit;
     enum format c_format;
     bool wide, add, scaled;
+    // What multiplies: the table's kernels, or those of its products in blocks.
+    const struct linear_blocks *blocks;   // NULL: the former
+    int64_t tile_rows, most_panels;
+    void (*tile)(const struct linear_tile *tile);
     int64_t depth_block;   // k per block
     int64_t scale_depth;   // k per scale
     const struct piece *pieces;
@@ -136,7 +140,8 @@ static void pack_task(void *argument, int64_t task, int worker) {
                                          .k_end = minimum(k + step, depth),
                                          .rows = (int)rows,
                                          .unit = unit};
-            run->kernels->pack_rows(&strip);
+            const struct linear_blocks *blocks = run->blocks;
+            (blocks == NULL ? run->kernels->pack_rows : piece->mapped ? blocks->pack_few : blocks->pack_rows)(&strip);
         }
     }
     for (int64_t panel = first; unit != run->unit && depth % 2 != 0 && panel < last; panel++) {
@@ -241,12 +246,13 @@ static void prefetch_c(const struct run *run, const struct linear_group *group, 
 static void run_tile(const struct run *run, const struct linear_group *group, int64_t row, int64_t column,
                      struct linear_tile *tile, const struct place *place) {
     int64_t half = run->kernels->tile_columns / 2;
-    bool direct = run->c_format == FORMAT_F32 && group->c_column_stride == 1 && tile->columns % half == 0;
+    bool direct = run->c_format == FORMAT_F32 && group->c_column_stride == 1 && tile->columns % half == 0 &&
+                  (run->blocks == NULL || (place->first && place->last));
     tile->add = run->add || !place->first;
     if (direct) {
         tile->c = (float *)(void *)c_address(run, group, row, column);
         tile->c_stride = group->c_row_stride;
-        run->kernels->tile(tile);
+        run->tile(tile);
         return;
     }
     tile->c = place->area;
@@ -254,7 +260,7 @@ static void run_tile(const struct run *run, const struct linear_group *group, in
     if (place->first && run->add) {
         load_c(run, group, row, column, tile->c, tile->c_stride, tile->rows, tile->columns);
     }
-    run->kernels->tile(tile);
+    run->tile(tile);
     if (place->last) {
         store_c(run, group, row, column, tile->c, tile->c_stride, tile->rows, tile->columns);
     }
@@ -325,12 +331,13 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     int64_t units = units_of(run->unit, k_end - k_begin);
     const enum linear_unit unit = row_unit(run, piece);
     bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
-    float column_scales[MAX_PANELS][MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
+    float column_scales[MAX_PANELS * MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
+    const int64_t panel_scales = divide_up(k_end - k_begin, run->scale_depth) * LINEAR_MAX_COLUMNS;
     int64_t panel_stride;
     const uint32_t *b = block_panels(run, group, column_begin, columns, k_begin, k_end, packed_b, &panel_stride);
     for (int64_t panel = 0; run->scaled && panel * width < columns; panel++) {
-        load_scales(run, column_scales[panel], LINEAR_MAX_COLUMNS, &group->b, column_begin + panel * width,
-                    minimum(width, columns - panel * width), k_begin, k_end);
+        load_scales(run, column_scales + panel * panel_scales, LINEAR_MAX_COLUMNS, &group->b,
+                    column_begin + panel * width, minimum(width, columns - panel * width), k_begin, k_end);
     }
     for (int64_t m = 0; m < piece->panels; m++) {
         int64_t row = panel_row(piece, m), rows = panel_row(piece, m + 1) - row;
@@ -345,7 +352,7 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
                                        .units = units,
                                        .scale_depth = run->scale_depth,
                                        .row_scale = run->scaled ? row_scales : NULL,
-                                       .column_scale = run->scaled ? column_scales[panel] : NULL,
+                                       .column_scale = run->scaled ? column_scales + panel * panel_scales : NULL,
                                        .rows = (int)rows,
                                        .columns = (int)minimum(width, columns - panel * width),
                                        .unit = unit == run->unit ? unit : UNIT_WIDE};
@@ -398,9 +405,10 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
         if (run->add) {
             load_c(run, group, piece->row + row, column, area, width, rows, columns);
         }
-        (integers          ? run->kernels->tile_int
-         : group->b.panels ? run->kernels->tile_panel
-                           : run->kernels->tile_mapped)(&tile);
+        (integers              ? run->kernels->tile_int
+         : group->b.panels     ? run->kernels->tile_panel
+         : run->blocks != NULL ? run->blocks->tile_few
+                               : run->kernels->tile_mapped)(&tile);
         store_c(run, group, piece->row + row, column, area, width, rows, columns);
     }
 }
@@ -422,6 +430,12 @@ static float *worker_area(const struct run *run, int worker) {
     return (float *)(void *)(run->workspace + worker * run->worker_bytes + run->columns_bytes);
 }
 
+static void release(const struct run *run) {
+    if (run->blocks != NULL) {
+        run->blocks->release();
+    }
+}
+
 // A range of the column tiles of mapped pieces, across pieces.
 static void multiply_range(void *argument, int64_t range, int worker) {
     const struct run *run = argument;
@@ -437,6 +451,7 @@ static void multiply_range(void *argument, int64_t range, int worker) {
         multiply_mapped(run, piece, column, minimum(width, group->columns - column), next, worker_area(run, worker));
         piece += after >= group->columns;
     }
+    release(run);
 }
 
 static void multiply_task(void *argument, int64_t task, int worker) {
@@ -452,12 +467,14 @@ static void multiply_task(void *argument, int64_t task, int worker) {
             multiply_mapped(run, piece, begin + offset, minimum(width, columns - offset),
                             after < columns ? mapped_rows_of(piece->group, begin + after) : NULL, area);
         }
+        release(run);
         return;
     }
     char *share = run->workspace + worker * run->worker_bytes;
     for (int64_t k = 0; k < piece->group->depth; k += run->depth_block) {
         multiply_block(run, piece, begin, columns, k, (uint32_t *)(void *)share, area);
     }
+    release(run);
 }
 
 // ---- Plan -----------------------------------------------------------------------------------------------------------
@@ -487,14 +504,14 @@ static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t c
     for (int64_t i = 0; i < count; i++) {
         panels += divide_up(pieces[i].group->columns, run->kernels->tile_columns);
     }
-    int64_t step = threads > 1 ? panels / (threads * TASKS_PER_THREAD) : MAX_PANELS;
-    step = (step < 1 ? 1 : minimum(step, MAX_PANELS)) * run->kernels->tile_columns;
+    int64_t step = threads > 1 ? panels / (threads * TASKS_PER_THREAD) : run->most_panels;
+    step = (step < 1 ? 1 : minimum(step, run->most_panels)) * run->kernels->tile_columns;
     for (int64_t i = 0; i < count; i++) {
         struct piece *piece = &pieces[i];
         piece->task = tasks;
         piece->pack_task = *pack_tasks;
         piece->column_step = step;
-        piece->panels_per_task = divide_up(PACK_UNITS, padded_units(run, piece) * run->kernels->tile_rows);
+        piece->panels_per_task = divide_up(PACK_UNITS, padded_units(run, piece) * run->tile_rows);
         tasks += divide_up(piece->group->columns, step);
         *pack_tasks += divide_up(piece->panels, piece->panels_per_task);
     }
@@ -545,7 +562,7 @@ static void run_pieces(struct op_context *op, struct run *run, struct piece *pie
 // there should be tasks for all threads.
 static int64_t piece_rows(const struct run *run, const struct linear_group *groups, int64_t count, int64_t most_depth,
                           int threads) {
-    bool through_area = run->c_format != FORMAT_F32 && most_depth > run->depth_block;
+    bool through_area = (run->c_format != FORMAT_F32 || run->blocks != NULL) && most_depth > run->depth_block;
     int64_t units = units_of(run->wide ? UNIT_F32 : run->unit, most_depth);
     int64_t limit = through_area ? AREA_ROWS : PASS_UNITS / units;
     limit = limit > MAX_PIECE_ROWS ? MAX_PIECE_ROWS : limit < AREA_ROWS ? AREA_ROWS : limit;
@@ -567,9 +584,10 @@ static bool is_scaled(enum format format) {
 
 // Whether few rows may read side b where it lies: it has a stride of 1, and a mapped tile has all the scales (one for
 // each block of b).
-static bool is_readable(const struct linear_group *group) {
+static bool is_readable(const struct run *run, const struct linear_group *group) {
     bool blocks = !is_scaled(group->b.format) || group->b.format == FORMAT_E4M3_BLOCK || group->b.integers != NULL;
-    return !is_scaled(group->a.format) && blocks && (group->b.k_stride == 1 || group->b.row_stride == 1);
+    bool strides = group->b.k_stride == 1 || (group->b.row_stride == 1 && run->blocks == NULL);
+    return !is_scaled(group->a.format) && blocks && strides;
 }
 
 // Whether int4 is read where it lies by products of any size: its groups are short, so that tiles of packed operands
@@ -584,6 +602,9 @@ static bool is_unpacked_int4(enum linear_unit unit, const struct linear_group *g
 static int64_t mapped_rows(const struct run *run, const struct linear_group *group) {
     if (group->b.panels) {
         return run->kernels->panel_rows;
+    }
+    if (run->blocks != NULL) {
+        return LINEAR_MOST_MAPPED;
     }
     bool pairs = run->unit == UNIT_PAIR && group->b.integers == NULL && group->b.k_stride == 1 &&
                  run->kernels->mapped_pairs > 0;
@@ -607,14 +628,14 @@ static int64_t plan_pieces(const struct run *run, struct piece *pieces, const st
     *total = 0;
     for (int64_t g = 0; g < count; g++) {
         const struct linear_group *group = &groups[g];
-        bool readable = is_readable(group);
+        bool readable = is_readable(run, group);
         int64_t cuts = pieces_of(group, limit);
         for (int64_t cut = 0; cut < cuts; cut++) {
             int64_t row = group->rows * cut / cuts, rows = group->rows * (cut + 1) / cuts - row;
             struct piece *piece = pieces++;
             *piece = (struct piece){.group = group, .row = row, .rows = rows};
             piece->mapped = readable && rows <= most_mapped_rows(run, group);
-            piece->panels = divide_up(rows, piece->mapped ? mapped_rows(run, group) : run->kernels->tile_rows);
+            piece->panels = divide_up(rows, piece->mapped ? mapped_rows(run, group) : run->tile_rows);
             piece->units = rows * padded_units(run, piece);
             *total += piece->units;
             most = piece->units > most ? piece->units : most;
@@ -626,7 +647,7 @@ static int64_t plan_pieces(const struct run *run, struct piece *pieces, const st
 // Bytes that a worker needs: packed columns of one block, then the F32 area (a task's outputs, or the scales of a
 // mapped piece).
 static void plan_workers(struct run *run, int64_t most_depth, int64_t limit) {
-    int64_t columns = MAX_PANELS * run->kernels->tile_columns;
+    int64_t columns = run->most_panels * run->kernels->tile_columns;
     int64_t block_units = units_of(run->unit, minimum(run->depth_block, most_depth));
     run->columns_bytes = round_up(block_units * columns * 4, 64);
     int64_t area = most_depth > run->depth_block ? limit * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
@@ -655,13 +676,20 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
     const int threads = op->pool != NULL ? pool_threads(op->pool) : 1;
     enum format a = groups[0].a.format, b = groups[0].b.format;
     bool pairs = kernels->pairs && a != FORMAT_F32 && b != FORMAT_F32;
-    CHECK(!groups[0].b.panels || (pairs && kernels->tile_panel != NULL), "a weight in panels beside format %d", (int)a);
+    const struct linear_blocks *blocks = pairs && !format_is_int(b) && kernels->blocks.tile != NULL ? &kernels->blocks
+                                                                                                    : NULL;
+    CHECK(!groups[0].b.panels || (pairs && blocks == NULL && kernels->tile_panel != NULL),
+          "a weight in panels beside format %d", (int)a);
     struct run run = {.kernels = kernels,
                       .unit = pairs ? UNIT_PAIR : UNIT_F32,
                       .c_format = c_format,
-                      .wide = pairs && kernels->wide,
+                      .wide = pairs && kernels->wide && blocks == NULL,
                       .add = mode == OP_ADD,
                       .scaled = is_scaled(a) || is_scaled(b),
+                      .blocks = blocks,
+                      .tile_rows = blocks != NULL ? blocks->tile_rows : kernels->tile_rows,
+                      .most_panels = blocks != NULL ? blocks->most_panels : MAX_PANELS,
+                      .tile = blocks != NULL ? blocks->tile : kernels->tile,
                       .depth_block = pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS,
                       .scale_depth = format_is_int(b) ? int_group(b) : BLOCK_SIZE};
     int64_t piece_count = 0, most_depth = 0;

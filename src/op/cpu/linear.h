@@ -21,11 +21,12 @@
 enum linear_unit { UNIT_F32, UNIT_PAIR, UNIT_WIDE };
 
 #define LINEAR_CHUNK 16         // units of one row that lie together in a packed a
-#define LINEAR_MAX_ROWS 16      // most rows of a tile on any instruction set
+#define LINEAR_MAX_ROWS 32      // most rows of a tile on any instruction set
 #define LINEAR_MAX_COLUMNS 32   // most columns of a tile
 #define LINEAR_MAX_MAPPED 8     // most rows of a tile that reads b where it lies, unless the table says more
 #define LINEAR_WIDE 64          // columns of a tile that reads panels or integers: two panels, four tiles of integers
 #define LINEAR_MOST_MAPPED 32   // most rows of a product that does, in several tiles
+#define LINEAR_BLOCK 32         // k of a block of a product in blocks (linear_blocks.c)
 
 // One side of a product. Element (row, k) stands at data + (row * row_stride + k * k_stride) elements; no alignment is
 // assumed.
@@ -89,6 +90,19 @@ struct linear_tile {
     bool add;
 };
 
+// Products of BF16 or E4M3 pairs in an order of sums of their own, that of matrix units (linear_blocks.c). A table that
+// has it computes all such products so, whatever their size and layout: a row's bits must not depend on its company.
+struct linear_blocks {
+    int tile_rows;     // most rows of a tile; its columns are those of the table
+    int most_panels;   // of columns of a task of the driver
+    void (*pack_rows)(const struct linear_strip *strip);
+    void (*tile)(const struct linear_tile *tile);   // NULL: no such products
+    // At most LINEAR_MOST_MAPPED rows, k of b contiguous: pack_rows and tile_mapped of such products.
+    void (*pack_few)(const struct linear_strip *strip);
+    void (*tile_few)(const struct linear_tile *tile);
+    void (*release)(void);   // called by each thread after its tiles of a task
+};
+
 struct linear_kernels {
     bool pairs;   // UNIT_PAIR is served (AVX512_BF16)
     bool wide;    // tiles of packed pairs are UNIT_WIDE
@@ -113,7 +127,11 @@ struct linear_kernels {
     void (*tile_panel)(const struct linear_tile *tile);
     void (*widen_panel)(uint32_t *out, const uint8_t *codes, int64_t units);
     void (*fill_panel)(struct tensor *out, const struct tensor *source, int64_t panel);
+    struct linear_blocks blocks;
 };
+
+// The order of sums of products in blocks: sum, continued by a[i] b[i] for i from 0, the beginning of a block.
+float linear_block_chain(float sum, const float *a, int64_t a_stride, const float *b, int64_t b_stride, int64_t depth);
 
 // Portable packing, any strides and formats.
 void linear_pack_rows_scalar(const struct linear_strip *strip);

@@ -24,7 +24,9 @@ bool cpu_linear_heads_served(const struct op_context *op, const struct tensor *y
     bool bf16 = y->format == FORMAT_BF16 && x->format == FORMAT_BF16 && w->format == FORMAT_BF16;
     bool strides = w->stride[1] == 1 && w->stride[2] >= w->shape[1] && x->stride[2] == 1 && y->stride[2] == 1;
     bool sizes = x->shape[0] <= MOST_ROWS && w->shape[1] % ROWS_COLUMNS == 0 && w->shape[2] % 2 == 0;
-    return op->kernels->attention_bf16.accumulate_rows != NULL && bf16 && strides && sizes;
+    // Products in blocks have an order of their own, which more rows than these would have.
+    bool chains = op->kernels->linear.blocks.tile == NULL;
+    return chains && op->kernels->attention_bf16.accumulate_rows != NULL && bf16 && strides && sizes;
 }
 
 static void heads_task(void *argument, int64_t head, int worker) {
