@@ -250,8 +250,7 @@ void op_linear_heads(struct op_context *op, struct tensor *y, const struct tenso
 }
 
 bool op_interleaves(const struct op_context *op) {
-    const struct linear_kernels *linear = &op->kernels->linear;
-    return linear->tile_panel != NULL && linear->blocks.tile == NULL;   // blocks have an order of their own
+    return op->kernels->linear.tile_panel != NULL;
 }
 
 void op_interleave(struct op_context *op, struct tensor *out, const struct tensor *x) {

@@ -134,7 +134,7 @@ static void compare(const struct product_case *test, const struct tensor *first,
 static void run_everywhere(struct product_case *test) {
     static const int threads[] = {1, 3};
     struct tensor first, second;
-    for (enum isa isa = ISA_SCALAR; isa < ISA_BEST; isa++) {
+    for (enum isa isa = ISA_SCALAR; isa <= ISA_AVX512; isa++) {
         for (size_t t = 0; t < 2 && isa_available(isa); t++) {
             struct op_fixture fixture;
             op_fixture_open(&fixture, isa, threads[t]);
@@ -157,6 +157,24 @@ static void run_everywhere(struct product_case *test) {
     }
     tensor_free(&first);
     tensor_free(&second);
+}
+
+// Within the order of sums of AMX.
+static void run_amx(struct product_case *test) {
+    static const int threads[] = {1, 3};
+    for (size_t t = 0; t < 2 && isa_available(ISA_AMX); t++) {
+        struct op_fixture fixture;
+        op_fixture_open(&fixture, ISA_AMX, threads[t]);
+        run_product(&fixture.op, test, test->rows);
+        struct tensor first = tensor_clone(&test->c), second = tensor_clone(&test->second);
+        assert_true(op_interleaves(&fixture.op));
+        run_product(&fixture.op, test, test->panels);
+        compare(test, &first, &second, isa_name(ISA_AMX));
+        assert_int_equal(fixture.arena.used, 0);
+        tensor_free(&first);
+        tensor_free(&second);
+        op_fixture_close(&fixture);
+    }
 }
 
 static void check_product(enum format format, int64_t rows, int64_t columns, int64_t depth, bool grouped, bool pair,
@@ -186,6 +204,7 @@ static void check_product(enum format format, int64_t rows, int64_t columns, int
     test.offsets[2] = test.offsets[1] + (int32_t)draw(rows - test.offsets[1] + 1);
     test.offsets[3] = (int32_t)rows;
     run_everywhere(&test);
+    run_amx(&test);
     for (int64_t g = 0; g < 2 * GROUPS; g++) {
         weight_free(&test.rows[g], &test.panels[g]);
     }

@@ -583,8 +583,11 @@ static bool is_scaled(enum format format) {
 }
 
 // Whether few rows may read side b where it lies: it has a stride of 1, and a mapped tile has all the scales (one for
-// each block of b).
+// each block of b). Panels are what tiles of products in blocks read anyway, whatever the number of rows.
 static bool is_readable(const struct run *run, const struct linear_group *group) {
+    if (group->b.panels && run->blocks != NULL) {
+        return false;
+    }
     bool blocks = !is_scaled(group->b.format) || group->b.format == FORMAT_E4M3_BLOCK || group->b.integers != NULL;
     bool strides = group->b.k_stride == 1 || (group->b.row_stride == 1 && run->blocks == NULL);
     return !is_scaled(group->a.format) && blocks && strides;
@@ -678,8 +681,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
     bool pairs = kernels->pairs && a != FORMAT_F32 && b != FORMAT_F32;
     const struct linear_blocks *blocks = pairs && !format_is_int(b) && kernels->blocks.tile != NULL ? &kernels->blocks
                                                                                                     : NULL;
-    CHECK(!groups[0].b.panels || (pairs && blocks == NULL && kernels->tile_panel != NULL),
-          "a weight in panels beside format %d", (int)a);
+    CHECK(!groups[0].b.panels || (pairs && kernels->tile_panel != NULL), "a weight in panels beside format %d", (int)a);
     struct run run = {.kernels = kernels,
                       .unit = pairs ? UNIT_PAIR : UNIT_F32,
                       .c_format = c_format,
