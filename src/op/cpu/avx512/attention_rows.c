@@ -1,6 +1,7 @@
 // AVX-512 kernel of products of few rows with BF16 rows whose columns are contiguous, read where they lie: values of
 // attention while decoding, and W_UK of the absorbed form (accumulate_rows in op/cpu/attention.h).
 #include <immintrin.h>
+#include <string.h>
 
 #include "op/cpu/attention.h"
 #include "op/cpu/kernels.h"
@@ -90,9 +91,100 @@ INLINE void accumulate_all(const struct accumulation *a, int64_t columns, const 
     }
 }
 
+// ---- By multiply-adds -----------------------------------------------------------------------------------------------
+
+// Where vdpbf16ps is slow (kernels_avx512_pairs). Factors are widened beforehand; of a vector of a row, a shift makes
+// the even columns and a mask the odd ones. Sums lie in that order meanwhile, so that nothing is turned for each term.
+#define WIDE_TERMS 64   // of a chain at a time
+
+struct wide_factors {
+    float term[ROWS_AT_ONCE][WIDE_TERMS];
+};
+
+static void widen_factors(struct wide_factors *factors, const struct accumulation *a, int64_t first, int64_t rows,
+                          int64_t terms) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(VECTOR / 2));
+    for (int64_t i = 0; i < rows; i++) {
+        const uint32_t *words = a->factor + i * a->factor_stride + first / 2;
+        for (int64_t unit = 0; 2 * unit < terms; unit += VECTOR) {
+            const int64_t left = (terms + 1) / 2 - unit;
+            __m512i pair = _mm512_maskz_loadu_epi32((__mmask16)(left < VECTOR ? (1u << left) - 1 : 0xffff),
+                                                    words + unit);
+            __m512i odd = _mm512_slli_epi32(pair, 16);
+            pair = _mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000u));
+            _mm512_storeu_si512(&factors->term[i][2 * unit], _mm512_permutex2var_epi32(pair, low, odd));
+            _mm512_storeu_si512(&factors->term[i][2 * unit + VECTOR], _mm512_permutex2var_epi32(pair, high, odd));
+        }
+    }
+}
+
+INLINE void wide_columns(const struct accumulation *a, const struct wide_factors *factors, int64_t first, int64_t terms,
+                         int64_t column, const int rows, const int pairs) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(VECTOR / 2));
+    __m512 sum[8][16];
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        UNROLL
+        for (int p = 0; p < pairs; p++) {
+            const float *from = a->sum + i * a->sum_stride + column + p * PAIR;
+            __m512 begin = _mm512_loadu_ps(from), end = _mm512_loadu_ps(from + VECTOR);
+            sum[i][2 * p] = _mm512_permutex2var_ps(begin, even, end);
+            sum[i][2 * p + 1] = _mm512_permutex2var_ps(begin, odd, end);
+        }
+    }
+    const char *from = a->from + first * a->row_bytes + 2 * column;
+    for (int64_t t = 0; t < terms; t++, from += a->row_bytes) {
+        UNROLL
+        for (int p = 0; p < pairs; p++) {
+            __m512i words = _mm512_loadu_si512(from + p * PAIR * 2);
+            __m512 value[2] = {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16)),
+                               _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000u)))};
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                __m512 x = _mm512_set1_ps(factors->term[i][t]);
+                UNROLL
+                for (int v = 0; v < 2; v++) {
+                    __m512 *to = &sum[i][2 * p + v];
+                    __asm__("vfmadd231ps %2, %1, %0" : "+v"(*to) : "v"(x), "v"(value[v]));
+                }
+            }
+        }
+    }
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        UNROLL
+        for (int p = 0; p < pairs; p++) {
+            float *to = a->sum + i * a->sum_stride + column + p * PAIR;
+            _mm512_storeu_ps(to, _mm512_permutex2var_ps(sum[i][2 * p], low, sum[i][2 * p + 1]));
+            _mm512_storeu_ps(to + VECTOR, _mm512_permutex2var_ps(sum[i][2 * p], high, sum[i][2 * p + 1]));
+        }
+    }
+}
+
+INLINE void wide_all(const struct accumulation *a, int64_t columns, const int rows, const int pairs) {
+    struct wide_factors factors;
+    for (int64_t first = 0; first < a->terms; first += WIDE_TERMS) {
+        int64_t terms = a->terms - first < WIDE_TERMS ? a->terms - first : WIDE_TERMS, column = 0;
+        widen_factors(&factors, a, first, rows, terms);
+        for (; column + pairs * PAIR <= columns; column += pairs * PAIR) {
+            wide_columns(a, &factors, first, terms, column, rows, pairs);
+        }
+        for (; column < columns; column += PAIR) {
+            wide_columns(a, &factors, first, terms, column, rows, 1);
+        }
+    }
+}
+
 #define ROWS(rows, pairs)                                                          \
     static void accumulate_##rows(const struct accumulation *a, int64_t columns) { \
         accumulate_all(a, columns, rows, pairs);                                   \
+    }                                                                              \
+    static void wide_##rows(const struct accumulation *a, int64_t columns) {       \
+        wide_all(a, columns, rows, pairs);                                         \
     }
 ROWS(1, 8)
 ROWS(2, 4)
@@ -103,21 +195,24 @@ ROWS(6, 1)
 ROWS(7, 1)
 ROWS(8, 1)
 
-static void accumulate_rows(float *sum, int64_t sum_stride, const uint32_t *factor, int64_t factor_stride,
-                            struct row first, int64_t stride, int64_t columns, int64_t rows, int64_t terms) {
-    static void (*const table[])(const struct accumulation *a, int64_t columns) = {
-        NULL,         accumulate_1, accumulate_2, accumulate_3, accumulate_4,
-        accumulate_5, accumulate_6, accumulate_7, accumulate_8};
-    const struct accumulation a = {.sum = sum,
-                                   .sum_stride = sum_stride,
-                                   .factor = factor,
-                                   .factor_stride = factor_stride,
-                                   .terms = terms,
-                                   .from = first.data,
-                                   .row_bytes = 2 * stride};
-    table[rows](&a, columns);
+#define ENTRY(name) \
+    { NULL, name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 }
+static void (*const table[2][ROWS_AT_ONCE + 1])(const struct accumulation *a, int64_t columns) = {ENTRY(accumulate),
+                                                                                                  ENTRY(wide)};
+
+#define SERVE(name, way)                                                                                               \
+    static void name(float *sum, int64_t sum_stride, const uint32_t *factor, int64_t factor_stride, struct row first,  \
+                     int64_t stride, int64_t columns, int64_t rows, int64_t terms) {                                   \
+        const struct accumulation a = {sum, sum_stride, factor, factor_stride, terms, first.data, 2 * stride};         \
+        table[way][rows](&a, columns);                                                                                 \
+    }
+SERVE(accumulate_rows_pairs, 0)
+SERVE(accumulate_rows_wide, 1)
+
+void kernels_avx512_attention_rows_pairs(struct cpu_kernels *kernels, bool wide) {
+    kernels->attention_bf16.accumulate_rows = wide ? accumulate_rows_wide : accumulate_rows_pairs;
 }
 
 void kernels_avx512_attention_rows(struct cpu_kernels *kernels) {
-    kernels->attention_bf16.accumulate_rows = accumulate_rows;
+    kernels_avx512_attention_rows_pairs(kernels, false);
 }

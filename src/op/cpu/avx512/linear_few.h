@@ -11,23 +11,6 @@
 #define FEW_ROWS LINEAR_MAX_MAPPED
 #define FEW_GROUPS 4   // most groups of columns at a time
 
-enum method { METHOD_PAIRS, METHOD_HALVES };
-
-struct halves {
-    _Alignas(64) float even[FEW_ROWS * LINEAR_CHUNK], odd[FEW_ROWS * LINEAR_CHUNK];
-};
-
-// A chunk of rows of a: its words as two F32 each.
-INLINE void split_rows(struct halves *halves, const uint32_t *a, const int rows) {
-    UNROLL
-    for (int i = 0; i < rows; i++) {
-        __m512i words = _mm512_loadu_si512(a + i * LINEAR_CHUNK);
-        __m512i even = _mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000u));
-        _mm512_store_ps(halves->even + i * LINEAR_CHUNK, _mm512_castsi512_ps(even));
-        _mm512_store_ps(halves->odd + i * LINEAR_CHUNK, _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)));
-    }
-}
-
 // The two-source permutation that overwrites its index (see linear_mapped.c).
 INLINE __m512i permute_bytes(__m512i index, __m512i first, __m512i second) {
     __asm__("vpermi2b %2, %1, %0" : "+v"(index) : "v"(first), "v"(second));

@@ -121,6 +121,24 @@ INLINE __m512 multiply_add(enum linear_unit unit, __m512 sum, __m512i a, __m512i
                              : _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
 }
 
+// How pairs of few rows are multiplied: as they are, or their halves by two multiply-adds (kernels_avx512_pairs).
+enum method { METHOD_PAIRS, METHOD_HALVES };
+
+struct halves {
+    _Alignas(64) float even[LINEAR_MAX_MAPPED * LINEAR_CHUNK], odd[LINEAR_MAX_MAPPED * LINEAR_CHUNK];
+};
+
+// A chunk of rows of a: its words as two F32 each.
+INLINE void split_rows(struct halves *halves, const uint32_t *a, const int rows) {
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        __m512i words = _mm512_loadu_si512(a + i * LINEAR_CHUNK);
+        __m512i even = _mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000u));
+        _mm512_store_ps(halves->even + i * LINEAR_CHUNK, _mm512_castsi512_ps(even));
+        _mm512_store_ps(halves->odd + i * LINEAR_CHUNK, _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)));
+    }
+}
+
 struct cpu_kernels;
 void kernels_avx512_linear_mapped(struct cpu_kernels *kernels);
 

@@ -129,6 +129,39 @@ INLINE void multiply_unit(__m512 sum[2][MOST_ROWS], const uint32_t *a, const int
     }
 }
 
+// Four rows' words as they lie -> u[j]: the j-th word of each of the 16 rows.
+INLINE void turn_plain_words(__m512i u[4], const __m512i v[4]) {
+    __m512i low[2] = {_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpacklo_epi32(v[2], v[3])};
+    __m512i high[2] = {_mm512_unpackhi_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[2], v[3])};
+    u[0] = _mm512_unpacklo_epi64(low[0], low[1]);
+    u[1] = _mm512_unpackhi_epi64(low[0], low[1]);
+    u[2] = _mm512_unpacklo_epi64(high[0], high[1]);
+    u[3] = _mm512_unpackhi_epi64(high[0], high[1]);
+}
+
+// The same unit by multiply-adds. The earlier k of a word of b is its lower half, as in memory.
+INLINE void multiply_halves(__m512 sum[2][MOST_ROWS], const struct halves *a, const int unit, const int rows,
+                            const int groups, const __m512i b[2]) {
+    UNROLL
+    for (int half = 0; half < 2; half++) {
+        const float *x = (half == 0 ? a->even : a->odd) + unit;
+        __m512 value[2];
+        UNROLL
+        for (int g = 0; g < groups; g++) {
+            value[g] = _mm512_castsi512_ps(half == 0 ? _mm512_slli_epi32(b[g], 16)
+                                                     : _mm512_and_si512(b[g], _mm512_set1_epi32((int)0xffff0000u)));
+        }
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m512 factor = _mm512_set1_ps(x[i * LINEAR_CHUNK]);
+            UNROLL
+            for (int g = 0; g < groups; g++) {
+                __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum[g][i]) : "v"(factor), "v"(value[g]));
+            }
+        }
+    }
+}
+
 // The two-source permutation that overwrites its index. The compiler prefers the form that overwrites a table, which
 // hinders the multiplications beside it.
 INLINE __m512i permute_bytes(__m512i index, __m512i first, __m512i second) {
@@ -163,7 +196,14 @@ INLINE void widen_codes(__m512i pair[2], __m512i codes, const struct e4m3_table 
 
 // One line of `groups` times 16 rows of BF16 b from `from` on; a at the first of its units.
 INLINE void step_words(__m512 sum[2][MOST_ROWS], const uint32_t *a, const int rows, const int groups,
-                       const struct line_index *index, const char *from, const struct row_strides *strides) {
+                       const enum method method, const struct line_index *index, const char *from,
+                       const struct row_strides *strides) {
+    struct halves halves;
+    if (method == METHOD_HALVES) {
+        split_rows(&halves, a, rows);
+        // Broadcast from memory, not by shuffles of the vectors that the compiler saw stored.
+        __asm__("" : "+m"(halves));
+    }
     UNROLL
     for (int half = 0; half < 2; half++) {
         __m512i v[2][2][4], u[2][4];
@@ -175,11 +215,21 @@ INLINE void step_words(__m512 sum[2][MOST_ROWS], const uint32_t *a, const int ro
         for (int c = 0; c < 2; c++) {
             UNROLL
             for (int g = 0; g < groups; g++) {
-                turn_words(u[g], v[g][c], index);
+                if (method == METHOD_HALVES) {
+                    turn_plain_words(u[g], v[g][c]);
+                } else {
+                    turn_words(u[g], v[g][c], index);
+                }
             }
             UNROLL
             for (int j = 0; j < 4; j++) {
-                multiply_unit(sum, a + (2 * half + c) * 4 + j, rows, groups, (__m512i[2]){u[0][j], u[groups - 1][j]});
+                const int unit = (2 * half + c) * 4 + j;
+                const __m512i b[2] = {u[0][j], u[groups - 1][j]};
+                if (method == METHOD_HALVES) {
+                    multiply_halves(sum, &halves, unit, rows, groups, b);
+                } else {
+                    multiply_unit(sum, a + unit, rows, groups, b);
+                }
             }
         }
     }
@@ -274,7 +324,8 @@ INLINE void promote(__m512 *sum, float *c, int64_t c_stride, const int rows, __m
 
 // All whole lines of `groups` times 16 columns from `column` on (E4M3: whole blocks of 128). Returns the k that are
 // done; sums are in c.
-INLINE int64_t tile_lines(const struct linear_tile *tile, const int rows, const int groups, const enum format format) {
+INLINE int64_t tile_lines(const struct linear_tile *tile, const int rows, const int groups, const enum format format,
+                          const enum method method) {
     const struct linear_operand *b = tile->mapped;
     const int64_t bytes = format == FORMAT_BF16 ? 2 : 1, row_bytes = b->row_stride * bytes;
     const int64_t line_k = LINE / bytes, units = line_k / 2, chunk_stride = tile->rows * LINEAR_CHUNK;
@@ -306,7 +357,7 @@ INLINE int64_t tile_lines(const struct linear_tile *tile, const int rows, const 
     for (int64_t k = 0; k < whole; k += line_k, a += units / LINEAR_CHUNK * chunk_stride) {
         read_ahead_lines(&ahead, groups * VECTOR / 2);
         if (format == FORMAT_BF16) {
-            step_words(sum, a, rows, groups, &index, from, &strides);
+            step_words(sum, a, rows, groups, method, &index, from, &strides);
         } else {
             UNROLL
             for (int g = 0; copied && g < groups; g++) {
@@ -498,10 +549,14 @@ static void tile_part(const struct linear_tile *tile, int64_t chunk_stride) {
 
 #define LINES(rows, groups)                                                       \
     static int64_t lines_bf16_##rows##_##groups(const struct linear_tile *tile) { \
-        return tile_lines(tile, rows, groups, FORMAT_BF16);                       \
+        return tile_lines(tile, rows, groups, FORMAT_BF16, METHOD_PAIRS);         \
     }                                                                             \
     static int64_t lines_e4m3_##rows##_##groups(const struct linear_tile *tile) { \
-        return tile_lines(tile, rows, groups, FORMAT_E4M3_BLOCK);                 \
+        return tile_lines(tile, rows, groups, FORMAT_E4M3_BLOCK, METHOD_PAIRS);   \
+    }
+#define HALVES(rows, groups)                                                  \
+    static int64_t halves_##rows##_##groups(const struct linear_tile *tile) { \
+        return tile_lines(tile, rows, groups, FORMAT_BF16, METHOD_HALVES);    \
     }
 // The layout tool never settles on these lists.
 // clang-format off
@@ -515,11 +570,23 @@ LINES(1, 2) LINES(2, 2) LINES(3, 2) LINES(4, 2)
 static int64_t (*const lines[2][2][MOST_ROWS + 1])(const struct linear_tile *tile) = {
     {{EACH_ROWS(BF16_ENTRY, 1)}, {BF16_ENTRY(1, 2) BF16_ENTRY(2, 2) BF16_ENTRY(3, 2) BF16_ENTRY(4, 2)}},
     {{EACH_ROWS(E4M3_ENTRY, 1)}, {E4M3_ENTRY(1, 2) E4M3_ENTRY(2, 2) E4M3_ENTRY(3, 2) E4M3_ENTRY(4, 2)}}};
+HALVES(1, 2) HALVES(2, 2) HALVES(3, 2) HALVES(4, 2)
+HALVES(1, 1) HALVES(2, 1) HALVES(3, 1) HALVES(4, 1) HALVES(5, 1) HALVES(6, 1) HALVES(7, 1) HALVES(8, 1)
+#define HALVES_ENTRY(rows, groups) [rows] = halves_##rows##_##groups,
+static int64_t (*const halves_lines[2][LINEAR_MAX_MAPPED + 1])(const struct linear_tile *tile) = {
+    {HALVES_ENTRY(1, 1) HALVES_ENTRY(2, 1) HALVES_ENTRY(3, 1) HALVES_ENTRY(4, 1)
+     HALVES_ENTRY(5, 1) HALVES_ENTRY(6, 1) HALVES_ENTRY(7, 1) HALVES_ENTRY(8, 1)},
+    {HALVES_ENTRY(1, 2) HALVES_ENTRY(2, 2) HALVES_ENTRY(3, 2) HALVES_ENTRY(4, 2)}};
 // clang-format on
 
-static int columns_at_once(const struct linear_tile *tile) {
+// BF16 by halves: all but more rows than their sums leave registers for.
+static bool is_halves(const struct linear_tile *tile, const enum method method) {
+    return method == METHOD_HALVES && tile->mapped->format == FORMAT_BF16 && tile->rows <= LINEAR_MAX_MAPPED;
+}
+
+static int columns_at_once(const struct linear_tile *tile, const enum method method) {
     const bool bf16 = tile->mapped->format == FORMAT_BF16;
-    if (bf16 && (tile->rows > 1 || 2 * tile->mapped->row_stride % CONFLICT == 0)) {
+    if (bf16 && !is_halves(tile, method) && (tile->rows > 1 || 2 * tile->mapped->row_stride % CONFLICT == 0)) {
         return VECTOR;
     }
     return tile->rows <= TWO_GROUPS ? COLUMNS : VECTOR;
@@ -540,11 +607,13 @@ static void tile_rest(const struct linear_tile *tile) {
     }
 }
 
-static void tile_columns(struct linear_tile part) {
+static void tile_columns(struct linear_tile part, const enum method method) {
     struct linear_operand rest = *part.mapped;
     if (part.columns % VECTOR == 0 && part.unit == UNIT_PAIR && rest.k_stride == 1) {
         const bool bf16 = rest.format == FORMAT_BF16;
-        int64_t done = lines[!bf16][part.columns / VECTOR - 1][part.rows](&part);
+        const int groups = part.columns / VECTOR - 1;
+        int64_t done = is_halves(&part, method) ? halves_lines[groups][part.rows](&part)
+                                                : lines[!bf16][groups][part.rows](&part);
         rest.data += done * (bf16 ? 2 : 1);
         part.mapped = &rest;
         part.a += done / 2 * part.rows;
@@ -557,14 +626,14 @@ static void tile_columns(struct linear_tile part) {
     }
 }
 
-static void tile_mapped(const struct linear_tile *tile) {
+static void tile_mapped(const struct linear_tile *tile, const enum method method) {
     const struct linear_operand *b = tile->mapped;
     if (tile->unit == UNIT_PAIR && b->format == FORMAT_BF16 && b->row_stride == 1 && b->k_stride != 1 &&
         tile->columns == COLUMNS && tile->rows <= LINEAR_MAX_MAPPED) {
         interleaved[tile->rows](tile);
         return;
     }
-    const int step = tile->columns == COLUMNS ? columns_at_once(tile) : VECTOR;
+    const int step = tile->columns == COLUMNS ? columns_at_once(tile, method) : VECTOR;
     for (int first = 0; first < tile->columns; first += step) {
         struct linear_tile part = *tile;
         part.c += first;
@@ -574,12 +643,24 @@ static void tile_mapped(const struct linear_tile *tile) {
             int64_t bytes = b->format == FORMAT_BF16 ? 2 : b->format == FORMAT_F32 ? 4 : 1;
             part.next = b->data + (part.column + step) * b->row_stride * bytes;
         }
-        tile_columns(part);
+        tile_columns(part, method);
     }
+}
+
+static void tile_mapped_pairs(const struct linear_tile *tile) {
+    tile_mapped(tile, METHOD_PAIRS);
+}
+
+static void tile_mapped_halves(const struct linear_tile *tile) {
+    tile_mapped(tile, METHOD_HALVES);
+}
+
+void kernels_avx512_linear_mapped_pairs(struct cpu_kernels *kernels, bool wide) {
+    kernels->linear.tile_mapped = wide ? tile_mapped_halves : tile_mapped_pairs;
 }
 
 void kernels_avx512_linear_mapped(struct cpu_kernels *kernels) {
     kernels->linear.mapped_columns = COLUMNS;
     kernels->linear.mapped_pairs = MOST_ROWS;
-    kernels->linear.tile_mapped = tile_mapped;
+    kernels_avx512_linear_mapped_pairs(kernels, false);
 }
