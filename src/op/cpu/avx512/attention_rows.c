@@ -200,11 +200,11 @@ ROWS(8, 1)
 static void (*const table[2][ROWS_AT_ONCE + 1])(const struct accumulation *a, int64_t columns) = {ENTRY(accumulate),
                                                                                                   ENTRY(wide)};
 
-#define SERVE(name, way)                                                                                               \
-    static void name(float *sum, int64_t sum_stride, const uint32_t *factor, int64_t factor_stride, struct row first,  \
-                     int64_t stride, int64_t columns, int64_t rows, int64_t terms) {                                   \
-        const struct accumulation a = {sum, sum_stride, factor, factor_stride, terms, first.data, 2 * stride};         \
-        table[way][rows](&a, columns);                                                                                 \
+#define SERVE(name, way)                                                                                              \
+    static void name(float *sum, int64_t sum_stride, const uint32_t *factor, int64_t factor_stride, struct row first, \
+                     int64_t stride, int64_t columns, int64_t rows, int64_t terms) {                                  \
+        const struct accumulation a = {sum, sum_stride, factor, factor_stride, terms, first.data, 2 * stride};        \
+        table[way][rows](&a, columns);                                                                                \
     }
 SERVE(accumulate_rows_pairs, 0)
 SERVE(accumulate_rows_wide, 1)
