@@ -10,11 +10,14 @@
 set -e
 here=$(dirname "$0")
 
+# llama.cpp without AMX: on a processor that has it, its absorbed attention meets weights in AMX buffers, which it cannot plan
+# ("*cur_backend_id != -1"), and with those weights in BF16 its AMX products of Q8_0 and Q4_0 crash (version of August 2026).
 program() {   # ENGINE SOURCES BUILD OUT
-    define=
-    [ "$1" = ik_llama.cpp ] && define=-DIK_LLAMA
+    define= flags="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    [ "$1" = ik_llama.cpp ] && define=-DIK_LLAMA flags=
     cmake -S "$2" -B "$3" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DGGML_OPENMP=ON -DBUILD_SHARED_LIBS=OFF \
-        -DLLAMA_CURL=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF > /dev/null
+        -DLLAMA_CURL=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF \
+        -DCMAKE_C_FLAGS="$flags" -DCMAKE_CXX_FLAGS="$flags" > /dev/null
     gcc -std=c17 -O2 -D_POSIX_C_SOURCE=200809L $define -I"$2/include" -I"$2/ggml/include" -c "$here/speed.c" -o "$3/speed.o"
     if [ -n "$OBJECTS" ]; then
         (cd "$3" && ninja $OBJECTS && gcc -no-pie -o speed speed.o $OBJECTS -Wl,--unresolved-symbols=ignore-all \

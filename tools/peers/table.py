@@ -26,8 +26,9 @@ def values(directory, name):
     found, reads = {}, []
     if not name.startswith("minke"):
         for line in lines(f"{directory}/{name}.txt"):
-            column, median = line.split()[:2]
-            found.setdefault(column, []).append(float(median))
+            words = line.split()
+            if len(words) == 4 and words[0] in COLUMNS:   # a program that aborts may leave a debugger's words
+                found.setdefault(words[0], []).append(float(words[1]))
         return found, reads
     for depth in ("", "@2048", "@8192"):
         for line in lines(f"{directory}/{name}{depth}.txt"):
