@@ -187,7 +187,7 @@ static void advise(const void *data, size_t size, bool inside, int advice) {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data, end = begin + size;
     uintptr_t first = (inside ? begin + page - 1 : begin) & ~(page - 1), last = inside ? end & ~(page - 1) : end;
     if (last > first) {
-        madvise((char *)(uintptr_t)data - begin + first, last - first, advice);
+        madvise((char *)(uintptr_t)data + (ptrdiff_t)(first - begin), last - first, advice);
     }
 }
 
