@@ -167,7 +167,9 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
     float *const c = tile->c;
     const int64_t stride = tile->c_stride;
     const bool scaled = tile->row_scale != NULL;
-    const int64_t block = scaled ? tile->scale_depth : tile->units;
+    const int64_t block = scaled ? tile->scale_depth : tile->units, chunks = tile->units / LINEAR_CHUNK;
+    const int64_t ask = chunks == 0 ? 0 : (tile->ahead_lines + chunks - 1) / chunks;
+    const uint32_t *ahead = tile->ahead, *const ahead_end = ahead + tile->ahead_lines * LINEAR_CHUNK;
     for (int64_t begin = 0; begin < tile->units; begin += block) {
         __m256 sum[ROWS][2];
         bool load = !scaled && tile->add;
@@ -180,6 +182,9 @@ INLINE void tile_any(const struct linear_tile *tile, const int rows, const int v
         }
         int64_t units = tile->units - begin < block ? tile->units - begin : block;
         for (int64_t chunk = units / LINEAR_CHUNK; chunk > 0; chunk--) {
+            for (int64_t line = 0; line < ask && ahead < ahead_end; line++, ahead += LINEAR_CHUNK) {
+                _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+            }
             for (int part = 0; part < LINEAR_CHUNK; part += 4) {
                 UNROLL
                 for (int i = 0; i < 4; i++) {
