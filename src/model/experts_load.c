@@ -50,9 +50,10 @@ int64_t expert_reads(const struct expert_store *store, const struct expert *expe
         bool joined = part != NULL && part->file == file && matrix->offset <= part->offset + part->needed + JOINED_GAP;
         if (!joined) {
             part = &job->parts[job->part_count++];
-            *part = (struct read_part){.file = file, .offset = block_floor(matrix->offset), .data = memory + used};
+            *part = (struct read_part){.file = file, .offset = block_floor(matrix->offset)};
+            part->data = memory == NULL ? NULL : memory + used;
         }
-        place[order[i]] = part->data + (matrix->offset - part->offset);
+        place[order[i]] = memory == NULL ? NULL : part->data + (matrix->offset - part->offset);
         part->needed = matrix->offset + matrix->bytes - part->offset;
         used += block_ceiling(part->needed) - part->size;
         part->size = block_ceiling(part->needed);

@@ -280,10 +280,11 @@ INLINE void read_ahead_block(struct read_ahead *ahead) {
     ahead->row = 0;
     ahead->offset = 0;
     ahead->block += BLOCK_BYTES;
-    if (ahead->block >= ahead->end) {
+    if (ahead->block >= ahead->end && ahead->next == NULL) {
+        ahead->rows = 0;
+    } else if (ahead->block >= ahead->end) {
         ahead->block = ahead->next;
         ahead->end = ahead->block + (ahead->row_length < BLOCK_BYTES ? ahead->row_length : BLOCK_BYTES);
-        ahead->rows = ahead->next == NULL ? 0 : ahead->rows;
         ahead->next = NULL;
     }
 }
@@ -617,7 +618,7 @@ static void tile_columns(struct linear_tile part, const enum method method) {
         rest.data += done * (bf16 ? 2 : 1);
         part.mapped = &rest;
         part.a += done / 2 * part.rows;
-        part.scale += bf16 ? 0 : done / BLOCK_SIZE;
+        part.scale = bf16 ? NULL : part.scale + done / BLOCK_SIZE;
         part.depth -= done;
         part.add = part.add || done > 0;
     }
