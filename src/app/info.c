@@ -320,7 +320,9 @@ static void print_memory(const struct model_info *info) {
     struct needs needs = model_needs(info);
     printf("memory\n");
     if (info->data_bytes > 0) {
-        printf("  weights      %s, mapped\n", text_bytes(a, info->data_bytes));
+        printf("  weights      %s in files that are mapped; again in memory where products read them interleaved "
+               "(not with --weights mapped)\n",
+               text_bytes(a, info->data_bytes));
     }
     print_quantized(info);
     printf("  cache        %s per 1024 tokens as latents (%s in FP8), %s expanded (bf16)\n",
