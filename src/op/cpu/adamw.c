@@ -107,7 +107,7 @@ void cpu_adamw(struct op_context *op, struct tensor *master, struct tensor *m, s
         pool_run(op->pool, tasks, adamw_blocks_task, &job);
         return;
     }
-    job.weight = blocks ? (struct row){0} : packed_row(weight);
+    job.weight = packed_row(blocks ? NULL : weight);
     pool_run(op->pool, job.split.tasks, adamw_task, &job);
     if (blocks) {   // a row of them would not stay in the second cache level; narrower tasks read memory in short runs
         cpu_quantize_blocks(op, weight, master, step->power_of_two);
