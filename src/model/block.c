@@ -57,8 +57,7 @@ static struct tensor half_dout(const struct pass *pass, const struct tensor *dh)
 // The residual stream between the halves, added up as forward did.
 static struct tensor stream_restore(const struct pass *pass, const struct block_saved *saved) {
     struct tensor h = matrix_allocate(pass->op->scratch, FORMAT_F32, saved->h.shape[0], saved->h.shape[1]);
-    op_copy(pass->op, &h, &saved->h);
-    op_add(pass->op, &h, &saved->attention_out);
+    op_sum(pass->op, &h, &saved->h, &saved->attention_out);
     return h;
 }
 

@@ -122,10 +122,7 @@ static void rows_backward(const struct pass *pass, struct tensor *drows, const s
     struct tensor part = matrix_allocate(op->scratch, FORMAT_F32, plan->rows, drows->shape[1]);
     linear_grouped_backward_input(op, &sum, &kept->gate, params->gate_proj, plan->offsets, plan->slots);
     linear_grouped_backward_input(op, &part, &kept->up, params->up_proj, plan->offsets, plan->slots);
-    op_add(op, &sum, &part);
-    if (narrow) {
-        op_copy(op, drows, &sum);
-    }
+    op_sum(op, drows, &sum, &part);
     arena_release(op->scratch, mark);
 }
 

@@ -328,6 +328,15 @@ void op_add(struct op_context *op, struct tensor *y, const struct tensor *x) {
     cpu_add(op, y, x);
 }
 
+void op_sum(struct op_context *op, struct tensor *y, const struct tensor *a, const struct tensor *b) {
+    check_activation(y, 2, "y");
+    check_float(a, 2, "a");
+    check_activation(b, 2, "b");
+    check_shape(a, y, "a");
+    check_shape(b, y, "b");
+    cpu_sum(op, y, a, b);
+}
+
 void op_zero(struct op_context *op, struct tensor *y) {
     CHECK(y->rank >= 1 && y->rank <= 3 && y->device == DEVICE_CPU && y->format != FORMAT_E4M3_BLOCK,
           "zero: rank %d, format %d", y->rank, y->format);
@@ -364,7 +373,11 @@ void op_adamw(struct op_context *op, struct tensor *master, struct tensor *m, st
           "adamw: moments not packed f32 or bf16");
     CHECK(tensor_elements(m) == elements && tensor_elements(v) == elements && tensor_elements(gradient) == elements,
           "adamw: sizes differ");
-    CHECK(weight == NULL || (is_activation(weight) && tensor_packed(weight) && tensor_elements(weight) == elements),
+    bool blocks = weight != NULL && weight->format == FORMAT_E4M3_BLOCK;
+    CHECK(!blocks || (tensor_same_shape(weight, master) && master->rank == 2 && weight->scale != NULL),
+          "adamw: weight in blocks does not fit master");
+    CHECK(weight == NULL || blocks ||
+              (is_activation(weight) && tensor_packed(weight) && tensor_elements(weight) == elements),
           "adamw: weight does not fit master");
     cpu_adamw(op, master, m, v, weight, gradient, step);
 }

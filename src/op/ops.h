@@ -223,6 +223,8 @@ void op_combine_rows(struct op_context *op, struct tensor *y, const struct tenso
                      const float *weight, int64_t top_k, enum op_mode mode);
 void op_copy(struct op_context *op, struct tensor *y, const struct tensor *x);   // rank 1..3, casts
 void op_add(struct op_context *op, struct tensor *y, const struct tensor *x);    // y (f32) += x (f32|bf16)
+void op_sum(struct op_context *op, struct tensor *y, const struct tensor *a,
+            const struct tensor *b);   // y (f32|bf16) = a (f32) + b (f32|bf16), rounded; the bits of op_add, op_copy
 void op_zero(struct op_context *op, struct tensor *y);
 
 // ---- Loss ----------------------------------------------------------------------------------------------------------
@@ -251,9 +253,10 @@ struct adamw_step {
     float learning_rate, beta1, beta2, epsilon, weight_decay;   // weight_decay 0 for parameters that do not decay
     float correction1, correction2;                             // 1 - beta^t
     float gradient_scale;                                       // clipping factor, applied to the gradient first
+    bool power_of_two;                                          // scales of a weight in E4M3_BLOCK
 };
 // master f32, m and v bf16|f32, gradient f32, all packed with the same element count; weight (NULL, or bf16|f32)
-// receives the rounded master.
+// receives the rounded master. weight E4M3_BLOCK, of the shape of master: what op_quantize_blocks makes of master.
 void op_adamw(struct op_context *op, struct tensor *master, struct tensor *m, struct tensor *v, struct tensor *weight,
               const struct tensor *gradient, const struct adamw_step *step);
 void op_ema(struct op_context *op, struct tensor *average, const struct tensor *master,

@@ -120,6 +120,7 @@ void optimizer_update(struct optimizer *optimizer, struct op_context *op, const 
         .correction1 = section->beta1 > 0 ? (float)(1 - math_pow_double(section->beta1, updates)) : 1,
         .correction2 = section->beta2 > 0 ? (float)(1 - math_pow_double(section->beta2, updates)) : 1,
         .gradient_scale = (float)((clip > 0 && norm > clip ? clip / norm : 1) / scale),
+        .power_of_two = optimizer->power_of_two,
     };
     for (int64_t i = 0; i < optimizer->masters.list.count; i++) {
         const struct param *param = &optimizer->masters.list.items[i];
@@ -128,12 +129,8 @@ void optimizer_update(struct optimizer *optimizer, struct op_context *op, const 
         }
         step.weight_decay = param->decay ? (float)section->weight_decay : 0;
         struct tensor *weight = optimizer->weights.list.items[i].tensor;
-        bool blocks = weight->format == FORMAT_E4M3_BLOCK;
         op_adamw(op, param->tensor, optimizer->m.list.items[i].tensor, optimizer->v.list.items[i].tensor,
-                 blocks || weight->data == param->tensor->data ? NULL : weight, gradients->list.items[i].tensor, &step);
-        if (blocks) {
-            op_quantize_blocks(op, weight, param->tensor, optimizer->power_of_two);
-        }
+                 weight->data == param->tensor->data ? NULL : weight, gradients->list.items[i].tensor, &step);
     }
     average_update(optimizer, op, section->ema_decay);
 }

@@ -14,6 +14,8 @@ struct update {
     struct adamw_step step;
     float decay;
     bool without_weight;
+    struct tensor blocks, expected;   // weights in blocks, of `scales` blocks
+    int64_t scales;
 };
 
 static void run(struct op_context *op, struct tensor *outputs, void *argument) {
@@ -121,6 +123,54 @@ static void test_edges(void **state) {
     }
 }
 
+// A weight in blocks holds what op_quantize_blocks makes of the new masters, by whatever way: a row of blocks at a time
+// (enough of them for the threads, and narrow), or after the update.
+static void run_blocks(struct op_context *op, struct tensor *outputs, void *argument) {
+    struct update *u = argument;
+    size_t codes = (size_t)tensor_elements(&u->blocks), scales = (size_t)u->scales * sizeof(float);
+    memset(u->blocks.data, 0x55, codes);
+    memset(u->blocks.scale, 0x55, scales);
+    op_adamw(op, &outputs[MASTER], &outputs[M], &outputs[V], &u->blocks, &u->gradient, &u->step);
+    op_quantize_blocks(op, &u->expected, &outputs[MASTER], u->step.power_of_two);
+    assert_memory_equal(u->blocks.data, u->expected.data, codes);
+    assert_memory_equal(u->blocks.scale, u->expected.scale, scales);
+}
+
+static void test_blocks(void **state) {
+    (void)state;
+    static const int64_t shapes[][2] = {{1, 1}, {300, 200}, {1000, 100}, {130, 1024}, {260, 1100}};
+    for (uint64_t n = 0; n < 2 * sizeof shapes / sizeof *shapes; n++) {
+        int64_t rows = shapes[n / 2][0], columns = shapes[n / 2][1];
+        struct tensor t[] = {tensor_new_2d(FORMAT_F32, rows, columns), tensor_new_2d(FORMAT_BF16, rows, columns),
+                             tensor_new_2d(FORMAT_BF16, rows, columns)};
+        struct update u = {.gradient = tensor_new_2d(FORMAT_F32, rows, columns),
+                           .blocks = tensor_new_2d(FORMAT_E4M3_BLOCK, rows, columns),
+                           .expected = tensor_new_2d(FORMAT_E4M3_BLOCK, rows, columns)};
+        u.scales = (rows + 127) / 128 * u.blocks.scale_stride;
+        u.blocks.scale = array_new(u.scales, sizeof(float));
+        u.expected.scale = array_new(u.scales, sizeof(float));
+        u.step = (struct adamw_step){.learning_rate = 0.01f,
+                                     .beta1 = 0.9f,
+                                     .beta2 = 0.95f,
+                                     .epsilon = 1e-8f,
+                                     .correction1 = 0.1f,
+                                     .correction2 = 0.05f,
+                                     .gradient_scale = 0.7f,
+                                     .power_of_two = n % 2 != 0};
+        fill_uniform(&t[MASTER], 0.02f, n);
+        fill_uniform(&u.gradient, 3.0f, n + 100);
+        assert_same_everywhere(run_blocks, t, WEIGHT, &u);
+        memory_free(u.blocks.scale);
+        memory_free(u.expected.scale);
+        tensor_free(&u.blocks);
+        tensor_free(&u.expected);
+        tensor_free(&u.gradient);
+        for (int i = 0; i < WEIGHT; i++) {
+            tensor_free(&t[i]);
+        }
+    }
+}
+
 static void test_average(void **state) {
     (void)state;
     enum { ELEMENTS = 20000 };
@@ -144,6 +194,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_update),
         cmocka_unit_test(test_edges),
+        cmocka_unit_test(test_blocks),
         cmocka_unit_test(test_average),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -41,6 +41,40 @@ static void run_add(struct op_context *op, struct tensor *outputs, void *argumen
     op_add(op, &outputs[0], &m->x);
 }
 
+struct sum {
+    struct tensor a, b;
+};
+
+static void run_sum(struct op_context *op, struct tensor *outputs, void *argument) {
+    struct sum *s = argument;
+    op_sum(op, &outputs[0], &s->a, &s->b);
+}
+
+// One pass has the bits of op_add and op_copy, on ordinary and special values.
+static void test_sum(void **state) {
+    (void)state;
+    static const int64_t widths[] = {1, 255, 256, 600};
+    for (int n = 0; n < 16; n++) {
+        enum format to = n & 1 ? FORMAT_BF16 : FORMAT_F32, second = n & 2 ? FORMAT_BF16 : FORMAT_F32;
+        int64_t rows = 37, width = widths[n / 4];
+        struct sum s = {tensor_new_2d(FORMAT_F32, rows, width), tensor_new_2d(second, rows, width)};
+        struct tensor y = tensor_new_2d(to, rows, width), expected = tensor_new_2d(to, rows, width);
+        fill_edges(&s.a, 1.0f, 1, 50);
+        fill_edges(&s.b, 1.0f, 2, 50);
+        assert_same_everywhere(run_sum, &y, 1, &s);
+        struct op_fixture fixture;
+        op_fixture_open(&fixture, ISA_SCALAR, 1);
+        op_add(&fixture.op, &s.a, &s.b);
+        op_copy(&fixture.op, &expected, &s.a);
+        assert_true(same_bits(&y, &expected));
+        op_fixture_close(&fixture);
+        tensor_free(&s.a);
+        tensor_free(&s.b);
+        tensor_free(&y);
+        tensor_free(&expected);
+    }
+}
+
 // What a value becomes in a format.
 static float stored(enum format format, float value) {
     return format == FORMAT_BF16 ? bf16_widen(bf16_narrow(value)) : value;
@@ -206,8 +240,8 @@ static void test_views(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gather_and_scatter), cmocka_unit_test(test_combine), cmocka_unit_test(test_copy_and_add),
-        cmocka_unit_test(test_copy_other_formats), cmocka_unit_test(test_views),
+        cmocka_unit_test(test_sum),          cmocka_unit_test(test_gather_and_scatter), cmocka_unit_test(test_combine),
+        cmocka_unit_test(test_copy_and_add), cmocka_unit_test(test_copy_other_formats), cmocka_unit_test(test_views),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

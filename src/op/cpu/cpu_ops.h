@@ -45,6 +45,7 @@ void cpu_combine_rows(struct op_context *op, struct tensor *y, const struct tens
                       const float *weight, int64_t top_k, enum op_mode mode);
 void cpu_copy(struct op_context *op, struct tensor *y, const struct tensor *x);
 void cpu_add(struct op_context *op, struct tensor *y, const struct tensor *x);
+void cpu_sum(struct op_context *op, struct tensor *y, const struct tensor *a, const struct tensor *b);
 void cpu_zero(struct op_context *op, struct tensor *y);
 void cpu_cross_entropy(struct op_context *op, float *loss, struct tensor *dlogits, const struct tensor *logits,
                        const int32_t *targets, float scale);

@@ -222,22 +222,26 @@ void cpu_quantize_columns(struct op_context *op, struct tensor *out, const struc
 
 // ---- 128 x 128 ------------------------------------------------------------------------------------------------------
 
-static void blocks_task(void *argument, int64_t task, int worker) {
-    (void)worker;
-    const struct quantize_job *job = argument;
-    const struct quantize_kernels *kernels = &job->kernels->quantize;
-    int64_t rows = job->x->shape[0], columns = job->x->shape[1], across = (columns + BLOCK_SIZE - 1) / BLOCK_SIZE;
-    int64_t row = task / across * BLOCK_SIZE, column = task % across * BLOCK_SIZE;
+void quantize_block(const struct quantize_kernels *kernels, const struct tensor *out, const struct tensor *x,
+                    bool power_of_two, int64_t block) {
+    int64_t rows = x->shape[0], columns = x->shape[1], across = (columns + BLOCK_SIZE - 1) / BLOCK_SIZE;
+    int64_t row = block / across * BLOCK_SIZE, column = block % across * BLOCK_SIZE;
     int64_t height = tile_end(row, rows), width = tile_end(column, columns);
     float amax = 0.0f;
     for (int64_t i = row; i < row + height; i++) {
-        amax = larger_magnitude(kernels->largest(row_advance(tensor_row(job->x, i), column), width), amax);
+        amax = larger_magnitude(kernels->largest(row_advance(tensor_row(x, i), column), width), amax);
     }
-    float scale = e4m3_scale(amax, job->power_of_two);
-    scale_row(job->out, task / across)[task % across] = scale;
+    float scale = e4m3_scale(amax, power_of_two);
+    scale_row(out, block / across)[block % across] = scale;
     for (int64_t i = row; i < row + height; i++) {
-        kernels->narrow(code_row(job->out, i) + column, row_advance(tensor_row(job->x, i), column), scale, width);
+        kernels->narrow(code_row(out, i) + column, row_advance(tensor_row(x, i), column), scale, width);
     }
+}
+
+static void blocks_task(void *argument, int64_t task, int worker) {
+    (void)worker;
+    const struct quantize_job *job = argument;
+    quantize_block(&job->kernels->quantize, job->out, job->x, job->power_of_two, task);
 }
 
 void cpu_quantize_blocks(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two) {

@@ -31,4 +31,8 @@ struct quantize_kernels {
     void (*widen_e5m6)(struct row y, const uint8_t *low, const uint8_t *high, float scale, int64_t n);
 };
 
+// Block number `block` (row of blocks after row of blocks) of op_quantize_blocks.
+void quantize_block(const struct quantize_kernels *kernels, const struct tensor *out, const struct tensor *x,
+                    bool power_of_two, int64_t block);
+
 #endif

@@ -29,7 +29,7 @@ void kernels_scalar_rows(struct cpu_kernels *kernels) {
 struct rows_job {
     const struct row_kernels *kernels;
     struct row_split split;
-    const struct tensor *y, *x;
+    const struct tensor *y, *x, *b;
     const int32_t *rows;
     const float *weight;
     int64_t top_k;
@@ -172,6 +172,32 @@ void cpu_add(struct op_context *op, struct tensor *y, const struct tensor *x) {
     struct rows_job job = {
         .kernels = &op->kernels->row, .split = row_split_make(grid.count, grid.columns), .y = y, .x = x};
     pool_run(op->pool, job.split.tasks, add_task, &job);
+}
+
+// By parts that stay in the first cache level: one pass over memory.
+#define SUM_PART 256
+static void sum_task(void *argument, int64_t task, int worker) {
+    (void)worker;
+    const struct rows_job *job = argument;
+    const struct row_kernels *kernels = job->kernels;
+    int64_t columns = job->y->shape[1];
+    float part[SUM_PART];
+    const struct row sum = {.data = part, .format = FORMAT_F32};
+    for (int64_t i = row_split_begin(&job->split, task); i < row_split_end(&job->split, task); i++) {
+        struct row y = tensor_row(job->y, i), a = tensor_row(job->x, i), b = tensor_row(job->b, i);
+        for (int64_t at = 0; at < columns; at += SUM_PART) {
+            int64_t n = columns - at < SUM_PART ? columns - at : SUM_PART;
+            kernels->copy(sum, row_advance(a, at), n);
+            kernels->accumulate(part, row_advance(b, at), 1.0f, n);
+            kernels->copy(row_advance(y, at), sum, n);
+        }
+    }
+}
+
+void cpu_sum(struct op_context *op, struct tensor *y, const struct tensor *a, const struct tensor *b) {
+    struct rows_job job = {
+        .kernels = &op->kernels->row, .split = row_split_make(y->shape[0], y->shape[1]), .y = y, .x = a, .b = b};
+    pool_run(op->pool, job.split.tasks, sum_task, &job);
 }
 
 static void zero_task(void *argument, int64_t task, int worker) {
