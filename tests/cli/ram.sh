@@ -67,8 +67,10 @@ compare() {   # model, limit as --ram takes it, ids
     drop_page_cache "$1"
     limited "$MINKE" logits "$1" --ids "$3" -o "$folder/streamed.npy" --ram "$2" 2>"$folder/message"
     check "logits within a limit of $2" $?
-    within_limit "$1" "$folder/message"
-    check "the limit holds ($measure)" $?
+    if ! $shadowed; then
+        within_limit "$1" "$folder/message"
+        check "the limit holds ($measure)" $?
+    fi
     grep 'memory:\|experts:' "$folder/message"
     [ -n "$group" ] && [ -r "$group/$peak_file" ] && echo "peak of the cgroup: $(cat "$group/$peak_file") bytes of $limit"
     "$MINKE" logits "$1" --ids "$3" -o "$folder/mapped.npy" --quiet
@@ -76,7 +78,10 @@ compare() {   # model, limit as --ram takes it, ids
     check "the same logits as without a limit" $?
 }
 
-make_group
+# A thread sanitizer's own memory is several times the limit: with it only the results are compared.
+shadowed=false
+nm "$MINKE" | grep -q __tsan_init && shadowed=true
+$shadowed || make_group
 measure="resident set and page cache"
 [ -n "$group" ] && measure="memory cgroup"
 if [ $# -eq 2 ]; then
