@@ -14,12 +14,15 @@ static uint8_t int8_high[128], int8_low[128];   // bytes of the BF16 value of ev
 struct table {
     __m512i high[2], low[2];   // int8
     __m512i values;            // int4
+    __m512 floats;             // the same as F32
 };
 
 INLINE struct table table_load(void) {
     struct table table = {{_mm512_loadu_si512(int8_high), _mm512_loadu_si512(int8_high + 64)},
                           {_mm512_loadu_si512(int8_low), _mm512_loadu_si512(int8_low + 64)},
-                          _mm512_loadu_si512(int4_values)};
+                          _mm512_loadu_si512(int4_values),
+                          _mm512_castsi512_ps(_mm512_slli_epi32(
+                              _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)int4_values)), 16))};
     return table;
 }
 
@@ -137,6 +140,60 @@ INLINE void next_slabs(__m512i pair[MAX_PAIRS][FEW_GROUPS], struct tiles *at, co
     at->slab += INT_SLAB_BYTES;
 }
 
+// Code j of each lane of a slab as F32, without the detour over pairs. `lanes` is moved along as j ascends.
+//   int4   code 2 i + 1 stands at bit 4 i, code 2 i at bit 16 + 4 i: after a shift by 4 i one look-up for each, which
+//          takes as many low bits of its index as its table is long (of which that of the upper halves clears the lower)
+//   int8   a code put into the mantissa of 2^23 or 2^15, its sign bit turned: 2^23 + 128 + code; two codes for a shift
+INLINE __m512 next_code(__m512i *lanes, const struct table *table, const enum format format, const int j) {
+    if (format == FORMAT_INT4) {
+        if (j % 2 == 0) {
+            *lanes = j == 0 ? *lanes : _mm512_srli_epi32(*lanes, 4);
+            return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, *lanes, table->values));
+        }
+        return _mm512_permutexvar_ps(*lanes, table->floats);
+    }
+    const __m512i from = j % 2 == 0 ? _mm512_srli_epi32(*lanes, 16) : *lanes;
+    const float base = j < 2 ? 0x1p23f : 0x1p15f;
+    const __m512i field = _mm512_set1_epi32(j < 2 ? 0xff : 0xff00);
+    const __m512i number = _mm512_castps_si512(_mm512_set1_ps(base + 128.0f));
+    __m512i sum = _mm512_ternarylogic_epi32(from, field, number, 0x6a);   // (from & field) ^ number
+    return _mm512_sub_ps(_mm512_castsi512_ps(sum), _mm512_set1_ps(base + 128.0f));
+}
+
+INLINE void multiply_slabs(__m512 sum[FEW_GROUPS][FEW_ROWS], const struct halves *halves, struct tiles *at,
+                           const struct table *table, const enum format format, const int rows, const int tiles,
+                           const int unit, const int units) {
+    const uint8_t *ahead = (at->slab + AHEAD < at->end ? at->slab : at->next) + AHEAD;
+    __m512i lanes[FEW_GROUPS];
+    UNROLL
+    for (int t = 0; t < tiles; t++) {
+        _mm_prefetch((const char *)ahead + t * at->bytes, _MM_HINT_T0);
+        lanes[t] = _mm512_loadu_si512(at->slab + t * at->bytes);
+    }
+    UNROLL
+    for (int j = 0; j < (int)int_slab_depth(format); j++) {
+        if (j >= 2 * units) {
+            break;
+        }
+        const float *x = (j % 2 == 0 ? halves->even : halves->odd) + unit + j / 2;
+        __m512 code[FEW_GROUPS];
+        UNROLL
+        for (int t = 0; t < tiles; t++) {
+            code[t] = next_code(&lanes[t], table, format, j);
+        }
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m512 factor = _mm512_set1_ps(x[i * LINEAR_CHUNK]);
+            UNROLL
+            for (int t = 0; t < tiles; t++) {
+                sum[t][i] = _mm512_fmadd_ps(factor, code[t], sum[t][i]);
+                __asm__("" : "+v"(sum[t][i]));
+            }
+        }
+    }
+    at->slab += INT_SLAB_BYTES;
+}
+
 // One group: sum[t][i] = chain of row i of a with the codes of tile t. `units`: as many as the group has.
 INLINE void group_chain(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, struct tiles *at,
                         const struct table *table, const enum format format, const enum method method, const int rows,
@@ -155,6 +212,10 @@ INLINE void group_chain(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, str
             split_rows(&halves, a, rows);
         }
         for (int unit = 0; unit < LINEAR_CHUNK && (whole || unit < units); unit += pairs) {
+            if (method == METHOD_HALVES) {
+                multiply_slabs(sum, &halves, at, table, format, rows, tiles, unit, whole ? pairs : (int)units - unit);
+                continue;
+            }
             __m512i pair[MAX_PAIRS][FEW_GROUPS];
             next_slabs(pair, at, table, format, tiles);
             UNROLL
@@ -232,10 +293,13 @@ INLINE void tile_row_int4(const struct linear_tile *tile, const int first) {
 INLINE void tile_pairs(const struct linear_tile *tile, const enum format format, const enum method method,
                        const int rows) {
     int first = 0;
-    for (; format == FORMAT_INT4 && rows == 1 && first < tile->columns; first += VECTOR) {
+    for (; method == METHOD_PAIRS && format == FORMAT_INT4 && rows == 1 && first < tile->columns; first += VECTOR) {
         tile_row_int4(tile, first);
     }
-    for (; rows <= 4 && tile->columns - first > VECTOR; first += 2 * VECTOR) {
+    for (; method == METHOD_HALVES && rows <= 4 && tile->columns - first > 3 * VECTOR; first += 4 * VECTOR) {
+        tile_some(tile, first, format, method, rows, 4);
+    }
+    for (; (rows <= 4 || method == METHOD_HALVES) && tile->columns - first > VECTOR; first += 2 * VECTOR) {
         tile_some(tile, first, format, method, rows, 2);
     }
     for (; first < tile->columns; first += VECTOR) {
