@@ -3,7 +3,7 @@
 // file, so the layout is one that kernels read straight through:
 //
 //   tile    16 rows; rows beyond the last have codes and scales of 0
-//   block   four tiles, the last as many as are left: what kernels read side by side
+//   block   two tiles, the last as many as are left
 //   slab    64 bytes of a tile: lane r (32 bits, little-endian) holds consecutive k of row r: 8 codes of int4 or 4 of
 //           int8, two's complement. Code j of a lane stands at bit 16 * (1 - j % 2) + width * (j / 2): even k in the
 //           upper half, odd k in the lower, which is the order of a UNIT_PAIR (op/cpu/linear.h).
@@ -15,7 +15,7 @@
 #include "tensor/tensor.h"
 
 #define INT_TILE_ROWS 16
-#define INT_BLOCK_TILES 4
+#define INT_BLOCK_TILES 2
 #define INT_SLAB_BYTES 64
 #define INT8_GROUP 128
 #define INT4_GROUP 32

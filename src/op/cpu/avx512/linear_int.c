@@ -119,17 +119,23 @@ static void pack_columns_int(const struct linear_strip *strip) {
 
 // ---- Few rows -------------------------------------------------------------------------------------------------------
 
-#define AHEAD 4096                               // bytes of a block that are asked for before their turn
+#define AHEAD 2048                               // bytes of a block that are asked for before their turn
 #define MOST_UNITS (INT8_GROUP / 2)              // of a group
 #define MOST_TILES(rows) ((rows) <= 4 ? 4 : 2)   // side by side: their sums stay in registers
 #define MOST_TILES_OF_PAIRS(rows) ((rows) <= 2 ? 4 : 2)
 
-// A block, read front to back.
+// Blocks side by side, each read front to back: more streams than one keep more of memory busy.
 struct stream {
-    const uint8_t *at, *end;
-    int64_t jump;     // from `end` to the block that is read next
-    int64_t stride;   // of slabs
+    const uint8_t *at, *end;   // in the first
+    int64_t jump;              // from `end` to the block that is read next
+    int64_t stride;            // of slabs
+    int64_t bytes;             // of a block
 };
+
+// Of tile t beside the first one of a block.
+INLINE int64_t tile_offset(const struct stream *stream, const int t, const int64_t bytes) {
+    return t / INT_BLOCK_TILES * stream->bytes + t % INT_BLOCK_TILES * bytes;
+}
 
 // Rows of a over one group, halves of their units as F32, in the order of a.
 struct group_halves {
@@ -145,12 +151,12 @@ INLINE void split_group(struct group_halves *halves, const uint32_t *a, const in
     }
 }
 
-INLINE void ask_ahead(const struct stream *stream, const uint8_t *from, const int lines) {
+INLINE void ask_ahead(const struct stream *stream, const uint8_t *from, const int tiles) {
     const uint8_t *line = from + AHEAD;
     line += line < stream->end ? 0 : stream->jump;
     UNROLL
-    for (int i = 0; i < lines; i++) {
-        _mm_prefetch((const char *)line + i * INT_SLAB_BYTES, _MM_HINT_T1);
+    for (int t = 0; t < tiles; t++) {
+        _mm_prefetch((const char *)line + tile_offset(stream, t, INT_SLAB_BYTES), _MM_HINT_T1);
     }
 }
 
@@ -175,13 +181,13 @@ INLINE __m512 next_code(__m512i *lanes, const struct table *table, const enum fo
 }
 
 // The slabs of k of `tiles` tiles; `x`, `y`: even and odd k of row 0. `units`: pairs of k that there are.
-INLINE void multiply_halves(__m512 sum[FEW_GROUPS][FEW_ROWS], const float *x, const float *y, const uint8_t *slab,
-                            const struct table *table, const enum format format, const int rows, const int tiles,
-                            const int64_t units) {
+INLINE void multiply_halves(__m512 sum[FEW_GROUPS][FEW_ROWS], const float *x, const float *y,
+                            const struct stream *stream, const uint8_t *slab, const struct table *table,
+                            const enum format format, const int rows, const int tiles, const int64_t units) {
     __m512i lanes[FEW_GROUPS];
     UNROLL
     for (int t = 0; t < tiles; t++) {
-        lanes[t] = _mm512_loadu_si512(slab + t * INT_SLAB_BYTES);
+        lanes[t] = _mm512_loadu_si512(slab + tile_offset(stream, t, INT_SLAB_BYTES));
     }
     UNROLL
     for (int j = 0; j < (int)int_slab_depth(format); j++) {
@@ -206,13 +212,13 @@ INLINE void multiply_halves(__m512 sum[FEW_GROUPS][FEW_ROWS], const float *x, co
 }
 
 // The same by pairs; `a`: the units of row 0.
-INLINE void multiply_pairs(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, const uint8_t *slab,
-                           const struct table *table, const enum format format, const int rows, const int tiles,
-                           const int64_t units) {
+INLINE void multiply_pairs(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, const struct stream *stream,
+                           const uint8_t *slab, const struct table *table, const enum format format, const int rows,
+                           const int tiles, const int64_t units) {
     __m512i pair[FEW_GROUPS][MAX_PAIRS];
     UNROLL
     for (int t = 0; t < tiles; t++) {
-        slab_pairs(pair[t], table, slab + t * INT_SLAB_BYTES, format);
+        slab_pairs(pair[t], table, slab + tile_offset(stream, t, INT_SLAB_BYTES), format);
     }
     UNROLL
     for (int j = 0; j < (int)int_slab_depth(format) / 2; j++) {
@@ -249,23 +255,24 @@ INLINE void group_chain(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, con
             const int64_t left = whole ? pairs : units - unit;
             ask_ahead(stream, slab, tiles);
             if (method == METHOD_HALVES) {
-                multiply_halves(sum, halves->even + place + unit, halves->odd + place + unit, slab, table, format, rows,
-                                tiles, left);
+                multiply_halves(sum, halves->even + place + unit, halves->odd + place + unit, stream, slab, table,
+                                format, rows, tiles, left);
             } else {
-                multiply_pairs(sum, a + place + unit, slab, table, format, rows, tiles, left);
+                multiply_pairs(sum, a + place + unit, stream, slab, table, format, rows, tiles, left);
             }
         }
     }
 }
 
-// Tiles [first, first + tiles) of the group that begins at stream->at.
-INLINE void multiply_group(const struct linear_tile *tile, const uint32_t *a, const struct group_halves *halves,
-                           const struct stream *stream, const struct table *table, const enum format format,
-                           const enum method method, const int rows, const int64_t first, const int tiles,
-                           const int64_t units, const bool start) {
-    const int64_t scale_bytes = stream->stride / INT_SLAB_BYTES * VECTOR * (int64_t)sizeof(uint16_t);
-    const uint16_t *scales = (const uint16_t *)(const void *)stream->at + first * VECTOR;
-    const uint8_t *slab = stream->at + scale_bytes + first * INT_SLAB_BYTES;
+// Tiles [place, place + tiles) from stream->at on, columns of c from `c` on.
+INLINE void multiply_group(const struct linear_tile *tile, float *c, const uint32_t *a,
+                           const struct group_halves *halves, const struct stream *stream, const struct table *table,
+                           const enum format format, const enum method method, const int rows, const int64_t place,
+                           const int tiles, const int64_t units, const bool start) {
+    const int64_t scale_bytes = VECTOR * (int64_t)sizeof(uint16_t), block = place / INT_BLOCK_TILES * stream->bytes;
+    const uint8_t *scales = stream->at + block + place % INT_BLOCK_TILES * scale_bytes;
+    const uint8_t *slab = stream->at + block + stream->stride / INT_SLAB_BYTES * scale_bytes +
+                          place % INT_BLOCK_TILES * INT_SLAB_BYTES;
     __m512 sum[FEW_GROUPS][FEW_ROWS];
     if (units == int_group(format) / 2) {
         group_chain(sum, a, halves, stream, slab, table, format, method, rows, tiles, int_group(format) / 2, true);
@@ -274,28 +281,33 @@ INLINE void multiply_group(const struct linear_tile *tile, const uint32_t *a, co
     }
     UNROLL
     for (int t = 0; t < tiles; t++) {
-        __m512 scale = load_scales(scales + t * VECTOR);
+        __m512 scale = load_scales((const uint16_t *)(const void *)(scales + tile_offset(stream, t, scale_bytes)));
         UNROLL
         for (int i = 0; i < rows; i++) {
-            float *c = tile->c + i * tile->c_stride + (first + t) * VECTOR;
-            __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(c);
-            _mm512_storeu_ps(c, _mm512_fmadd_ps(sum[t][i], scale, total));
+            float *to = c + i * tile->c_stride + (place + t) * VECTOR;
+            __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
+            _mm512_storeu_ps(to, _mm512_fmadd_ps(sum[t][i], scale, total));
         }
     }
 }
 
-// A block, group by group: of each, as many tiles at a time as leave the sums in registers.
-INLINE void tile_block(const struct linear_tile *tile, const enum format format, const enum method method,
-                       const int rows) {
+// Tiles [first, first + tiles), all in blocks of `width` tiles, group by group: as many tiles at a time as leave the
+// sums in registers.
+INLINE void tile_blocks(const struct linear_tile *tile, const enum format format, const enum method method,
+                        const int rows, const int64_t first, const int64_t tiles, const int64_t width) {
     const struct tensor *weight = tile->mapped->integers;
     const struct table table = table_load();
     const int most = method == METHOD_HALVES ? MOST_TILES(rows) : MOST_TILES_OF_PAIRS(rows);
-    const int64_t column = tile->column / VECTOR, tiles = int_block_width(weight, column);
-    const int64_t group = int_group(format), group_bytes = int_group_bytes(format, tiles);
+    const int64_t group = int_group(format), group_bytes = int_group_bytes(format, width);
+    const bool last = (first + tiles) * VECTOR >= tile->columns;
+    float *const c = tile->c + first * VECTOR;
     const uint32_t *a = tile->a;
-    struct stream stream = {.at = (const uint8_t *)int_scales(weight, column, 0), .stride = tiles * INT_SLAB_BYTES};
-    stream.end = stream.at + int_block_bytes(weight, tiles);
-    stream.jump = tile->next != NULL ? (const uint8_t *)tile->next - stream.end : 0;
+    struct stream stream = {.at = (const uint8_t *)int_scales(weight, tile->column / VECTOR + first, 0),
+                            .stride = width * INT_SLAB_BYTES,
+                            .bytes = int_block_bytes(weight, width)};
+    stream.end = stream.at + stream.bytes;
+    stream.jump = last && tile->next != NULL ? (const uint8_t *)tile->next - stream.end
+                                             : (tiles / width - 1) * stream.bytes;
     struct group_halves halves;
     for (int64_t k = 0; k < tile->depth; k += group, a += group / 2 * rows, stream.at += group_bytes) {
         const int64_t units = tile->depth - k < group ? (tile->depth - k + 1) / 2 : group / 2;
@@ -303,17 +315,28 @@ INLINE void tile_block(const struct linear_tile *tile, const enum format format,
         if (method == METHOD_HALVES) {
             split_group(&halves, a, (units + LINEAR_CHUNK - 1) / LINEAR_CHUNK * LINEAR_CHUNK * rows);
         }
-        ask_ahead(&stream, stream.at, 2);
-        int64_t first = 0;
-        for (; most == 4 && first + 4 <= tiles; first += 4) {
-            multiply_group(tile, a, &halves, &stream, &table, format, method, rows, first, 4, units, start);
+        int64_t place = 0;
+        for (; most == 4 && place + 4 <= tiles; place += 4) {
+            multiply_group(tile, c, a, &halves, &stream, &table, format, method, rows, place, 4, units, start);
         }
-        for (; first + 2 <= tiles; first += 2) {
-            multiply_group(tile, a, &halves, &stream, &table, format, method, rows, first, 2, units, start);
+        for (; place + 2 <= tiles; place += 2) {
+            multiply_group(tile, c, a, &halves, &stream, &table, format, method, rows, place, 2, units, start);
         }
-        for (; first < tiles; first++) {
-            multiply_group(tile, a, &halves, &stream, &table, format, method, rows, first, 1, units, start);
+        for (; place < tiles; place++) {
+            multiply_group(tile, c, a, &halves, &stream, &table, format, method, rows, place, 1, units, start);
         }
+    }
+}
+
+// Whole blocks, then one that has fewer tiles.
+INLINE void tile_block(const struct linear_tile *tile, const enum format format, const enum method method,
+                       const int rows) {
+    const int64_t tiles = (tile->columns + VECTOR - 1) / VECTOR, whole = tiles / INT_BLOCK_TILES * INT_BLOCK_TILES;
+    if (whole > 0) {
+        tile_blocks(tile, format, method, rows, 0, whole, INT_BLOCK_TILES);
+    }
+    if (whole < tiles) {
+        tile_blocks(tile, format, method, rows, whole, tiles - whole, tiles - whole);
     }
 }
 
