@@ -162,7 +162,7 @@ INLINE void ask_ahead(const struct stream *stream, const uint8_t *from, const in
 
 // Code j of each lane of a slab as F32, without the detour over pairs. `lanes` is moved along as j ascends.
 //   int4   code 2 i + 1 stands at bit 4 i, code 2 i at bit 16 + 4 i: after a shift by 4 i one look-up for each, which
-//          takes as many low bits of its index as its table is long (of which that of the upper halves clears the lower)
+//          takes as many low bits of its index as its table is long (that of the upper halves clears the lower)
 //   int8   a code put into the mantissa of 2^23 or 2^15, its sign bit turned: 2^23 + 128 + code; two codes for a shift
 INLINE __m512 next_code(__m512i *lanes, const struct table *table, const enum format format, const int j) {
     if (format == FORMAT_INT4) {
