@@ -69,7 +69,7 @@ INLINE const uint32_t *multiply_chunks(__m512 sum[FEW_GROUPS][FEW_ROWS], const u
             UNROLL
             for (int i = 0; i < 4; i++) {
                 load_units(pair, reader, i * bytes, panels, format, table);
-                multiply_unit(sum, a, &halves, part + i, rows, panels * GROUPS, method, pair);
+                multiply_unit(sum, a, &halves, part + i, rows, panels * GROUPS, method, format != FORMAT_BF16, pair);
             }
             reader->from += 4 * bytes;
         }
@@ -79,7 +79,7 @@ INLINE const uint32_t *multiply_chunks(__m512 sum[FEW_GROUPS][FEW_ROWS], const u
     }
     for (int unit = 0; unit < units; unit++, reader->from += bytes) {
         load_units(pair, reader, 0, panels, format, table);
-        multiply_unit(sum, a, &halves, unit, rows, panels * GROUPS, method, pair);
+        multiply_unit(sum, a, &halves, unit, rows, panels * GROUPS, method, format != FORMAT_BF16, pair);
     }
     return a;
 }
