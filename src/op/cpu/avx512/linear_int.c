@@ -192,15 +192,15 @@ INLINE void multiply_halves(__m512 sum[FEW_GROUPS][FEW_ROWS], const float *x, co
     UNROLL
     for (int j = 0; j < (int)int_slab_depth(format); j++) {
         __m512 code[FEW_GROUPS];
-        if (j >= 2 * units) {
-            break;
-        }
         UNROLL
         for (int t = 0; t < tiles; t++) {
             code[t] = next_code(&lanes[t], table, format, j);
         }
         UNROLL
         for (int i = 0; i < rows; i++) {
+            if (j >= 2 * units) {
+                continue;
+            }
             __m512 factor = _mm512_set1_ps((j % 2 == 0 ? x : y)[i * LINEAR_CHUNK + j / 2]);
             UNROLL
             for (int t = 0; t < tiles; t++) {
@@ -222,11 +222,11 @@ INLINE void multiply_pairs(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, 
     }
     UNROLL
     for (int j = 0; j < (int)int_slab_depth(format) / 2; j++) {
-        if (j >= units) {
-            break;
-        }
         UNROLL
         for (int i = 0; i < rows; i++) {
+            if (j >= units) {
+                continue;
+            }
             __m512i factor = _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + j]);
             UNROLL
             for (int t = 0; t < tiles; t++) {
