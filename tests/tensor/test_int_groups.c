@@ -38,7 +38,8 @@ static void test_layout_of_int4(void **state) {
     assert_int_equal(int_bytes(&out), 2 * 5 * 64 + 2 * 2 * 16 * 2);
     for (int row = 0; row < 32; row++) {
         for (int k = 0; k < 40; k++) {
-            int slab = row / 16 * 5 + k / 8, lane = row % 16, j = k % 8;
+            // Two tiles side by side: each group has 64 bytes of scales, then slabs by ascending k.
+            int slab = 1 + k / 8 * 2 + row / 16 + k / 32, lane = row % 16, j = k % 8;
             // Even k in bytes 2 and 3 of the lane, odd k in bytes 0 and 1, four bits each, ascending.
             int byte = bytes[slab * 64 + lane * 4 + (j % 2 == 0 ? 2 : 0) + j / 4];
             int nibble = j / 2 % 2 == 0 ? byte & 15 : byte >> 4, code = nibble < 8 ? nibble : nibble - 16;
@@ -49,7 +50,7 @@ static void test_layout_of_int4(void **state) {
         }
         for (int group = 0; group < 2; group++) {
             uint16_t bits;
-            memcpy(&bits, bytes + 640 + ((row / 16 * 2 + group) * 16 + row % 16) * 2, sizeof bits);
+            memcpy(&bits, bytes + group * 9 * 64 + row * 2, sizeof bits);
             assert_int_equal(bits, row < ROWS ? 0x3f80 : 0);
         }
     }
@@ -71,7 +72,7 @@ static void test_layout_of_int8(void **state) {
     for (int row = 0; row < 16; row++) {
         for (int k = 0; k < 132; k++) {
             static const int place[] = {2, 0, 3, 1};
-            int code = bytes[k / 4 * 64 + row * 4 + place[k % 4]];
+            int code = bytes[32 + k / 128 * 32 + k / 4 * 64 + row * 4 + place[k % 4]];
             assert_int_equal(code, row < ROWS && k < DEPTH ? (int)values[row][k] : 0);
         }
     }

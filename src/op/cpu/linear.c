@@ -426,7 +426,7 @@ static const char *mapped_rows_of(const struct linear_group *group, int64_t colu
         return b->data + column / PANEL_ROWS * panel_bytes(b->format, group->depth);
     }
     if (b->integers != NULL) {
-        return (const char *)int_codes(b->integers, column / INT_TILE_ROWS);
+        return (const char *)int_scales(b->integers, column / INT_TILE_ROWS, 0);
     }
     bool contiguous = b->k_stride == 1;
     return contiguous ? b->data + column * b->row_stride * format_info(b->format)->bytes : NULL;
@@ -516,9 +516,9 @@ static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t c
         struct piece *piece = &pieces[i];
         piece->task = tasks;
         piece->pack_task = *pack_tasks;
-        piece->column_step = step;
+        piece->column_step = piece->mapped ? round_up(step, mapped_width(run, piece->group)) : step;
         piece->panels_per_task = divide_up(PACK_UNITS, padded_units(run, piece) * run->tile_rows);
-        tasks += divide_up(piece->group->columns, step);
+        tasks += divide_up(piece->group->columns, piece->column_step);
         *pack_tasks += divide_up(piece->panels, piece->panels_per_task);
     }
     return tasks;

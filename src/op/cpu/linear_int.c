@@ -14,7 +14,7 @@ void linear_int_scales(float *scale, int64_t stride, const struct tensor *weight
     const int64_t depth = int_group(weight->format);
     for (int64_t k = k_begin; k < k_end; k += depth, scale += stride) {
         for (int64_t first = 0; first < rows; first += INT_TILE_ROWS) {
-            const uint16_t *from = int_scales(weight, (row + first) / INT_TILE_ROWS) + k / depth * INT_TILE_ROWS;
+            const uint16_t *from = int_scales(weight, (row + first) / INT_TILE_ROWS, k / depth);
             for (int64_t i = first; i < rows && i < first + INT_TILE_ROWS; i++) {
                 scale[i] = bf16_widen(from[i - first]);
             }

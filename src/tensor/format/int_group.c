@@ -14,8 +14,9 @@
 #define INT4_ERROR 0.13f     // of amax, the largest error that the search for a scale may leave
 
 int64_t int_bytes(const struct tensor *tensor) {
-    int64_t scales = int_tiles(tensor) * int_groups(tensor) * LANES * (int64_t)sizeof(uint16_t);
-    return int_tiles(tensor) * int_tile_bytes(tensor) + scales;
+    int64_t tiles = int_tiles(tensor), last = tiles % INT_BLOCK_TILES;
+    return tiles / INT_BLOCK_TILES * int_block_bytes(tensor, INT_BLOCK_TILES) +
+           (last > 0 ? int_block_bytes(tensor, last) : 0);
 }
 
 static int code_shift(enum format format, int64_t k) {
@@ -24,7 +25,10 @@ static int code_shift(enum format format, int64_t k) {
 }
 
 int int_code(const struct tensor *tensor, int64_t row, int64_t k) {
-    const uint8_t *slab = int_codes(tensor, row / LANES) + k / int_slab_depth(tensor->format) * INT_SLAB_BYTES;
+    const enum format format = (enum format)tensor->format;
+    const int64_t tile = row / LANES, slab_of_group = k % int_group(format) / int_slab_depth(format);
+    const uint8_t *slab = int_slabs(tensor, tile, k / int_group(format)) +
+                          slab_of_group * int_slab_stride(tensor, tile);
     uint32_t lane;
     memcpy(&lane, slab + row % LANES * 4, sizeof lane);
     uint32_t bits = lane >> code_shift(tensor->format, k);
@@ -32,8 +36,7 @@ int int_code(const struct tensor *tensor, int64_t row, int64_t k) {
 }
 
 float int_scale(const struct tensor *tensor, int64_t row, int64_t k) {
-    const uint16_t *scales = int_scales(tensor, row / LANES);
-    return bf16_widen(scales[k / int_group(tensor->format) * LANES + row % LANES]);
+    return bf16_widen(int_scales(tensor, row / LANES, k / int_group((enum format)tensor->format))[row % LANES]);
 }
 
 void int_widen_row(float *out, const struct tensor *source, int64_t row, int64_t column, int64_t count) {
@@ -151,9 +154,9 @@ static void choose_codes(struct groups *groups, enum format format) {
     groups->scale = choose(finite, groups->scale, set(NAN));
 }
 
-static void store_codes(uint8_t *to, const struct groups *groups, enum format format) {
+static void store_codes(uint8_t *to, int64_t stride, const struct groups *groups, enum format format) {
     const int64_t slab_depth = int_slab_depth(format);
-    for (int64_t k = 0; k < groups->depth; k += slab_depth, to += INT_SLAB_BYTES) {
+    for (int64_t k = 0; k < groups->depth; k += slab_depth, to += stride) {
         bits_of_words lanes = {0};
         int64_t end = k + slab_depth < groups->depth ? k + slab_depth : groups->depth;
         for (int64_t j = k; j < end; j++) {
@@ -190,15 +193,15 @@ static void load_weights(struct groups *groups, const struct tensor *source, int
 static void quantize_half(struct tensor *out, const struct tensor *source, int64_t tile, int64_t half) {
     const int64_t row = tile * LANES + half * WIDTH, depth = source->shape[1], group = int_group(out->format);
     const int64_t left = source->shape[0] - row, rows = left < 0 ? 0 : left < WIDTH ? left : WIDTH;
-    uint8_t *codes = int_codes(out, tile) + half * INT_SLAB_BYTES / 2;
-    uint16_t *scales = int_scales(out, tile) + half * WIDTH;
     struct groups groups = {.least = out->format == FORMAT_INT4 ? -8.0f : -127.0f,
                             .most = out->format == FORMAT_INT4 ? 7.0f : 127.0f};
-    for (int64_t k = 0; k < depth; k += group, scales += LANES) {
+    for (int64_t k = 0; k < depth; k += group) {
+        uint8_t *codes = int_slabs(out, tile, k / group) + half * INT_SLAB_BYTES / 2;
+        uint16_t *scales = int_scales(out, tile, k / group) + half * WIDTH;
         groups.depth = depth - k < group ? depth - k : group;
         load_weights(&groups, source, row, rows, k);
         choose_codes(&groups, out->format);
-        store_codes(codes + k / int_slab_depth(out->format) * INT_SLAB_BYTES, &groups, out->format);
+        store_codes(codes, int_slab_stride(out, tile), &groups, out->format);
         for (int lane = 0; lane < WIDTH; lane++) {
             scales[lane] = bf16_narrow(groups.scale[lane]);
         }

@@ -30,10 +30,11 @@ INLINE void pack_lanes(const struct linear_strip *strip, const enum format forma
     const struct tensor *weight = strip->source->integers;
     for (int64_t first = 0; first < strip->rows; first += VECTOR) {
         const int64_t row = strip->row + first;
-        const uint8_t *lanes = int_codes(weight, row / INT_TILE_ROWS) + row % INT_TILE_ROWS / VECTOR * HALF_SLAB +
-                               strip->k_begin / depth * INT_SLAB_BYTES;
+        const int64_t tile = row / INT_TILE_ROWS, stride = int_slab_stride(weight, tile), group = int_group(format);
         float *out = (float *)(void *)(strip->out + first);
-        for (int64_t k = strip->k_begin; k < strip->k_end; k += depth, lanes += INT_SLAB_BYTES) {
+        for (int64_t k = strip->k_begin; k < strip->k_end; k += depth) {
+            const uint8_t *lanes = int_slabs(weight, tile, k / group) + k % group / depth * stride +
+                                   row % INT_TILE_ROWS / VECTOR * HALF_SLAB;
             UNROLL
             for (int j = 0; j < depth; j++) {
                 if (k + j < strip->k_end) {
@@ -58,21 +59,21 @@ INLINE void tile_half(const struct linear_tile *tile, const enum format format, 
     const struct tensor *weight = tile->mapped->integers;
     const int depth = (int)int_slab_depth(format);
     const int64_t group = int_group(format), tile_number = (tile->column + half * VECTOR) / INT_TILE_ROWS;
-    const uint8_t *lanes = int_codes(weight, tile_number) + half % 2 * HALF_SLAB;
-    const uint16_t *scales = int_scales(weight, tile_number) + half % 2 * VECTOR;
+    const int64_t stride = int_slab_stride(weight, tile_number);
     float *const c = tile->c + half * VECTOR;
     __m256 total[LINEAR_MAX_MAPPED], sum[LINEAR_MAX_MAPPED];
     UNROLL
     for (int i = 0; i < rows; i++) {
         total[i] = tile->add ? _mm256_loadu_ps(c + i * tile->c_stride) : _mm256_setzero_ps();
     }
-    for (int64_t begin = 0; begin < tile->depth; begin += group, scales += INT_TILE_ROWS) {
+    for (int64_t begin = 0; begin < tile->depth; begin += group) {
+        const uint8_t *lanes = int_slabs(weight, tile_number, begin / group) + half % 2 * HALF_SLAB;
         int64_t end = begin + group < tile->depth ? begin + group : tile->depth;
         UNROLL
         for (int i = 0; i < rows; i++) {
             sum[i] = _mm256_setzero_ps();
         }
-        for (int64_t k = begin; k < end; k += depth, lanes += INT_SLAB_BYTES) {
+        for (int64_t k = begin; k < end; k += depth, lanes += stride) {
             const float *x = (const float *)(const void *)tile->a + k / LINEAR_CHUNK * LINEAR_CHUNK * tile->rows +
                              k % LINEAR_CHUNK;
             UNROLL
@@ -86,7 +87,7 @@ INLINE void tile_half(const struct linear_tile *tile, const enum format format, 
                 }
             }
         }
-        __m256 scale = load_scales(scales);
+        __m256 scale = load_scales(int_scales(weight, tile_number, begin / group) + half % 2 * VECTOR);
         UNROLL
         for (int i = 0; i < rows; i++) {
             total[i] = _mm256_fmadd_ps(sum[i], scale, total[i]);

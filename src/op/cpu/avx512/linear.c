@@ -161,12 +161,6 @@ static void pack_columns(const struct linear_strip *strip) {
 
 // ---- Tiles of packed operands ---------------------------------------------------------------------------------------
 
-// sum += a * b in the form that overwrites its sum. The compiler likes to overwrite a factor instead; with all
-// registers in use it then moves sums about, and to the stack.
-INLINE void accumulate(__m512 *sum, __m512 a, __m512 b) {
-    __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b));
-}
-
 // One unit: all accumulators advance by one (pair) product.
 INLINE void step(__m512 sum[ROWS][2], const uint32_t *a, const uint32_t *b, const int rows, const int vectors,
                  enum linear_unit unit) {

@@ -17,9 +17,10 @@ INLINE __m512i permute_bytes(__m512i index, __m512i first, __m512i second) {
     return index;
 }
 
-// All rows by one unit of a chunk.
+// All rows by one unit of a chunk. `full`: so many registers are in use that the form of the multiply-add matters; left
+// to the compiler, BF16 with its fewer constants is 2 % faster.
 INLINE void multiply_unit(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, const struct halves *halves,
-                          const int unit, const int rows, const int groups, const enum method method,
+                          const int unit, const int rows, const int groups, const enum method method, const bool full,
                           const __m512i pair[FEW_GROUPS]) {
     if (method == METHOD_PAIRS) {
         UNROLL
@@ -47,8 +48,12 @@ INLINE void multiply_unit(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, c
             __m512 factor = _mm512_set1_ps(x[i * LINEAR_CHUNK]);
             UNROLL
             for (int g = 0; g < groups; g++) {
-                sum[g][i] = _mm512_fmadd_ps(factor, b[g], sum[g][i]);
-                __asm__("" : "+v"(sum[g][i]));
+                if (full) {
+                    accumulate(&sum[g][i], factor, b[g]);
+                } else {
+                    sum[g][i] = _mm512_fmadd_ps(factor, b[g], sum[g][i]);
+                    __asm__("" : "+v"(sum[g][i]));
+                }
             }
         }
     }

@@ -14,12 +14,16 @@ static uint8_t int8_high[128], int8_low[128];   // bytes of the BF16 value of ev
 struct table {
     __m512i high[2], low[2];   // int8
     __m512i values;            // int4
+    __m512 floats;             // the same as F32
 };
 
 INLINE struct table table_load(void) {
-    struct table table = {{_mm512_loadu_si512(int8_high), _mm512_loadu_si512(int8_high + 64)},
-                          {_mm512_loadu_si512(int8_low), _mm512_loadu_si512(int8_low + 64)},
-                          _mm512_loadu_si512(int4_values)};
+    struct table table = {
+        {_mm512_loadu_si512(int8_high), _mm512_loadu_si512(int8_high + 64)},
+        {_mm512_loadu_si512(int8_low), _mm512_loadu_si512(int8_low + 64)},
+        _mm512_loadu_si512(int4_values),
+        _mm512_castsi512_ps(_mm512_slli_epi32(
+            _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)int4_values)), 16))};
     return table;
 }
 
@@ -58,12 +62,18 @@ INLINE __m512 slab_code(const uint8_t *slab, const enum format format, const int
 
 // ---- Packing --------------------------------------------------------------------------------------------------------
 
-INLINE void pack_pairs(uint32_t *out, const struct linear_strip *strip, const uint8_t *slab, const enum format format) {
+// Where the slab with k of tile `tile` begins.
+INLINE const uint8_t *slab_at(const struct tensor *weight, const enum format format, int64_t tile, int64_t k) {
+    return int_slabs(weight, tile, k / int_group(format)) +
+           k % int_group(format) / int_slab_depth(format) * int_slab_stride(weight, tile);
+}
+
+INLINE void pack_pairs(uint32_t *out, const struct linear_strip *strip, int64_t tile, const enum format format) {
     const int pairs = (int)int_slab_depth(format) / 2;
     const struct table table = table_load();
-    for (int64_t k = strip->k_begin; k < strip->k_end; k += 2 * pairs, slab += INT_SLAB_BYTES) {
+    for (int64_t k = strip->k_begin; k < strip->k_end; k += 2 * pairs) {
         __m512i pair[MAX_PAIRS];
-        slab_pairs(pair, &table, slab, format);
+        slab_pairs(pair, &table, slab_at(strip->source->integers, format, tile, k), format);
         UNROLL
         for (int i = 0; i < pairs; i++) {
             if (k + 2 * i < strip->k_end) {
@@ -74,10 +84,10 @@ INLINE void pack_pairs(uint32_t *out, const struct linear_strip *strip, const ui
     }
 }
 
-INLINE void pack_singles(uint32_t *out, const struct linear_strip *strip, const uint8_t *slab,
-                         const enum format format) {
+INLINE void pack_singles(uint32_t *out, const struct linear_strip *strip, int64_t tile, const enum format format) {
     const int depth = (int)int_slab_depth(format);
-    for (int64_t k = strip->k_begin; k < strip->k_end; k += depth, slab += INT_SLAB_BYTES) {
+    for (int64_t k = strip->k_begin; k < strip->k_end; k += depth) {
+        const uint8_t *slab = slab_at(strip->source->integers, format, tile, k);
         UNROLL
         for (int j = 0; j < depth; j++) {
             if (k + j < strip->k_end) {
@@ -89,14 +99,12 @@ INLINE void pack_singles(uint32_t *out, const struct linear_strip *strip, const 
 }
 
 INLINE void pack_tiles(const struct linear_strip *strip, const enum format format) {
-    const struct tensor *weight = strip->source->integers;
-    const int64_t offset = strip->k_begin / int_slab_depth(format) * INT_SLAB_BYTES;
     for (int64_t first = 0; first < strip->rows; first += VECTOR) {
-        const uint8_t *slab = int_codes(weight, (strip->row + first) / VECTOR) + offset;
+        const int64_t tile = (strip->row + first) / VECTOR;
         if (strip->unit == UNIT_PAIR) {
-            pack_pairs(strip->out + first, strip, slab, format);
+            pack_pairs(strip->out + first, strip, tile, format);
         } else {
-            pack_singles(strip->out + first, strip, slab, format);
+            pack_singles(strip->out + first, strip, tile, format);
         }
     }
 }
@@ -111,38 +119,130 @@ static void pack_columns_int(const struct linear_strip *strip) {
 
 // ---- Few rows -------------------------------------------------------------------------------------------------------
 
-// Codes of a tile that are asked for so many bytes before their turn.
-#define AHEAD 2048
+#define AHEAD 2048                               // bytes of a block that are asked for before their turn
+#define MOST_UNITS (INT8_GROUP / 2)              // of a group
+#define MOST_TILES(rows) ((rows) <= 4 ? 4 : 2)   // side by side: their sums stay in registers
+#define MOST_TILES_OF_PAIRS(rows) ((rows) <= 2 ? 4 : 2)
 
-// Tiles side by side: chains of few rows wait for themselves.
-struct tiles {
-    const uint8_t *slab, *end;   // in the first
-    const uint8_t *next;         // as if the tiles that follow began at `end`
-    int64_t bytes;               // of a tile
+// Blocks side by side, each read front to back: more streams than one keep more of memory busy.
+struct stream {
+    const uint8_t *at, *end;   // in the first
+    int64_t jump;              // from `end` to the block that is read next
+    int64_t stride;            // of slabs
+    int64_t bytes;             // of a block
 };
 
-INLINE void next_slabs(__m512i pair[MAX_PAIRS][FEW_GROUPS], struct tiles *at, const struct table *table,
-                       const enum format format, const int tiles) {
-    const uint8_t *ahead = (at->slab + AHEAD < at->end ? at->slab : at->next) + AHEAD;
-    UNROLL
-    for (int t = 0; t < tiles; t++) {
-        __m512i one[MAX_PAIRS];
-        _mm_prefetch((const char *)ahead + t * at->bytes, _MM_HINT_T0);
-        slab_pairs(one, table, at->slab + t * at->bytes, format);
-        UNROLL
-        for (int j = 0; j < (int)int_slab_depth(format) / 2; j++) {
-            pair[j][t] = one[j];
-        }
-    }
-    at->slab += INT_SLAB_BYTES;
+// Of tile t beside the first one of a block.
+INLINE int64_t tile_offset(const struct stream *stream, const int t, const int64_t bytes) {
+    return t / INT_BLOCK_TILES * stream->bytes + t % INT_BLOCK_TILES * bytes;
 }
 
-// One group: sum[t][i] = chain of row i of a with the codes of tile t. `units`: as many as the group has.
-INLINE void group_chain(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, struct tiles *at,
-                        const struct table *table, const enum format format, const enum method method, const int rows,
-                        const int tiles, int64_t units, const bool whole) {
+// Rows of a over one group, halves of their units as F32, in the order of a.
+struct group_halves {
+    _Alignas(64) float even[FEW_ROWS * MOST_UNITS], odd[FEW_ROWS * MOST_UNITS];
+};
+
+INLINE void split_group(struct group_halves *halves, const uint32_t *a, const int64_t words) {
+    for (int64_t i = 0; i < words; i += VECTOR) {
+        __m512i pair = _mm512_loadu_si512(a + i);
+        __m512i even = _mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000u));
+        _mm512_store_ps(halves->even + i, _mm512_castsi512_ps(even));
+        _mm512_store_ps(halves->odd + i, _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)));
+    }
+}
+
+INLINE void ask_ahead(const struct stream *stream, const uint8_t *from, const int tiles) {
+    const uint8_t *line = from + AHEAD;
+    line += line < stream->end ? 0 : stream->jump;
+    UNROLL
+    for (int t = 0; t < tiles; t++) {
+        _mm_prefetch((const char *)line + tile_offset(stream, t, INT_SLAB_BYTES), _MM_HINT_T1);
+    }
+}
+
+// Code j of each lane of a slab as F32, without the detour over pairs. `lanes` is moved along as j ascends.
+//   int4   code 2 i + 1 stands at bit 4 i, code 2 i at bit 16 + 4 i: after a shift by 4 i one look-up for each, which
+//          takes as many low bits of its index as its table is long (that of the upper halves clears the lower)
+//   int8   a code put into the mantissa of 2^23 or 2^15, its sign bit turned: 2^23 + 128 + code; two codes for a shift
+INLINE __m512 next_code(__m512i *lanes, const struct table *table, const enum format format, const int j) {
+    if (format == FORMAT_INT4) {
+        if (j % 2 == 0) {
+            *lanes = j == 0 ? *lanes : _mm512_srli_epi32(*lanes, 4);
+            return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, *lanes, table->values));
+        }
+        return _mm512_permutexvar_ps(*lanes, table->floats);
+    }
+    const __m512i from = j % 2 == 0 ? _mm512_srli_epi32(*lanes, 16) : *lanes;
+    const float base = j < 2 ? 0x1p23f : 0x1p15f;
+    const __m512i field = _mm512_set1_epi32(j < 2 ? 0xff : 0xff00);
+    const __m512i number = _mm512_castps_si512(_mm512_set1_ps(base + 128.0f));
+    __m512i sum = _mm512_ternarylogic_epi32(from, field, number, 0x6a);   // (from & field) ^ number
+    return _mm512_sub_ps(_mm512_castsi512_ps(sum), _mm512_set1_ps(base + 128.0f));
+}
+
+// The slabs of k of `tiles` tiles; `x`, `y`: even and odd k of row 0. `units`: pairs of k that there are.
+INLINE void multiply_halves(__m512 sum[FEW_GROUPS][FEW_ROWS], const float *x, const float *y,
+                            const struct stream *stream, const uint8_t *slab, const struct table *table,
+                            const enum format format, const int rows, const int tiles, const int64_t units) {
+    __m512i lanes[FEW_GROUPS];
+    UNROLL
+    for (int t = 0; t < tiles; t++) {
+        lanes[t] = _mm512_loadu_si512(slab + tile_offset(stream, t, INT_SLAB_BYTES));
+    }
+    UNROLL
+    for (int j = 0; j < (int)int_slab_depth(format); j++) {
+        __m512 code[FEW_GROUPS];
+        UNROLL
+        for (int t = 0; t < tiles; t++) {
+            code[t] = next_code(&lanes[t], table, format, j);
+        }
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            if (j >= 2 * units) {
+                continue;
+            }
+            __m512 factor = _mm512_set1_ps((j % 2 == 0 ? x : y)[i * LINEAR_CHUNK + j / 2]);
+            UNROLL
+            for (int t = 0; t < tiles; t++) {
+                sum[t][i] = _mm512_fmadd_ps(factor, code[t], sum[t][i]);
+                __asm__("" : "+v"(sum[t][i]));   // here, not at the end of the loop
+            }
+        }
+    }
+}
+
+// The same by pairs; `a`: the units of row 0.
+INLINE void multiply_pairs(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, const struct stream *stream,
+                           const uint8_t *slab, const struct table *table, const enum format format, const int rows,
+                           const int tiles, const int64_t units) {
+    __m512i pair[FEW_GROUPS][MAX_PAIRS];
+    UNROLL
+    for (int t = 0; t < tiles; t++) {
+        slab_pairs(pair[t], table, slab + tile_offset(stream, t, INT_SLAB_BYTES), format);
+    }
+    UNROLL
+    for (int j = 0; j < (int)int_slab_depth(format) / 2; j++) {
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            if (j >= units) {
+                continue;
+            }
+            __m512i factor = _mm512_set1_epi32((int)a[i * LINEAR_CHUNK + j]);
+            UNROLL
+            for (int t = 0; t < tiles; t++) {
+                sum[t][i] = multiply_add(UNIT_PAIR, sum[t][i], factor, pair[t][j]);
+                __asm__("" : "+v"(sum[t][i]));
+            }
+        }
+    }
+}
+
+// One group of `tiles` tiles: sum[t][i] = chain of row i of a with the codes of tile t. `units`: as many as it has.
+INLINE void group_chain(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, const struct group_halves *halves,
+                        const struct stream *stream, const uint8_t *slab, const struct table *table,
+                        const enum format format, const enum method method, const int rows, const int tiles,
+                        int64_t units, const bool whole) {
     const int pairs = (int)int_slab_depth(format) / 2;
-    struct halves halves;
     UNROLL
     for (int t = 0; t < tiles; t++) {
         UNROLL
@@ -150,96 +250,93 @@ INLINE void group_chain(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, str
             sum[t][i] = _mm512_setzero_ps();
         }
     }
-    for (; units > 0; units -= LINEAR_CHUNK, a += rows * LINEAR_CHUNK) {
-        if (method == METHOD_HALVES) {
-            split_rows(&halves, a, rows);
-        }
-        for (int unit = 0; unit < LINEAR_CHUNK && (whole || unit < units); unit += pairs) {
-            __m512i pair[MAX_PAIRS][FEW_GROUPS];
-            next_slabs(pair, at, table, format, tiles);
-            UNROLL
-            for (int j = 0; j < pairs; j++) {
-                if (whole || unit + j < units) {
-                    multiply_unit(sum, a, &halves, unit + j, rows, tiles, method, pair[j]);
-                }
+    for (int64_t place = 0; units > 0; units -= LINEAR_CHUNK, place += rows * LINEAR_CHUNK) {
+        for (int unit = 0; unit < LINEAR_CHUNK && (whole || unit < units); unit += pairs, slab += stream->stride) {
+            const int64_t left = whole ? pairs : units - unit;
+            ask_ahead(stream, slab, tiles);
+            if (method == METHOD_HALVES) {
+                multiply_halves(sum, halves->even + place + unit, halves->odd + place + unit, stream, slab, table,
+                                format, rows, tiles, left);
+            } else {
+                multiply_pairs(sum, a + place + unit, stream, slab, table, format, rows, tiles, left);
             }
         }
     }
 }
 
-// `tiles` tiles of columns from `first` on.
-INLINE void tile_some(const struct linear_tile *tile, const int first, const enum format format,
-                      const enum method method, const int rows, const int tiles) {
-    const struct tensor *weight = tile->mapped->integers;
-    const struct table table = table_load();
-    const int64_t group = int_group(format), column = (tile->column + first) / VECTOR;
-    const int64_t scale_stride = int_groups(weight) * VECTOR;
-    const uint16_t *scales = int_scales(weight, column);
-    const uint32_t *a = tile->a;
-    struct tiles at = {.slab = int_codes(weight, column), .bytes = int_tile_bytes(weight)};
-    at.end = at.slab + at.bytes;
-    at.next = first + tiles * VECTOR >= tile->columns && tile->next != NULL ? (const uint8_t *)tile->next - at.bytes
-                                                                            : at.slab + (tiles - 1) * at.bytes;
-    for (int64_t k = 0; k < tile->depth; k += group, scales += VECTOR, a += group / 2 * rows) {
-        const int64_t left = tile->depth - k;
-        const bool start = k == 0 && !tile->add;
-        __m512 sum[FEW_GROUPS][FEW_ROWS];
-        if (left >= group) {
-            group_chain(sum, a, &at, &table, format, method, rows, tiles, group / 2, true);
-        } else {
-            group_chain(sum, a, &at, &table, format, method, rows, tiles, (left + 1) / 2, false);
-        }
+// Tiles [place, place + tiles) from stream->at on, columns of c from `c` on.
+INLINE void multiply_group(const struct linear_tile *tile, float *c, const uint32_t *a,
+                           const struct group_halves *halves, const struct stream *stream, const struct table *table,
+                           const enum format format, const enum method method, const int rows, const int64_t place,
+                           const int tiles, const int64_t units, const bool start) {
+    const int64_t scale_bytes = VECTOR * (int64_t)sizeof(uint16_t), block = place / INT_BLOCK_TILES * stream->bytes;
+    const uint8_t *scales = stream->at + block + place % INT_BLOCK_TILES * scale_bytes;
+    const uint8_t *slab = stream->at + block + stream->stride / INT_SLAB_BYTES * scale_bytes +
+                          place % INT_BLOCK_TILES * INT_SLAB_BYTES;
+    __m512 sum[FEW_GROUPS][FEW_ROWS];
+    if (units == int_group(format) / 2) {
+        group_chain(sum, a, halves, stream, slab, table, format, method, rows, tiles, int_group(format) / 2, true);
+    } else {
+        group_chain(sum, a, halves, stream, slab, table, format, method, rows, tiles, units, false);
+    }
+    UNROLL
+    for (int t = 0; t < tiles; t++) {
+        __m512 scale = load_scales((const uint16_t *)(const void *)(scales + tile_offset(stream, t, scale_bytes)));
         UNROLL
-        for (int t = 0; t < tiles; t++) {
-            __m512 scale = load_scales(scales + t * scale_stride);
-            UNROLL
-            for (int i = 0; i < rows; i++) {
-                float *c = tile->c + i * tile->c_stride + first + t * VECTOR;
-                __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(c);
-                _mm512_storeu_ps(c, _mm512_fmadd_ps(sum[t][i], scale, total));
-            }
+        for (int i = 0; i < rows; i++) {
+            float *to = c + i * tile->c_stride + (place + t) * VECTOR;
+            __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
+            _mm512_storeu_ps(to, _mm512_fmadd_ps(sum[t][i], scale, total));
         }
     }
 }
 
-// One row of int4: tile after tile, the total in a register. Measured faster from memory than tiles side by side.
-INLINE void tile_row_int4(const struct linear_tile *tile, const int first) {
+// Tiles [first, first + tiles), all in blocks of `width` tiles, group by group: as many tiles at a time as leave the
+// sums in registers.
+INLINE void tile_blocks(const struct linear_tile *tile, const enum format format, const enum method method,
+                        const int rows, const int64_t first, const int64_t tiles, const int64_t width) {
     const struct tensor *weight = tile->mapped->integers;
     const struct table table = table_load();
-    const uint8_t *slab = int_codes(weight, (tile->column + first) / VECTOR);
-    const uint16_t *scales = int_scales(weight, (tile->column + first) / VECTOR);
+    const int most = method == METHOD_HALVES ? MOST_TILES(rows) : MOST_TILES_OF_PAIRS(rows);
+    const int64_t group = int_group(format), group_bytes = int_group_bytes(format, width);
+    const bool last = (first + tiles) * VECTOR >= tile->columns;
+    float *const c = tile->c + first * VECTOR;
     const uint32_t *a = tile->a;
-    __m512 total = tile->add ? _mm512_loadu_ps(tile->c + first) : _mm512_setzero_ps();
-    for (int64_t left = (tile->depth + 1) / 2; left > 0; left -= LINEAR_CHUNK, a += LINEAR_CHUNK, scales += VECTOR) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int unit = 0; unit < LINEAR_CHUNK && unit < left; unit += MAX_PAIRS, slab += INT_SLAB_BYTES) {
-            __m512i pair[MAX_PAIRS];
-            _mm_prefetch((const char *)slab + AHEAD, _MM_HINT_T0);
-            slab_pairs(pair, &table, slab, FORMAT_INT4);
-            UNROLL
-            for (int j = 0; j < MAX_PAIRS; j++) {
-                if (unit + j < left) {
-                    sum = multiply_add(UNIT_PAIR, sum, _mm512_set1_epi32((int)a[unit + j]), pair[j]);
-                }
-            }
+    struct stream stream = {.at = (const uint8_t *)int_scales(weight, tile->column / VECTOR + first, 0),
+                            .stride = width * INT_SLAB_BYTES,
+                            .bytes = int_block_bytes(weight, width)};
+    stream.end = stream.at + stream.bytes;
+    stream.jump = last && tile->next != NULL ? (const uint8_t *)tile->next - stream.end
+                                             : (tiles / width - 1) * stream.bytes;
+    struct group_halves halves;
+    for (int64_t k = 0; k < tile->depth; k += group, a += group / 2 * rows, stream.at += group_bytes) {
+        const int64_t units = tile->depth - k < group ? (tile->depth - k + 1) / 2 : group / 2;
+        const bool start = k == 0 && !tile->add;
+        if (method == METHOD_HALVES) {
+            split_group(&halves, a, (units + LINEAR_CHUNK - 1) / LINEAR_CHUNK * LINEAR_CHUNK * rows);
         }
-        total = _mm512_fmadd_ps(sum, load_scales(scales), total);
+        int64_t place = 0;
+        for (; most == 4 && place + 4 <= tiles; place += 4) {
+            multiply_group(tile, c, a, &halves, &stream, &table, format, method, rows, place, 4, units, start);
+        }
+        for (; place + 2 <= tiles; place += 2) {
+            multiply_group(tile, c, a, &halves, &stream, &table, format, method, rows, place, 2, units, start);
+        }
+        for (; place < tiles; place++) {
+            multiply_group(tile, c, a, &halves, &stream, &table, format, method, rows, place, 1, units, start);
+        }
     }
-    _mm512_storeu_ps(tile->c + first, total);
 }
 
-// As many tiles at a time as leave the sums in registers.
-INLINE void tile_pairs(const struct linear_tile *tile, const enum format format, const enum method method,
+// Whole blocks, then one that has fewer tiles.
+INLINE void tile_block(const struct linear_tile *tile, const enum format format, const enum method method,
                        const int rows) {
-    int first = 0;
-    for (; format == FORMAT_INT4 && rows == 1 && first < tile->columns; first += VECTOR) {
-        tile_row_int4(tile, first);
+    const int64_t tiles = (tile->columns + VECTOR - 1) / VECTOR, whole = tiles / INT_BLOCK_TILES * INT_BLOCK_TILES;
+    if (whole > 0) {
+        tile_blocks(tile, format, method, rows, 0, whole, INT_BLOCK_TILES);
     }
-    for (; rows <= 4 && tile->columns - first > VECTOR; first += 2 * VECTOR) {
-        tile_some(tile, first, format, method, rows, 2);
-    }
-    for (; first < tile->columns; first += VECTOR) {
-        tile_some(tile, first, format, method, rows, 1);
+    if (whole < tiles) {
+        tile_blocks(tile, format, method, rows, whole, tiles - whole, tiles - whole);
     }
 }
 
@@ -247,12 +344,11 @@ INLINE void tile_pairs(const struct linear_tile *tile, const enum format format,
 INLINE void tile_singles(const struct linear_tile *tile, const int first, const enum format format) {
     const struct tensor *weight = tile->mapped->integers;
     const int64_t group = int_group(format), depth = int_slab_depth(format);
-    const uint8_t *codes = int_codes(weight, (tile->column + first) / VECTOR);
+    const int64_t number = (tile->column + first) / VECTOR;
     for (int i = 0; i < tile->rows; i++) {
         float *c = tile->c + i * tile->c_stride + first;
-        const uint16_t *scales = int_scales(weight, (tile->column + first) / VECTOR);
         __m512 total = tile->add ? _mm512_loadu_ps(c) : _mm512_setzero_ps();
-        for (int64_t begin = 0; begin < tile->depth; begin += group, scales += VECTOR) {
+        for (int64_t begin = 0; begin < tile->depth; begin += group) {
             int64_t end = begin + group < tile->depth ? begin + group : tile->depth;
             __m512 sum = _mm512_setzero_ps();
             for (int64_t k = begin; k < end; k += depth) {
@@ -260,12 +356,12 @@ INLINE void tile_singles(const struct linear_tile *tile, const int first, const 
                 UNROLL
                 for (int j = 0; j < (int)depth; j++) {
                     if (k + j < end) {
-                        __m512 code = slab_code(codes + k / depth * INT_SLAB_BYTES, format, j);
+                        __m512 code = slab_code(slab_at(weight, format, number, k), format, j);
                         sum = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_set1_epi32((int)x[j])), code, sum);
                     }
                 }
             }
-            total = _mm512_fmadd_ps(sum, load_scales(scales), total);
+            total = _mm512_fmadd_ps(sum, load_scales(int_scales(weight, number, begin / group)), total);
         }
         _mm512_storeu_ps(c, total);
     }
@@ -273,16 +369,16 @@ INLINE void tile_singles(const struct linear_tile *tile, const int first, const 
 
 #define TILE(rows)                                                        \
     static void tile_int8_pairs_##rows(const struct linear_tile *tile) {  \
-        tile_pairs(tile, FORMAT_INT8, METHOD_PAIRS, rows);                \
+        tile_block(tile, FORMAT_INT8, METHOD_PAIRS, rows);                \
     }                                                                     \
     static void tile_int8_halves_##rows(const struct linear_tile *tile) { \
-        tile_pairs(tile, FORMAT_INT8, METHOD_HALVES, rows);               \
+        tile_block(tile, FORMAT_INT8, METHOD_HALVES, rows);               \
     }                                                                     \
     static void tile_int4_pairs_##rows(const struct linear_tile *tile) {  \
-        tile_pairs(tile, FORMAT_INT4, METHOD_PAIRS, rows);                \
+        tile_block(tile, FORMAT_INT4, METHOD_PAIRS, rows);                \
     }                                                                     \
     static void tile_int4_halves_##rows(const struct linear_tile *tile) { \
-        tile_pairs(tile, FORMAT_INT4, METHOD_HALVES, rows);               \
+        tile_block(tile, FORMAT_INT4, METHOD_HALVES, rows);               \
     }
 TILE(1)
 TILE(2)

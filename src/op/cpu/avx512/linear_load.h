@@ -121,6 +121,12 @@ INLINE __m512 multiply_add(enum linear_unit unit, __m512 sum, __m512i a, __m512i
                              : _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
 }
 
+// sum += a * b in the form that overwrites its sum. The compiler likes to overwrite a factor instead; with all
+// registers in use it then moves sums about, and to the stack.
+INLINE void accumulate(__m512 *sum, __m512 a, __m512 b) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b));
+}
+
 // How pairs of few rows are multiplied: as they are, or their halves by two multiply-adds (kernels_avx512_pairs).
 enum method { METHOD_PAIRS, METHOD_HALVES };
 

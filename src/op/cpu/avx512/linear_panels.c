@@ -29,12 +29,13 @@ INLINE void load_unit(__m512i pair[GROUPS], const enum format format, const stru
 // One panel, or two of which each is read front to back.
 struct reader {
     const char *from, *end;   // in the first panel
-    const char *next;         // as if the panel that follows began at `end`
+    int64_t jump;             // from `end` to the panel that is read next
     int64_t bytes;            // of a panel
 };
 
 INLINE void ask_ahead(const struct reader *reader, const int panels, const int lines) {
-    const char *line = (reader->from + AHEAD < reader->end ? reader->from : reader->next) + AHEAD;
+    const char *line = reader->from + AHEAD;
+    line += line < reader->end ? 0 : reader->jump;
     UNROLL
     for (int panel = 0; panel < panels; panel++, line += reader->bytes) {
         UNROLL
@@ -68,7 +69,7 @@ INLINE const uint32_t *multiply_chunks(__m512 sum[FEW_GROUPS][FEW_ROWS], const u
             UNROLL
             for (int i = 0; i < 4; i++) {
                 load_units(pair, reader, i * bytes, panels, format, table);
-                multiply_unit(sum, a, &halves, part + i, rows, panels * GROUPS, method, pair);
+                multiply_unit(sum, a, &halves, part + i, rows, panels * GROUPS, method, format != FORMAT_BF16, pair);
             }
             reader->from += 4 * bytes;
         }
@@ -78,7 +79,7 @@ INLINE const uint32_t *multiply_chunks(__m512 sum[FEW_GROUPS][FEW_ROWS], const u
     }
     for (int unit = 0; unit < units; unit++, reader->from += bytes) {
         load_units(pair, reader, 0, panels, format, table);
-        multiply_unit(sum, a, &halves, unit, rows, panels * GROUPS, method, pair);
+        multiply_unit(sum, a, &halves, unit, rows, panels * GROUPS, method, format != FORMAT_BF16, pair);
     }
     return a;
 }
@@ -93,7 +94,7 @@ INLINE void tile_any(const struct linear_tile *tile, int first, const enum forma
     const uint32_t *a = tile->a;
     struct reader reader = {.from = tile->mapped->data + (tile->column + first) / PANEL_ROWS * bytes, .bytes = bytes};
     reader.end = reader.from + bytes;
-    reader.next = last && tile->next != NULL ? tile->next - bytes : reader.from + (panels - 1) * bytes;
+    reader.jump = last && tile->next != NULL ? tile->next - reader.end : (panels - 1) * bytes;
     __m512 sum[FEW_GROUPS][FEW_ROWS];
     for (int64_t begin = 0; begin < tile->units; begin += scaled ? block : tile->units) {
         const int64_t left = tile->units - begin;
