@@ -224,7 +224,7 @@ void op_combine_rows(struct op_context *op, struct tensor *y, const struct tenso
 void op_copy(struct op_context *op, struct tensor *y, const struct tensor *x);   // rank 1..3, casts
 void op_add(struct op_context *op, struct tensor *y, const struct tensor *x);    // y (f32) += x (f32|bf16)
 void op_sum(struct op_context *op, struct tensor *y, const struct tensor *a,
-            const struct tensor *b);   // y (f32|bf16) = a (f32) + b (f32|bf16), rounded; the bits of op_add, op_copy
+            const struct tensor *b);   // y (f32|bf16; may be a) = a (f32) + b (f32|bf16), rounded
 void op_zero(struct op_context *op, struct tensor *y);
 
 // ---- Loss ----------------------------------------------------------------------------------------------------------

@@ -210,16 +210,10 @@ static void load_scales(const struct run *run, float *scale, int64_t stride, con
         return;
     }
     const bool alone = operand->scale != NULL && operand->scale_rows == 1;
-    const int64_t apart = operand->scale_row_stride * (int64_t)sizeof *scale;
     for (int64_t k = k_begin; k < k_end; k += run->scale_depth, scale += stride) {
         float first = linear_scale(operand, row, k);
-        const char *from = (const char *)operand->scale;
-        from += alone ? row * apart + k / BLOCK_SIZE * operand->scale_k_stride * (int64_t)sizeof *scale : 0;
         for (int64_t i = 0; i < rows; i++) {
-            scale[i] = first;
-            if (alone) {
-                memcpy(&scale[i], from + i * apart, sizeof *scale);
-            }
+            scale[i] = alone && i > 0 ? linear_scale(operand, row + i, k) : first;
         }
         for (int64_t i = rows; i < stride; i++) {
             scale[i] = 0.0f;
