@@ -119,16 +119,6 @@ static int read_generation_config(struct minke_model *model, const char *directo
     return code;
 }
 
-// Interleaves what is stored where products gain from it and the memory is there: the files themselves take none that
-// others could not have.
-static int interleave(struct minke_model *model, struct error *error) {
-    if (!op_interleaves(&model->op) || model->model.compute != FORMAT_BF16 ||
-        model_interleaved_bytes(&model->model.params, &model->model.config) > memory_available() / 4 * 3) {
-        return 0;
-    }
-    return model_interleave(&model->model.params, &model->model.config, true, &model->op, &model->arena, error);
-}
-
 static int open_parts(struct minke_model *model, const char *directory, const struct minke_model_options *options,
                       struct error *error) {
     enum isa isa = ISA_BEST;
@@ -163,7 +153,9 @@ static int open_parts(struct minke_model *model, const char *directory, const st
                                                          model->pool, &model->arena, error)) != 0) {
         return code;
     }
-    if (weights == FORMAT_NONE && !mapped && options->ram_bytes == 0 && (code = interleave(model, error)) != 0) {
+    if (weights == FORMAT_NONE && !mapped && options->ram_bytes == 0 &&
+        (code = model_interleave_mapped(&model->model.params, &model->model.config, model->model.compute, &model->op,
+                                        &model->arena, error)) != 0) {
         return code;
     }
     if (options->ram_bytes > 0) {

@@ -222,7 +222,7 @@ static const struct command_option options[] = {
     {.name = "ram", .argument = "SIZE", .help = "directory: memory to use at most, e.g. 16G", .text = &asked.ram},
     {.name = "weights",
      .argument = "W",
-     .help = "prefill, decode: this format alone",
+     .help = "prefill, decode: this format alone; directory, mtp, serve: *-mapped leaves weights in the files",
      .text = &asked.options.weights,
      .choices = "bf16|fp8|int8|int4|bf16-mapped|fp8-mapped"},
     CACHE_OPTION(asked.options.cache),

@@ -1,13 +1,16 @@
-// A model directory, mapped or under a memory limit: tokens written one by one, with the bytes that a token reads. The
-// directory may be a single layer of a large model; what a token takes in a layer tells what it takes in many.
+// A model directory, opened as the program opens it, mapped, or under a memory limit: tokens written one by one, with
+// the bytes that a token reads. The directory may be a single layer of a large model; what a token takes in a layer
+// tells what it takes in many.
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "app/bench.h"
 #include "base/rng.h"
 #include "infer/session.h"
 #include "model/experts.h"
 #include "model/load.h"
+#include "model/quantize.h"
 #include "tensor/formats.h"
 
 struct directory {
@@ -19,18 +22,21 @@ struct directory {
 int bench_directory_open(struct bench_directory *directory, struct bench *bench, int64_t positions,
                          struct error *error) {
     struct model *model = &directory->model;
-    const char *path = bench->options.directory;
+    const char *path = bench->options.directory, *weights = bench->options.weights;
     struct expert_options limit = {.ram_bytes = bench->options.ram_bytes};
+    const bool mapped = limit.ram_bytes > 0 || (weights != NULL && strstr(weights, "mapped") != NULL);
     int code;
+    model->compute = FORMAT_BF16;
     arena_init(&directory->arena, "model directory");
     if ((code = model_config_read(&model->config, path, error)) != 0 ||
         (code = checkpoint_open(&directory->checkpoint, path, error)) != 0 ||
         (code = model_map(&model->params, &model->config, directory->checkpoint, &directory->arena, error)) != 0 ||
+        (!mapped && (code = model_interleave_mapped(&model->params, &model->config, model->compute,
+                                                    &bench->op[TEAM_ALL], &directory->arena, error)) != 0) ||
         (limit.ram_bytes > 0 && (code = expert_store_create(&directory->store, &model->params, &model->config,
                                                             directory->checkpoint, &limit, error)) != 0)) {
         return code;
     }
-    model->compute = FORMAT_BF16;
     model_prepare(model, positions, &directory->arena);
     model_prepare_absorbed(model);
     return 0;

@@ -192,3 +192,12 @@ int model_interleave(struct model_params *params, const struct model_config *con
     struct plan plan = {.format = FORMAT_NONE};
     return make_model(&plan, params, config, mapped, op, arena, error);
 }
+
+int model_interleave_mapped(struct model_params *params, const struct model_config *config, enum format compute,
+                            struct op_context *op, struct arena *arena, struct error *error) {
+    if (!op_interleaves(op) || compute != FORMAT_BF16 ||
+        model_interleaved_bytes(params, config) > memory_available() / 4 * 3) {
+        return 0;
+    }
+    return model_interleave(params, config, true, op, arena, error);
+}

@@ -27,4 +27,10 @@ int model_interleave(struct model_params *params, const struct model_config *con
                      struct arena *arena, struct error *error);
 int64_t model_interleaved_bytes(struct model_params *params, const struct model_config *config);   // memory for that
 
+// The same for weights that are mapped from files, where products gain from it (op_interleaves, activations in BF16)
+// and the copy takes at most three quarters of the memory that is left: the files themselves take none that others
+// could not have. Else nothing is done.
+int model_interleave_mapped(struct model_params *params, const struct model_config *config, enum format compute,
+                            struct op_context *op, struct arena *arena, struct error *error);
+
 #endif
