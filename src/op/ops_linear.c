@@ -158,14 +158,22 @@ static void check_offsets(const int32_t *offsets, int64_t groups, int64_t rows) 
     }
 }
 
-static void list_groups(struct linear_group *list, struct tensor *out, const struct tensor *left,
-                        const struct tensor *right, int right_depth_axis, const int32_t *offsets, int64_t groups) {
+// The groups that have rows, of which a token has few: the weights of all others are not looked at. Returns how many.
+static int64_t list_groups(struct linear_group *list, struct tensor *out, const struct tensor *left,
+                           const struct tensor *right, int right_depth_axis, const int32_t *offsets, int64_t groups) {
+    const struct tensor *first = NULL;
+    int64_t count = 0;
     check_offsets(offsets, groups, left->shape[0]);
     for (int64_t g = 0; g < groups; g++) {
+        if (offsets[g] == offsets[g + 1]) {
+            continue;
+        }
+        first = first == NULL ? &right[g] : first;
         check_rows(out, left, &right[g], right_depth_axis, OP_SET);
-        CHECK(right[g].format == right[0].format, "experts of formats %d and %d", right[g].format, right[0].format);
-        list[g] = multiply_rows(out, left, &right[g], right_depth_axis, offsets[g], offsets[g + 1] - offsets[g]);
+        CHECK(right[g].format == first->format, "experts of formats %d and %d", right[g].format, first->format);
+        list[count++] = multiply_rows(out, left, &right[g], right_depth_axis, offsets[g], offsets[g + 1] - offsets[g]);
     }
+    return count;
 }
 
 static void multiply_rows_grouped(struct op_context *op, struct tensor *out, const struct tensor *left,
@@ -173,8 +181,8 @@ static void multiply_rows_grouped(struct op_context *op, struct tensor *out, con
                                   int64_t groups) {
     struct arena_mark mark = arena_mark(op->scratch);
     struct linear_group *list = arena_allocate(op->scratch, (size_t)groups, sizeof *list);
-    list_groups(list, out, left, right, right_depth_axis, offsets, groups);
-    multiply(op, list, groups, out->format, OP_SET);
+    int64_t count = list_groups(list, out, left, right, right_depth_axis, offsets, groups);
+    multiply(op, list, count, out->format, OP_SET);
     arena_release(op->scratch, mark);
 }
 
@@ -194,9 +202,9 @@ void op_linear_grouped_pair(struct op_context *op, struct tensor *y_first, struc
     }
     struct arena_mark mark = arena_mark(op->scratch);
     struct linear_group *list = arena_allocate(op->scratch, (size_t)(2 * groups), sizeof *list);
-    list_groups(list, y_first, x, w_first, 1, offsets, groups);
-    list_groups(list + groups, y_second, x, w_second, 1, offsets, groups);
-    multiply(op, list, 2 * groups, y_first->format, OP_SET);
+    int64_t count = list_groups(list, y_first, x, w_first, 1, offsets, groups);
+    count += list_groups(list + count, y_second, x, w_second, 1, offsets, groups);
+    multiply(op, list, count, y_first->format, OP_SET);
     arena_release(op->scratch, mark);
 }
 

@@ -382,8 +382,10 @@ static void attention_areas(struct attention_job *job, struct op_context *op) {
         struct attention_area *area = &job->area[i];
         area->queries = arena_allocate(op->scratch, QUERY_ROWS * words, sizeof(uint32_t));
         area->lanes = arena_allocate(op->scratch, words * KEY_ROWS, sizeof(uint32_t));
-        area->values = arena_allocate_zero(op->scratch, KEY_ROWS / step * columns,
-                                           sizeof(uint32_t));   // padding columns stay zero
+        area->values = arena_allocate(op->scratch, KEY_ROWS / step * columns, sizeof(uint32_t));
+        if (job->columns > job->v->shape[2]) {   // columns beyond are never packed
+            memset(area->values, 0, KEY_ROWS / step * columns * sizeof(uint32_t));
+        }
         area->factor = arena_allocate(op->scratch, QUERY_ROWS * KEY_ROWS / step, sizeof(uint32_t));
         // A mapped tile may read as if there were DIRECT_ROWS rows.
         area->direct = arena_allocate_zero(
