@@ -153,9 +153,9 @@ static int open_parts(struct minke_model *model, const char *directory, const st
                                                          model->pool, &model->arena, error)) != 0) {
         return code;
     }
-    if (weights == FORMAT_NONE && !mapped && options->ram_bytes == 0 &&
-        (code = model_interleave_mapped(&model->model.params, &model->model.config, model->model.compute, &model->op,
-                                        &model->arena, error)) != 0) {
+    if (!mapped && options->ram_bytes == 0 &&
+        (code = model_interleave_mapped(&model->model, weights != FORMAT_NONE, &model->op, &model->arena, error)) !=
+            0) {
         return code;
     }
     if (options->ram_bytes > 0) {

@@ -31,14 +31,14 @@ int bench_directory_open(struct bench_directory *directory, struct bench *bench,
     if ((code = model_config_read(&model->config, path, error)) != 0 ||
         (code = checkpoint_open(&directory->checkpoint, path, error)) != 0 ||
         (code = model_map(&model->params, &model->config, directory->checkpoint, &directory->arena, error)) != 0 ||
-        (!mapped && (code = model_interleave_mapped(&model->params, &model->config, model->compute,
-                                                    &bench->op[TEAM_ALL], &directory->arena, error)) != 0) ||
+        (!mapped &&
+         (code = model_interleave_mapped(model, false, &bench->op[TEAM_ALL], &directory->arena, error)) != 0) ||
         (limit.ram_bytes > 0 && (code = expert_store_create(&directory->store, &model->params, &model->config,
                                                             directory->checkpoint, &limit, error)) != 0)) {
         return code;
     }
     model_prepare(model, positions, &directory->arena);
-    model_prepare_absorbed(model);
+    model_prepare_absorbed(model, &bench->op[TEAM_ALL]);
     return 0;
 }
 

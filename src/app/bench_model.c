@@ -17,6 +17,7 @@
 #include "model/quantize.h"
 #include "tensor/formats.h"
 #include "tensor/int_groups.h"
+#include "tensor/panels.h"
 #include "train/optimizer.h"
 
 #define CHUNK 512          // prompt tokens per forward pass
@@ -311,7 +312,8 @@ static int inference_open(struct inference *inference, struct bench *bench, cons
         return code;
     }
     model_prepare(model, capacity, &inference->arena);
-    model_prepare_absorbed(model);
+    model->absorbed_panels = !kind->mapped && op_interleaves(op);
+    model_prepare_absorbed(model, op);
     return session_create(&inference->session, model, op, &options, error);
 }
 
@@ -400,7 +402,10 @@ double bench_token_bytes(struct model_params *params, const struct model_config 
     double bytes = (double)kv_cache_token_bytes(config, &layout) * (double)depth * layers / all;
     for (int64_t l = 0; l < config->num_hidden_layers; l++) {
         const struct mla_params *attention = &params->layers[l].self_attn;
-        if (tensor_present(&attention->kv_b_dense)) {
+        if (tensor_present(&attention->absorbed_key)) {
+            bytes += (double)(panels_bytes(&attention->absorbed_key) + panels_bytes(&attention->absorbed_value) -
+                              tensor_bytes(&attention->kv_b_proj));
+        } else if (tensor_present(&attention->kv_b_dense)) {
             bytes += (double)(tensor_bytes(&attention->kv_b_dense) - tensor_bytes(&attention->kv_b_proj));
         }
     }

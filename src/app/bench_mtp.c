@@ -317,7 +317,7 @@ static int open_random(struct speculation *s, struct error *error) {
         return code;
     }
     model_prepare(model, CONTEXT, arena);
-    model_prepare_absorbed(model);
+    model_prepare_absorbed(model, op);
     return 0;
 }
 

@@ -122,7 +122,7 @@ int engine_create(struct engine **out, struct model *model, struct op_context *o
         return ERROR_MEMORY;
     }
     if (options->form != SESSION_EXPANDED) {
-        model_prepare_absorbed(model);
+        model_prepare_absorbed(model, op);
     }
     engine->model = model;
     engine->op = op;

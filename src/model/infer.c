@@ -4,9 +4,9 @@
 #include "model/mtp.h"
 
 // Weights that only absorbed attention needs are made before it first runs.
-static void prepare(struct model *model, const struct token_batch *batch) {
+static void prepare(struct op_context *op, struct model *model, const struct token_batch *batch) {
     if (batch->form == ATTENTION_ABSORBED || batch->absorbed_spans > 0) {
-        model_prepare_absorbed(model);
+        model_prepare_absorbed(model, op);
     }
 }
 
@@ -51,7 +51,7 @@ static void hand_over(struct op_context *op, struct tensor *hidden, const struct
 
 void model_infer(struct op_context *op, struct tensor *hidden, struct model *model, const struct token_batch *batch,
                  struct layer_cache *caches) {
-    prepare(model, batch);
+    prepare(op, model, batch);
     struct arena_mark mark = arena_mark(op->scratch);
     struct pass pass = inference_pass(op, model, batch);
     struct tensor h = matrix_allocate(op->scratch, FORMAT_F32, batch->tokens, model->config.hidden_size);
@@ -72,7 +72,7 @@ void model_infer(struct op_context *op, struct tensor *hidden, struct model *mod
 
 void model_mtp_infer(struct op_context *op, struct tensor *hidden_out, struct model *model, int64_t depth,
                      const struct tensor *hidden_in, const struct token_batch *batch, struct layer_cache *cache) {
-    prepare(model, batch);
+    prepare(op, model, batch);
     struct arena_mark mark = arena_mark(op->scratch);
     struct pass pass = inference_pass(op, model, batch);
     pass.expert_load = batch->expert_load;

@@ -222,19 +222,30 @@ static struct tensor shared_by_heads(const struct tensor *rows, int64_t heads) {
     return view;
 }
 
+// W_UK^T and W_UV: [H, kv_lora, dn] and [H, dv, kv_lora], or the same in panels of [H*kv_lora, dn] and [H*dv, kv_lora].
+static void absorbed_weights(struct tensor *up_key_transposed, struct tensor *up_value, const struct mla_params *params,
+                             const struct mla_sizes *n) {
+    if (tensor_present(&params->absorbed_key)) {
+        *up_key_transposed = params->absorbed_key;
+        *up_value = params->absorbed_value;
+        return;
+    }
+    const struct tensor *kv_b = tensor_present(&params->kv_b_dense) ? &params->kv_b_dense : &params->kv_b_proj;
+    CHECK(kv_b->format != FORMAT_E4M3_BLOCK, "absorbed attention before model_prepare");
+    struct tensor per_head = tensor_reshape(kv_b, 3, (int64_t[]){n->heads, n->nope + n->value, n->latent});
+    struct tensor up_key = tensor_slice(&per_head, 1, 0, n->nope);
+    *up_key_transposed = tensor_transpose(&up_key, 1, 2);
+    *up_value = tensor_slice(&per_head, 1, n->nope, n->value);
+}
+
 // Queries meet the latent itself (spec 2.4): qa = W_UK^T q, context in latent space, o = W_UV context.
 static void attend_absorbed(struct op_context *op, struct tensor *o, const struct tensor *q, const struct tensor *c,
                             const struct tensor *rope_key, const struct mla_params *params, const struct mla_sizes *n,
                             const struct attention_span *spans, int64_t span_count) {
     struct arena_mark mark = arena_mark(op->scratch);
     int64_t tokens = q->shape[0];
-    const struct tensor *kv_b = tensor_present(&params->kv_b_dense) ? &params->kv_b_dense : &params->kv_b_proj;
-    CHECK(kv_b->format != FORMAT_E4M3_BLOCK, "absorbed attention before model_prepare");
-    struct tensor per_head = tensor_reshape(kv_b, 3, (int64_t[]){n->heads, n->nope + n->value, n->latent});
-    struct tensor up_key = tensor_slice(&per_head, 1, 0, n->nope),
-                  up_value = tensor_slice(&per_head, 1, n->nope, n->value);
-    struct tensor up_key_transposed = tensor_transpose(&up_key, 1, 2);
-
+    struct tensor up_key_transposed, up_value;
+    absorbed_weights(&up_key_transposed, &up_value, params, n);
     struct tensor query_rows = matrix_allocate(op->scratch, (enum format)q->format, tokens,
                                                n->heads * (n->latent + n->rope));
     struct tensor absorbed = tensor_split_columns(&query_rows, n->heads), queries = tensor_split_columns(q, n->heads);

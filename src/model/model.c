@@ -2,6 +2,7 @@
 #include "model/model.h"
 
 #include "base/memory.h"
+#include "model/absorbed.h"
 #include "model/embedding.h"
 #include "model/loss.h"
 #include "model/mtp.h"
@@ -28,26 +29,6 @@ struct model_slot {
 
 // ---- Preparation --------------------------------------------------------------------------------
 
-// In the format of activations: with BF16 like the official code, which dequantises kv_b_proj for its absorbed form.
-static struct tensor dequantized(const struct tensor *weight, enum format format, struct arena *arena) {
-    struct tensor dense = matrix_allocate(arena, format, weight->shape[0], weight->shape[1]);
-    float row[BLOCK_SIZE];
-    for (int64_t r = 0; r < weight->shape[0]; r++) {
-        for (int64_t c = 0; c < weight->shape[1]; c += BLOCK_SIZE) {
-            int64_t count = weight->shape[1] - c < BLOCK_SIZE ? weight->shape[1] - c : BLOCK_SIZE;
-            format_info(FORMAT_E4M3_BLOCK)->widen(row, weight, r, c, count);
-            format_info(format)->narrow(&dense, row, r, c, count);
-        }
-    }
-    return dense;
-}
-
-static void attention_prepare(struct mla_params *params, enum format compute, struct arena *arena) {
-    if (params->kv_b_proj.format == FORMAT_E4M3_BLOCK) {
-        params->kv_b_dense = dequantized(&params->kv_b_proj, compute, arena);
-    }
-}
-
 void model_prepare(struct model *model, int64_t positions, struct arena *arena) {
     const struct model_config *config = &model->config;
     int64_t pairs = config->qk_rope_head_dim / 2;
@@ -64,19 +45,18 @@ void model_prepare(struct model *model, int64_t positions, struct arena *arena) 
           (int)model->compute);
 }
 
-void model_prepare_absorbed(struct model *model) {
+void model_prepare_absorbed(struct model *model, struct op_context *op) {
     const struct model_config *config = &model->config;
     if (model->prepared_absorbed) {
         return;
     }
     CHECK(!model->fp8, "absorbed attention with weights that change");
     model->prepared_absorbed = true;
-    struct arena *arena = model->arena;
-    for (int64_t l = 0; l < config->num_hidden_layers; l++) {
-        attention_prepare(&model->params.layers[l].self_attn, model->compute, arena);
-    }
-    for (int64_t k = 0; k < config->num_nextn_predict_layers; k++) {
-        attention_prepare(&model->params.mtp[k].block.self_attn, model->compute, arena);
+    const int64_t layers = config->num_hidden_layers;
+    for (int64_t l = 0; l < layers + config->num_nextn_predict_layers; l++) {
+        struct mla_params *attention = l < layers ? &model->params.layers[l].self_attn
+                                                  : &model->params.mtp[l - layers].block.self_attn;
+        absorbed_prepare(op, attention, config, model->compute, model->absorbed_panels, model->arena);
     }
 }
 

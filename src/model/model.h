@@ -25,14 +25,15 @@ struct model {
     const struct dispatch *dispatch;   // NULL until model_prepare, which puts the local one and the identity map
     struct expert_map expert_map;
     struct arena *arena;      // of model_prepare
-    bool prepared_absorbed;   // kv_b_dense is there
+    bool absorbed_panels;     // absorbed attention takes its weights in panels (absorbed.h), where op_interleaves says so
+    bool prepared_absorbed;   // they are there, or kv_b_dense
 };
 // config, params and compute must be set. Builds the rope table for `positions` positions in `arena`, which must live
-// as long as the model: the plain copies (in `compute`) of E4M3 kv_b_proj that absorbed attention needs are made there
-// when it first runs.
+// as long as the model: what absorbed attention needs of kv_b_proj (absorbed.h) is made there when it first runs.
 void model_prepare(struct model *model, int64_t positions, struct arena *arena);
 
-void model_prepare_absorbed(struct model *model);   // at once; model_infer does it when it is needed
+// At once; model_infer does it when it is needed.
+void model_prepare_absorbed(struct model *model, struct op_context *op);
 
 // ---- Training -----------------------------------------------------------------------------------
 struct loss_weights {

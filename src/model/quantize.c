@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "model/absorbed.h"
 #include "tensor/formats.h"
 #include "tensor/int_groups.h"
 #include "tensor/panels.h"
@@ -193,11 +194,13 @@ int model_interleave(struct model_params *params, const struct model_config *con
     return make_model(&plan, params, config, mapped, op, arena, error);
 }
 
-int model_interleave_mapped(struct model_params *params, const struct model_config *config, enum format compute,
-                            struct op_context *op, struct arena *arena, struct error *error) {
-    if (!op_interleaves(op) || compute != FORMAT_BF16 ||
-        model_interleaved_bytes(params, config) > memory_available() / 4 * 3) {
+int model_interleave_mapped(struct model *model, bool integers, struct op_context *op, struct arena *arena,
+                            struct error *error) {
+    int64_t bytes = absorbed_bytes(&model->config);
+    bytes += integers ? 0 : model_interleaved_bytes(&model->params, &model->config);
+    if (!op_interleaves(op) || model->compute != FORMAT_BF16 || bytes > memory_available() / 4 * 3) {
         return 0;
     }
-    return model_interleave(params, config, true, op, arena, error);
+    model->absorbed_panels = true;
+    return integers ? 0 : model_interleave(&model->params, &model->config, true, op, arena, error);
 }

@@ -8,7 +8,7 @@
 #define MINKE_MODEL_QUANTIZE_H
 
 #include "base/pool.h"
-#include "model/params.h"
+#include "model/model.h"
 #include "op/ops.h"
 
 // The format that a parameter takes when `format` (FORMAT_INT8 or FORMAT_INT4) is asked for; FORMAT_NONE = it stays.
@@ -29,8 +29,9 @@ int64_t model_interleaved_bytes(struct model_params *params, const struct model_
 
 // The same for weights that are mapped from files, where products gain from it (op_interleaves, activations in BF16)
 // and the copy takes at most three quarters of the memory that is left: the files themselves take none that others
-// could not have. Else nothing is done.
-int model_interleave_mapped(struct model_params *params, const struct model_config *config, enum format compute,
-                            struct op_context *op, struct arena *arena, struct error *error);
+// could not have. Else nothing is done. What absorbed attention needs of kv_b_proj is then made in panels, too, when it
+// first runs (absorbed.h), and counted here; of a model of `integers` that alone.
+int model_interleave_mapped(struct model *model, bool integers, struct op_context *op, struct arena *arena,
+                            struct error *error);
 
 #endif

@@ -104,8 +104,9 @@ int64_t op_column_tiles(const int32_t *offsets, int64_t groups);
 // out E4M3_BLOCK from x f32|bf16: the bits of quantize_e4m3_blocks.
 void op_quantize_blocks(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
 
-// Per head: y[t,h,n] = chain over k of x[t,h,k] * w[h,n,k]; rank 3 each, any strides (w may be a transposed view). Used
-// by absorbed attention: q W_UK and context W_UV (spec 2.4).
+// Per head: y[t,h,n] = chain over k of x[t,h,k] * w[h,n,k]; rank 3 each, any strides (w may be a transposed view), or w
+// BF16 panels of [H*N, K] with N a multiple of PANEL_ROWS. Used by absorbed attention: q W_UK and context W_UV (spec
+// 2.4).
 void op_linear_heads(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w);
 
 // Whether products take weights in panels (tensor/panels.h), and with them are faster.

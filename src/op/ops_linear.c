@@ -225,13 +225,33 @@ void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw,
     arena_release(op->scratch, mark);
 }
 
-void op_linear_heads(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w) {
+// The weight of head `head`: w [H, N, K], or panels of [H * N, K].
+static struct linear_operand head_operand(const struct tensor *w, int64_t head, int64_t columns) {
+    if (format_is_panels(w->format)) {
+        struct linear_operand panels = operand(w, 0, 1);
+        panels.data += head * columns / PANEL_ROWS * panel_bytes(FORMAT_BF16, w->shape[1]);
+        return panels;
+    }
+    struct linear_operand rows = operand(w, 1, 2);
+    rows.data += head * w->stride[0] * format_info(w->format)->bytes;
+    return rows;
+}
+
+static void check_heads(const struct tensor *y, const struct tensor *x, const struct tensor *w) {
     char a[96], b[96], c[96];
-    CHECK(y->rank == 3 && x->rank == 3 && w->rank == 3 && y->shape[0] == x->shape[0] && y->shape[1] == x->shape[1] &&
-              y->shape[1] == w->shape[0] && y->shape[2] == w->shape[1] && x->shape[2] == w->shape[2],
+    const bool panels = w->format == FORMAT_BF16_PANELS;
+    bool sizes = panels ? w->rank == 2 && y->shape[1] * y->shape[2] == w->shape[0] && x->shape[2] == w->shape[1] &&
+                              y->shape[2] % PANEL_ROWS == 0
+                        : w->rank == 3 && y->shape[1] == w->shape[0] && y->shape[2] == w->shape[1] &&
+                              x->shape[2] == w->shape[2];
+    CHECK(y->rank == 3 && x->rank == 3 && y->shape[0] == x->shape[0] && y->shape[1] == x->shape[1] && sizes,
           "y %s from x %s and w %s", tensor_shape_text(a, y), tensor_shape_text(b, x), tensor_shape_text(c, w));
-    CHECK(is_activation(y) && is_activation(x) && is_activation(w), "formats %d, %d, %d", y->format, x->format,
-          w->format);
+    CHECK(is_activation(y) && is_activation(x) && (is_activation(w) || panels), "formats %d, %d, %d", y->format,
+          x->format, w->format);
+}
+
+void op_linear_heads(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w) {
+    check_heads(y, x, w);
     if (cpu_linear_heads_served(op, y, x, w)) {
         double began = op_times_begin(op);
         cpu_linear_heads(op, y, x, w);
@@ -243,14 +263,13 @@ void op_linear_heads(struct op_context *op, struct tensor *y, const struct tenso
     struct linear_group *list = arena_allocate(op->scratch, (size_t)heads, sizeof *list);
     for (int64_t head = 0; head < heads; head++) {
         list[head] = (struct linear_group){.a = operand(x, 0, 2),
-                                           .b = operand(w, 1, 2),
+                                           .b = head_operand(w, head, y->shape[2]),
                                            .c_row_stride = y->stride[0],
                                            .c_column_stride = y->stride[2],
                                            .rows = y->shape[0],
                                            .columns = y->shape[2],
                                            .depth = x->shape[2]};
         list[head].a.data += head * x->stride[1] * format_info(x->format)->bytes;
-        list[head].b.data += head * w->stride[0] * format_info(w->format)->bytes;
         list[head].c = (char *)y->data + head * y->stride[1] * format_info(y->format)->bytes;
     }
     multiply(op, list, heads, y->format, OP_SET);

@@ -109,7 +109,7 @@ void fixture_open(struct fixture *fixture, const char *name, const struct fixtur
     model->compute = options->compute;
     model_prepare(model, FIXTURE_POSITIONS, &fixture->arena);
     if (!model->fp8) {
-        model_prepare_absorbed(model);   // not at first use: tests release parts of the arena
+        model_prepare_absorbed(model, &fixture->op);   // not at first use: tests release parts of the arena
     }
 
     params_create(&fixture->gradients, &model->config, &fixture->arena);

@@ -21,7 +21,7 @@ struct heads_job {
 
 bool cpu_linear_heads_served(const struct op_context *op, const struct tensor *y, const struct tensor *x,
                              const struct tensor *w) {
-    bool bf16 = y->format == FORMAT_BF16 && x->format == FORMAT_BF16 && w->format == FORMAT_BF16;
+    bool bf16 = y->format == FORMAT_BF16 && x->format == FORMAT_BF16 && w->format == FORMAT_BF16;   // not panels
     bool strides = w->stride[1] == 1 && w->stride[2] >= w->shape[1] && x->stride[2] == 1 && y->stride[2] == 1;
     bool sizes = x->shape[0] <= MOST_ROWS && w->shape[1] % ROWS_COLUMNS == 0 && w->shape[2] % 2 == 0;
     // Products in blocks have an order of their own, which more rows than these would have.
