@@ -24,8 +24,8 @@ struct model {
     struct recompute recompute;
     const struct dispatch *dispatch;   // NULL until model_prepare, which puts the local one and the identity map
     struct expert_map expert_map;
-    struct arena *arena;      // of model_prepare
-    bool absorbed_panels;     // absorbed attention takes its weights in panels (absorbed.h), where op_interleaves says so
+    struct arena *arena;    // of model_prepare
+    bool absorbed_panels;   // absorbed attention takes its weights in panels (absorbed.h), where op_interleaves says so
     bool prepared_absorbed;   // they are there, or kv_b_dense
 };
 // config, params and compute must be set. Builds the rope table for `positions` positions in `arena`, which must live

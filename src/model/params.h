@@ -17,8 +17,8 @@ struct mla_params {                     // names as in the checkpoint under mode
     struct tensor kv_a_layernorm;       // [kv_lora]
     struct tensor kv_b_proj;            // [H*(dn+dv), kv_lora]; head i: dn rows of W_UK, then dv rows of W_UV
     struct tensor o_proj;               // [d, H*dv]
-    // Not parameters, never visited: kv_b_proj as absorbed attention takes it (absorbed.h). In panels, or without blocks
-    // when kv_b_proj is E4M3, or absent.
+    // Not parameters, never visited: kv_b_proj as absorbed attention takes it (absorbed.h). In panels, or without
+    // blocks when kv_b_proj is E4M3, or absent.
     struct tensor absorbed_key;     // [H*kv_lora, dn]: W_UK of head i, transposed
     struct tensor absorbed_value;   // [H*dv, kv_lora]: W_UV
     struct tensor kv_b_dense;

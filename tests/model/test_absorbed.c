@@ -11,7 +11,6 @@
 #include "tensor/formats.h"
 #include "tensor/panels.h"
 
-
 static struct model_config config_of(int64_t heads, int64_t nope, int64_t value, int64_t latent) {
     return (struct model_config){.num_attention_heads = heads,
                                  .qk_nope_head_dim = nope,
@@ -153,7 +152,8 @@ static void test_not_served(void **state) {
     for (int f = 0; f < 2; f++) {
         const enum format format = f == 0 ? FORMAT_BF16 : FORMAT_E4M3_BLOCK;
         struct model_config config = config_of(2, 16, f == 0 ? 48 : 32, f == 0 ? 64 : 48);
-        struct mla_params params = {.kv_b_proj = draw_weight(format, 2 * (16 + config.v_head_dim), config.kv_lora_rank)};
+        struct mla_params params = {
+            .kv_b_proj = draw_weight(format, 2 * (16 + config.v_head_dim), config.kv_lora_rank)};
         absorbed_prepare(&fixture.op, &params, &config, FORMAT_BF16, true, &arena);
         assert_false(tensor_present(&params.absorbed_key) || tensor_present(&params.absorbed_value));
         assert_int_equal(tensor_present(&params.kv_b_dense), format == FORMAT_E4M3_BLOCK);

@@ -23,6 +23,7 @@ struct attention_area {
     uint32_t *values;    // [KEY_ROWS / step][columns]
     uint32_t *factor;    // [QUERY_ROWS][KEY_ROWS / step]
     uint32_t *direct;    // of few rows: queries, then factor, as side a of a matrix product (op/cpu/linear.h)
+    float *terms;        // of few rows: queries as scores_rows takes them
     char *latent;        // of an FP8 cache: a block of keys, which are the values too, in the format of q
     float *score;        // [QUERY_ROWS][KEY_ROWS]
     float *sum;          // [QUERY_ROWS][columns]
@@ -186,8 +187,17 @@ static int64_t direct_query_words(const struct attention_job *job) {
     return DIRECT_ROWS * (whole_chunks(job->nope_words) + whole_chunks(job->q_words - job->nope_words));
 }
 
+// Whether scores of few rows are computed by scores_rows.
+static bool is_scored(const struct attention_job *job) {
+    return job->kernels->scores_rows != NULL && job->nope % SCORE_TERMS == 0 && job->rope % SCORE_TERMS == 0;
+}
+
 static void put_direct_queries(const struct attention_job *job, struct attention_area *area, int64_t rows) {
     int64_t rope_words = job->q_words - job->nope_words;
+    if (is_scored(job)) {
+        job->kernels->widen_queries(area->terms, area->queries, job->q_words, job->q_words, rows);
+        return;
+    }
     put_chunks(area->direct, area->queries, job->q_words, rows, job->nope_words);
     put_chunks(area->direct + whole_chunks(job->nope_words) * rows, area->queries + job->nope_words, job->q_words, rows,
                rope_words);
@@ -223,13 +233,39 @@ static void touch_block(const struct attention_job *job, const struct attention_
     }
 }
 
+// The first `keys` keys of a block as lines of memory, if scores_rows can ask for them: what belongs to a key lies
+// together, and one key behind the other.
+static struct key_lines block_lines(const struct attention_job *job, const struct attention_piece *piece, int64_t block,
+                                    int64_t keys) {
+    const int64_t bytes = job->k_nope->stride[0] * format_info((enum format)job->k_nope->format)->bytes;
+    if (keys == 0 || !is_scored(job) || job->rope == 0) {
+        return (struct key_lines){0};
+    }
+    const int64_t first = first_key(piece->span, block);
+    const char *key = (const char *)job->k_nope->data + first * bytes;
+    const int64_t offset = (int64_t)((uintptr_t)tensor_head_row(job->k_rope, first, 0).data - (uintptr_t)key);
+    const bool together = job->k_nope->stride[1] == 0 && offset > 0 && offset < bytes;
+    const int64_t length = (keys - 1) * bytes + offset +
+                           job->rope * format_info((enum format)job->k_rope->format)->bytes;
+    return (struct key_lines){key, together ? length / MEMORY_LINE : 0};
+}
+
 static struct linear_operand direct_operand(struct row first, int64_t row_stride, int64_t k_stride) {
     return (struct linear_operand){
         .data = first.data, .row_stride = row_stride, .k_stride = k_stride, .format = first.format};
 }
 
 static void direct_scores(const struct attention_job *job, struct attention_area *area,
-                          const struct attention_piece *piece, const struct key_block *from, int64_t keys) {
+                          const struct attention_piece *piece, const struct key_block *from, int64_t keys,
+                          const struct key_lines *next) {
+    if (is_scored(job)) {
+        static const struct key_lines none;
+        job->kernels->scores_rows(area->score, area->terms, from->nope, from->nope_stride, job->nope, piece->rows, keys,
+                                  false, next);
+        job->kernels->scores_rows(area->score, area->terms + job->nope * piece->rows, from->rope, from->rope_stride,
+                                  job->rope, piece->rows, keys, true, &none);
+        return;
+    }
     struct linear_operand nope = direct_operand(from->nope, from->nope_stride, 1);
     struct linear_tile tile = {.c = area->score,
                                .c_stride = KEY_ROWS,
@@ -286,14 +322,15 @@ static void direct_values(const struct attention_job *job, struct attention_area
 }
 
 // A block of which all rows see the first `keys`; all rows see `next` keys of the block behind it (0: there is none, or
-// it is packed), which is read between the products.
+// it is packed), which is asked for during the scores or read between the products.
 #define VALUE_COLUMNS 64
 static void attend_direct(const struct attention_job *job, struct attention_area *area,
                           const struct attention_piece *piece, int64_t block, int64_t keys, int64_t next) {
     const struct attention_kernels *kernels = job->kernels;
     const int64_t words = KEY_ROWS / kernels->step;
     struct key_block from = open_block(job, area, piece, block, keys);
-    direct_scores(job, area, piece, &from, whole_vectors(keys));
+    const struct key_lines lines = block_lines(job, piece, block + 1, next);
+    direct_scores(job, area, piece, &from, whole_vectors(keys), &lines);
     for (int64_t r = 0; r < piece->rows; r++) {
         float correction = kernels->softmax(area->factor + r * words, &area->maximum[r], &area->denominator[r],
                                             area->score + r * KEY_ROWS, keys, job->scale);
@@ -306,7 +343,7 @@ static void attend_direct(const struct attention_job *job, struct attention_area
     }
     int64_t columns = job->v->shape[2], parts = (columns + VALUE_COLUMNS - 1) / VALUE_COLUMNS;
     for (int64_t part = 0; part < parts; part++) {
-        touch_block(job, piece, block + 1, next, part, parts);
+        touch_block(job, piece, block + 1, lines.count > 0 ? 0 : next, part, parts);
         int64_t begin = part * VALUE_COLUMNS;
         direct_values(job, area, &from, keys, piece->rows, begin,
                       columns < begin + VALUE_COLUMNS ? columns : begin + VALUE_COLUMNS);
@@ -352,6 +389,9 @@ static void attention_task(void *argument, int64_t task, int worker) {
         put_direct_queries(job, area, piece.rows);
     }
     int64_t seen = piece.span->position + piece_token(job, &piece, piece.rows - 1) + 1;
+    // Nobody has asked for the first block: front to back it comes sooner than in the order in which it is multiplied.
+    const struct key_lines begin = block_lines(job, &piece, 0, direct_keys(job, &piece, 0));
+    memory_touch(begin.from, begin.count * MEMORY_LINE);
     for (int64_t block = 0; block * KEY_ROWS < seen; block++) {
         int64_t keys = direct_keys(job, &piece, block);
         if (keys > 0) {
@@ -390,6 +430,7 @@ static void attention_areas(struct attention_job *job, struct op_context *op) {
         // A mapped tile may read as if there were DIRECT_ROWS rows.
         area->direct = arena_allocate_zero(
             op->scratch, (size_t)(direct_query_words(job) + DIRECT_ROWS * (KEY_ROWS + LINEAR_CHUNK)), sizeof(uint32_t));
+        area->terms = arena_allocate(op->scratch, (size_t)DIRECT_ROWS * words * step, sizeof(float));
         if (job->latent_stride > 0) {
             area->latent = arena_allocate(op->scratch, (size_t)(KEY_ROWS * job->latent_stride),
                                           (size_t)format_info((enum format)job->q->format)->bytes);

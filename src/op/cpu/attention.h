@@ -21,6 +21,13 @@
 #define QUERY_ROWS 64              // query rows per block
 #define ROWS_AT_ONCE 8             // of accumulate_rows
 #define ROWS_COLUMNS 32
+#define SCORE_TERMS 32   // of scores_rows
+
+// Cache lines that will be needed: of the next block of keys.
+struct key_lines {
+    const char *from;
+    int64_t count;
+};
 
 struct attention_kernels {
     int step;   // terms per word, 1 or 2
@@ -49,6 +56,14 @@ struct attention_kernels {
     // `columns` is a multiple of ROWS_COLUMNS; words of a factor follow one another. NULL: not served.
     void (*accumulate_rows)(float *sum, int64_t sum_stride, const uint32_t *factor, int64_t factor_stride,
                             struct row first, int64_t stride, int64_t columns, int64_t rows, int64_t terms);
+
+    // Scores of at most ROWS_AT_ONCE rows, with keys read where they lie: continues, or with `add` false begins, the
+    // chains score[rows][KEY_ROWS] of the first `keys` (a multiple of 16) by `width` terms (a multiple of SCORE_TERMS).
+    // terms: what widen_queries makes of `words` words (a multiple of 16) of each query: [words /
+    // 16][rows][SCORE_TERMS]. About `next` is asked for meanwhile, evenly. NULL: not served.
+    void (*widen_queries)(float *terms, const uint32_t *queries, int64_t stride, int64_t words, int64_t rows);
+    void (*scores_rows)(float *score, const float *terms, struct row first, int64_t stride, int64_t width, int64_t rows,
+                        int64_t keys, bool add, const struct key_lines *next);
 
     // One row of the running softmax: s_j = score_j * scale for j < visible; maximum and sum become m' and l'; factor
     // (KEY_ROWS / step words) receives p, zero from `visible` on. Returns exp(m - m').

@@ -69,8 +69,9 @@ void cpu_scatter_tiles(struct op_context *op, struct tensor *y, const struct ten
 
 // Reads memory front to back, a byte of each line. The hardware runs ahead of such reads, which it does not of lines
 // that are asked for by instructions; those it drops when many are on their way.
+#define MEMORY_LINE 64
 static inline void memory_touch(const void *from, int64_t bytes) {
-    for (int64_t byte = 0; byte < bytes; byte += 64) {
+    for (int64_t byte = 0; byte < bytes; byte += MEMORY_LINE) {
         (void)*((const volatile char *)from + byte);
     }
 }

@@ -68,6 +68,7 @@ void kernels_avx512_attention_pairs(struct cpu_kernels *kernels, bool wide);   /
 void kernels_avx512_linear_int_pairs(struct cpu_kernels *kernels, bool wide);
 void kernels_avx512_linear_mapped_pairs(struct cpu_kernels *kernels, bool wide);
 void kernels_avx512_attention_rows_pairs(struct cpu_kernels *kernels, bool wide);
+void kernels_avx512_attention_scores_pairs(struct cpu_kernels *kernels, bool wide);
 void kernels_avx512_linear_panels_pairs(struct cpu_kernels *kernels, bool wide);
 void kernels_avx512_linear_int(struct cpu_kernels *kernels);      // after linear
 void kernels_avx512_linear_panels(struct cpu_kernels *kernels);   // after linear

@@ -355,6 +355,7 @@ void kernels_avx512_pairs(struct cpu_kernels *kernels, bool wide) {
     kernels->linear.wide = wide;
     kernels_avx512_attention_pairs(kernels, wide);
     kernels_avx512_attention_rows_pairs(kernels, wide);
+    kernels_avx512_attention_scores_pairs(kernels, wide);
     kernels_avx512_linear_mapped_pairs(kernels, wide);
     kernels_avx512_linear_int_pairs(kernels, wide);
     kernels_avx512_linear_panels_pairs(kernels, wide);

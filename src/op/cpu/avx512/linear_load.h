@@ -1,5 +1,6 @@
 // Loading blocks of an operand of a matrix product into AVX-512 registers: any format, 16 rows by 16 units, either way
-// round. Shared by the kernels that pack (linear.c) and those that read b where it lies (linear_mapped.c).
+// round. Shared by the kernels that pack (linear.c), those that read b where it lies (linear_mapped.c), and attention's
+// that read keys so (attention_scores.c).
 #ifndef MINKE_OP_CPU_AVX512_LINEAR_LOAD_H
 #define MINKE_OP_CPU_AVX512_LINEAR_LOAD_H
 
@@ -143,6 +144,69 @@ INLINE void split_rows(struct halves *halves, const uint32_t *a, const int rows)
         _mm512_store_ps(halves->even + i * LINEAR_CHUNK, _mm512_castsi512_ps(even));
         _mm512_store_ps(halves->odd + i * LINEAR_CHUNK, _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)));
     }
+}
+
+// ---- Parts of cache lines of 16 rows, turned ------------------------------------------------------------------------
+
+// Addresses of 16 rows from two bases and four strides, as address modes of the machine: left alone, the compiler keeps
+// a pointer for each row, which is more than there are registers.
+struct row_strides {
+    int64_t one, three, five, seven;
+};
+INLINE struct row_strides row_strides_make(int64_t bytes) {
+    struct row_strides s = {bytes, 3 * bytes, 5 * bytes, 7 * bytes};
+    __asm__("" : "+r"(s.one), "+r"(s.three), "+r"(s.five), "+r"(s.seven));   // not to be derived from each other
+    return s;
+}
+INLINE const char *row_address(const char *const base[2], const struct row_strides *s, int row) {
+    const char *from = base[row / 8];
+    switch (row % 8) {
+    case 0:
+        return from;
+    case 1:
+        return from + s->one;
+    case 2:
+        return from + 2 * s->one;
+    case 3:
+        return from + s->three;
+    case 4:
+        return from + 4 * s->one;
+    case 5:
+        return from + s->five;
+    case 6:
+        return from + 2 * s->three;
+    default:
+        return from + s->seven;
+    }
+}
+
+// 32 bytes of each of 16 rows. v[c][i] holds chunk c of 16 bytes: its 128-bit lane L is that of row 4 L + i.
+INLINE void load_half_lines(__m512i v[2][4], const char *from, const struct row_strides *s, int offset) {
+    const char *const base[2] = {from, from + 8 * s->one};
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        __m512i pair[2];
+        UNROLL
+        for (int j = 0; j < 2; j++) {
+            const char *first = row_address(base, s, 8 * j + i) + offset;
+            const char *second = row_address(base, s, 8 * j + 4 + i) + offset;
+            __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)first);
+            __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)second);
+            pair[j] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+        }
+        v[0][i] = _mm512_shuffle_i32x4(pair[0], pair[1], 0x88);
+        v[1][i] = _mm512_shuffle_i32x4(pair[0], pair[1], 0xdd);
+    }
+}
+
+// Four rows' words as they lie -> u[j]: the j-th word of each of the 16 rows.
+INLINE void turn_plain_words(__m512i u[4], const __m512i v[4]) {
+    __m512i low[2] = {_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpacklo_epi32(v[2], v[3])};
+    __m512i high[2] = {_mm512_unpackhi_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[2], v[3])};
+    u[0] = _mm512_unpacklo_epi64(low[0], low[1]);
+    u[1] = _mm512_unpackhi_epi64(low[0], low[1]);
+    u[2] = _mm512_unpacklo_epi64(high[0], high[1]);
+    u[3] = _mm512_unpackhi_epi64(high[0], high[1]);
 }
 
 struct cpu_kernels;
