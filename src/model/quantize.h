@@ -3,7 +3,7 @@
 //
 //   int8   every Linear, eh_proj and the head
 //   int4   every Linear; eh_proj and the head stay more exact in int8
-//   as stored in both: embedding, norms, router, and kv_b_proj, which absorbed attention reads through transposed views
+//   as stored in both: embedding, norms, router, and kv_b_proj (absorbed attention has its own copy: absorbed.h)
 #ifndef MINKE_MODEL_QUANTIZE_H
 #define MINKE_MODEL_QUANTIZE_H
 
