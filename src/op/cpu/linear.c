@@ -49,7 +49,7 @@ struct piece {
 // What one linear_run knows; the same for all workers.
 struct run {
     const struct linear_kernels *kernels;
-    enum linear_unit unit;
+    enum linear_unit unit, column_unit;   // of mapped pieces and packed rows; of packed columns
     enum format c_format;
     bool wide, add, scaled;
     // What multiplies: the table's kernels, or those of its products in blocks.
@@ -269,18 +269,18 @@ static void run_tile(const struct run *run, const struct linear_group *group, in
 // Columns [column, column + columns) of b, k in [k_begin, k_end), as panels of `units` units.
 static void pack_block(const struct run *run, const struct linear_operand *b, int64_t column, int64_t columns,
                        int64_t k_begin, int64_t k_end, uint32_t *packed) {
-    const int64_t width = run->kernels->tile_columns, units = units_of(run->unit, k_end - k_begin);
+    const int64_t width = run->kernels->tile_columns, units = units_of(run->column_unit, k_end - k_begin);
     int64_t step = packing_depth(b, k_end - k_begin);
     for (int64_t k = k_begin; k < k_end; k += step) {
         for (int64_t offset = 0; offset < columns; offset += width) {
-            struct linear_strip strip = {.out = packed + offset * units + units_of(run->unit, k - k_begin) * width,
+            struct linear_strip strip = {.out = packed + offset * units + units_of(run->column_unit, k - k_begin) * width,
                                          .unit_stride = width,
                                          .source = b,
                                          .row = column + offset,
                                          .k_begin = k,
                                          .k_end = minimum(k + step, k_end),
                                          .rows = (int)minimum(width, columns - offset),
-                                         .unit = run->unit};
+                                         .unit = run->column_unit};
             (b->integers != NULL ? run->kernels->pack_columns_int : run->kernels->pack_columns)(&strip);
         }
     }
@@ -291,7 +291,7 @@ static const uint32_t *block_panels(const struct run *run, const struct linear_g
                                     int64_t columns, int64_t k_begin, int64_t k_end, uint32_t *packed,
                                     int64_t *stride) {
     const struct linear_operand *b = &group->b;
-    const int64_t units = units_of(run->unit, k_end - k_begin);
+    const int64_t units = units_of(run->column_unit, k_end - k_begin);
     *stride = PANEL_ROWS * units;
     if (!b->panels) {
         *stride = run->kernels->tile_columns * units;
@@ -305,7 +305,7 @@ static const uint32_t *block_panels(const struct run *run, const struct linear_g
         return (const uint32_t *)(const void *)from;
     }
     for (int64_t offset = 0; offset < columns; offset += PANEL_ROWS, from += bytes) {
-        run->kernels->widen_panel(packed + offset * units, (const uint8_t *)from, units);
+        run->kernels->widen_panel(packed + offset * units, (const uint8_t *)from, units, run->column_unit);
     }
     return packed;
 }
@@ -328,7 +328,7 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     const struct linear_group *group = piece->group;
     const int64_t width = run->kernels->tile_columns;
     int64_t k_end = minimum(k_begin + run->depth_block, group->depth);
-    int64_t units = units_of(run->unit, k_end - k_begin);
+    int64_t units = units_of(run->column_unit, k_end - k_begin);
     const enum linear_unit unit = row_unit(run, piece);
     bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
     float column_scales[MAX_PANELS * MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
@@ -355,7 +355,7 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
                                        .column_scale = run->scaled ? column_scales + panel * panel_scales : NULL,
                                        .rows = (int)rows,
                                        .columns = (int)minimum(width, columns - panel * width),
-                                       .unit = unit == run->unit ? unit : UNIT_WIDE};
+                                       .unit = unit == run->column_unit ? unit : UNIT_WIDE};
             ask_ahead(run, piece, m + 1, k_begin, k_end, panel, divide_up(columns, width), &tile);
             struct place place = {.area = single ? area : area + row * stride + panel * width,
                                   .area_stride = stride,
@@ -651,7 +651,7 @@ static int64_t plan_pieces(const struct run *run, struct piece *pieces, const st
 // mapped piece).
 static void plan_workers(struct run *run, int64_t most_depth, int64_t limit) {
     int64_t columns = run->most_panels * run->kernels->tile_columns;
-    int64_t block_units = units_of(run->unit, minimum(run->depth_block, most_depth));
+    int64_t block_units = units_of(run->column_unit, minimum(run->depth_block, most_depth));
     run->columns_bytes = round_up(block_units * columns * 4, 64);
     int64_t area = most_depth > run->depth_block ? limit * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
     int64_t mapped = LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS + divide_up(most_depth, BLOCK_SIZE);
@@ -668,6 +668,14 @@ static void run_passes(struct op_context *op, struct run *run, struct piece *pie
         }
         run_pieces(op, run, pieces + begin, end - begin);
     }
+}
+
+// Units of packed columns. Where pairs are multiplied by halves, codes, which have to be widened anyway, become F32 at
+// once: a tile then need not widen them again for each of its rows' panels.
+static enum linear_unit units_of_columns(const struct linear_group *groups, bool pairs, bool wide) {
+    const struct linear_operand *b = &groups[0].b;
+    bool codes = b->integers != NULL || (b->panels && b->format != FORMAT_BF16);
+    return !pairs || (wide && codes) ? UNIT_F32 : UNIT_PAIR;
 }
 
 void linear_run(struct op_context *op, const struct linear_group *groups, int64_t count, enum format c_format,
@@ -688,12 +696,13 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
                       .wide = pairs && kernels->wide && blocks == NULL,
                       .add = mode == OP_ADD,
                       .scaled = is_scaled(a) || is_scaled(b),
+                      .column_unit = units_of_columns(groups, pairs, pairs && kernels->wide && blocks == NULL),
                       .blocks = blocks,
                       .tile_rows = blocks != NULL ? blocks->tile_rows : kernels->tile_rows,
                       .most_panels = blocks != NULL ? blocks->most_panels : MAX_PANELS,
                       .tile = blocks != NULL ? blocks->tile : kernels->tile,
-                      .depth_block = pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS,
                       .scale_depth = format_is_int(b) ? int_group(b) : BLOCK_SIZE};
+    run.depth_block = run.column_unit == UNIT_PAIR ? 2 * DEPTH_UNITS : DEPTH_UNITS;
     int64_t piece_count = 0, most_depth = 0;
     for (int64_t g = 0; g < count; g++) {
         most_depth = groups[g].depth > most_depth ? groups[g].depth : most_depth;
