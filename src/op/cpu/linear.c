@@ -29,7 +29,8 @@
 #define PACK_UNITS (1 << 13)     // least work of a packing task
 #define DEPTH_UNITS 1024         // units of a block of k: 4 panels of 32 columns take half of an L2 cache of 1 MiB
 #define MAX_PANELS 4             // most column panels of a task
-#define STRIDED_DEPTH 64         // k packed at a time from an operand whose rows, not k, are contiguous
+#define STRIDED_DEPTH 64         // k packed at a time from an operand whose rows, not k, are contiguous,
+#define STRIDED_ROWS 64          // and the least rows of a packing task
 #define PACK_ALONE (1 << 15)     // units that one thread packs in the time that it takes to call the others
 #define TASKS_PER_THREAD 4       // for balance
 #define MAPPED_BYTES (1 << 18)   // of side b that a task of mapped pieces should read at least
@@ -496,6 +497,14 @@ static int64_t pieces_of(const struct linear_group *group, int64_t limit) {
     return group->rows == 0 || group->columns == 0 || group->depth == 0 ? 0 : divide_up(group->rows, limit);
 }
 
+// Of rows that a packing task takes. Where rows are contiguous, a cache line holds rows of several panels: one task
+// should use all of it.
+static int64_t packing_panels(const struct run *run, const struct piece *piece) {
+    int64_t least = piece->group->a.k_stride == 1 ? 1 : divide_up(STRIDED_ROWS, run->tile_rows);
+    int64_t panels = divide_up(PACK_UNITS, padded_units(run, piece) * run->tile_rows);
+    return panels < least ? least : panels;
+}
+
 // Column steps and task numbers of pieces [0, count), and their packing tasks. Returns the number of tasks.
 static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t count, int threads,
                           int64_t *pack_tasks) {
@@ -511,7 +520,7 @@ static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t c
         piece->task = tasks;
         piece->pack_task = *pack_tasks;
         piece->column_step = piece->mapped ? round_up(step, mapped_width(run, piece->group)) : step;
-        piece->panels_per_task = divide_up(PACK_UNITS, padded_units(run, piece) * run->tile_rows);
+        piece->panels_per_task = packing_panels(run, piece);
         tasks += divide_up(piece->group->columns, piece->column_step);
         *pack_tasks += divide_up(piece->panels, piece->panels_per_task);
     }
