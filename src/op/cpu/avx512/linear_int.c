@@ -7,7 +7,6 @@
 #include "tensor/int_groups.h"
 
 #define MAX_PAIRS 4   // of a slab
-#define AHEAD 2048    // bytes of a block that are asked for before their turn
 
 static uint16_t int4_values[32];
 static uint8_t int8_high[128], int8_low[128];   // bytes of the BF16 value of every magnitude
@@ -114,8 +113,7 @@ INLINE void pack_slab(uint32_t *out, const int64_t stride, const uint8_t *slab, 
     }
 }
 
-// Columns of a block: its slabs are read front to back, group by group. What is asked for behind its end is the block
-// that follows.
+// Columns of a block: its slabs are read front to back, group by group.
 INLINE void pack_block(const struct linear_strip *strip, const enum format format, const enum linear_unit unit,
                        const int tiles) {
     const struct tensor *weight = strip->source->integers;
@@ -131,7 +129,6 @@ INLINE void pack_block(const struct linear_strip *strip, const enum format forma
         for (int64_t left = end - k; left > 0; left -= depth, slab += slab_bytes, out += units * stride) {
             UNROLL
             for (int t = 0; t < tiles; t++) {
-                _mm_prefetch((const char *)slab + AHEAD + t * INT_SLAB_BYTES, _MM_HINT_T0);
                 if (left >= depth) {
                     pack_slab(out + t * VECTOR, stride, slab + t * INT_SLAB_BYTES, &table, format, unit, depth);
                 } else {
@@ -168,6 +165,7 @@ static void pack_columns_int(const struct linear_strip *strip) {
 
 // ---- Few rows -------------------------------------------------------------------------------------------------------
 
+#define AHEAD 2048                               // bytes of a block that are asked for before their turn
 #define MOST_UNITS (INT8_GROUP / 2)              // of a group
 #define MOST_TILES(rows) ((rows) <= 4 ? 4 : 2)   // side by side: their sums stay in registers
 #define MOST_TILES_OF_PAIRS(rows) ((rows) <= 2 ? 4 : 2)

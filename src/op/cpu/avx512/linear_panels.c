@@ -177,7 +177,6 @@ INLINE void widen_units(uint32_t *out, const uint8_t *codes, int64_t units, cons
     const int64_t step = unit == UNIT_PAIR ? 1 : 2;
     for (; units > 0; units -= step, codes += 2 * PANEL_ROWS, out += step * PANEL_ROWS) {
         __m512i pair[GROUPS];
-        _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
         load_unit(pair, FORMAT_E4M3_BLOCK, &table, (const char *)codes);
         UNROLL
         for (int g = 0; g < GROUPS; g++) {
