@@ -28,7 +28,8 @@
 #define PASS_UNITS (1 << 24)     // packed units of side a at a time (64 MiB)
 #define PACK_UNITS (1 << 13)     // least work of a packing task
 #define DEPTH_UNITS 1024         // units of a block of k: 4 panels of 32 columns take half of an L2 cache of 1 MiB
-#define MAX_PANELS 4             // most column panels of a task
+#define MAX_PANELS 4             // most column panels of a task, and where k is short
+#define MAX_SHORT_PANELS 32
 #define STRIDED_DEPTH 64         // k packed at a time from an operand whose rows, not k, are contiguous,
 #define STRIDED_ROWS 64          // and the least rows of a packing task
 #define PACK_ALONE (1 << 15)     // units that one thread packs in the time that it takes to call the others
@@ -332,7 +333,7 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     int64_t units = units_of(run->column_unit, k_end - k_begin);
     const enum linear_unit unit = row_unit(run, piece);
     bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
-    float column_scales[MAX_PANELS * MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
+    float column_scales[(MAX_PANELS * MAX_SCALES + MAX_SHORT_PANELS) * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
     const int64_t panel_scales = divide_up(k_end - k_begin, run->scale_depth) * LINEAR_MAX_COLUMNS;
     int64_t panel_stride;
     const uint32_t *b = block_panels(run, group, column_begin, columns, k_begin, k_end, packed_b, &panel_stride);
@@ -610,7 +611,7 @@ static bool is_unpacked_int4(enum linear_unit unit, const struct linear_group *g
 
 // Most rows of a tile that reads side b of a group where it lies, and of a product that does so tile by tile: b is
 // turned anew for each tile, which still costs less than packing it, unless packed operands multiply faster
-// (UNIT_WIDE).
+// (UNIT_WIDE); integers are widened anew, which costs less than packing where they become F32 at once.
 static int64_t mapped_rows(const struct run *run, const struct linear_group *group) {
     if (group->b.panels) {
         return run->kernels->panel_rows;
@@ -628,9 +629,11 @@ static int64_t most_mapped_rows(const struct run *run, const struct linear_group
     if (group->b.panels) {
         return PANEL_TILES * rows;
     }
-    return is_unpacked_int4(run->unit, group)       ? INT4_ROWS
-           : rows > LINEAR_MAX_MAPPED && !run->wide ? LINEAR_MOST_MAPPED
-                                                    : rows;
+    if (is_unpacked_int4(run->unit, group)) {
+        return INT4_ROWS;
+    }
+    bool several = group->b.integers != NULL ? run->wide : rows > LINEAR_MAX_MAPPED && !run->wide;
+    return several ? LINEAR_MOST_MAPPED : rows;
 }
 
 // Cuts the groups; `pieces` has room for all. Returns the units of the largest piece's packed rows and adds up all.
@@ -679,6 +682,13 @@ static void run_passes(struct op_context *op, struct run *run, struct piece *pie
     }
 }
 
+// Most column panels of a task: as many as packed take a certain part of the second cache level. Products of short
+// depth, which mostly wait for c, so have long pieces of its rows.
+static int64_t column_panels(const struct run *run, int64_t most_depth) {
+    int64_t units = units_of(run->column_unit, minimum(run->depth_block, most_depth));
+    return units == 0 ? MAX_PANELS : minimum(MAX_SHORT_PANELS, MAX_PANELS * DEPTH_UNITS / units);
+}
+
 // Units of packed columns. Where pairs are multiplied by halves, codes, which have to be widened anyway, become F32 at
 // once: a tile then need not widen them again for each of its rows' panels.
 static enum linear_unit units_of_columns(const struct linear_group *groups, bool pairs, bool wide) {
@@ -708,7 +718,6 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
                       .column_unit = units_of_columns(groups, pairs, pairs && kernels->wide && blocks == NULL),
                       .blocks = blocks,
                       .tile_rows = blocks != NULL ? blocks->tile_rows : kernels->tile_rows,
-                      .most_panels = blocks != NULL ? blocks->most_panels : MAX_PANELS,
                       .tile = blocks != NULL ? blocks->tile : kernels->tile,
                       .scale_depth = format_is_int(b) ? int_group(b) : BLOCK_SIZE};
     run.depth_block = run.column_unit == UNIT_PAIR ? 2 * DEPTH_UNITS : DEPTH_UNITS;
@@ -719,6 +728,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
             clear_c(&run, &groups[g]);
         }
     }
+    run.most_panels = blocks != NULL ? blocks->most_panels : column_panels(&run, most_depth);
     int64_t limit = most_depth > 0 ? piece_rows(&run, groups, count, most_depth, threads) : 1;
     limit = is_unpacked_int4(run.unit, &groups[0]) ? minimum(limit, INT4_ROWS) : limit;
     for (int64_t g = 0; g < count; g++) {
