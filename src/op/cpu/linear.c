@@ -28,14 +28,16 @@
 #define PASS_UNITS (1 << 24)     // packed units of side a at a time (64 MiB)
 #define PACK_UNITS (1 << 13)     // least work of a packing task
 #define DEPTH_UNITS 1024         // units of a block of k: 4 panels of 32 columns take half of an L2 cache of 1 MiB
-#define MAX_PANELS 4             // most column panels of a task, and where k is short
-#define MAX_SHORT_PANELS 32
+#define MAX_PANELS 4             // most column panels of a task where k fills a block,
+#define MAX_SHORT_PANELS 32      // and where it is short
 #define STRIDED_DEPTH 64         // k packed at a time from an operand whose rows, not k, are contiguous,
 #define STRIDED_ROWS 64          // and the least rows of a packing task
 #define PACK_ALONE (1 << 15)     // units that one thread packs in the time that it takes to call the others
 #define TASKS_PER_THREAD 4       // for balance
 #define MAPPED_BYTES (1 << 18)   // of side b that a task of mapped pieces should read at least
-#define PANEL_TILES 2            // of few rows before the packed way pays for a weight in panels
+#define PANEL_TILES 2            // of few rows before the packed way pays for a weight in panels,
+#define CODE_TILES 4             // for one whose codes become F32
+#define FLOAT_ROWS 1024          // that share packed columns from which on F32 pays for BF16
 #define MAX_SCALES (2 * DEPTH_UNITS / INT4_GROUP)
 
 struct piece {
@@ -89,7 +91,7 @@ static int64_t panel_row(const struct piece *piece, int64_t panel) {
     return piece->rows * panel / piece->panels;
 }
 
-// Units of the packed rows. Those of columns are run.unit; they differ in products that are UNIT_WIDE.
+// Units of the packed rows. Those of columns are run.column_unit; where they differ, a product is UNIT_WIDE.
 static enum linear_unit row_unit(const struct run *run, const struct piece *piece) {
     return run->wide && !piece->mapped ? UNIT_F32 : run->unit;
 }
@@ -275,7 +277,8 @@ static void pack_block(const struct run *run, const struct linear_operand *b, in
     int64_t step = packing_depth(b, k_end - k_begin);
     for (int64_t k = k_begin; k < k_end; k += step) {
         for (int64_t offset = 0; offset < columns; offset += width) {
-            struct linear_strip strip = {.out = packed + offset * units + units_of(run->column_unit, k - k_begin) * width,
+            struct linear_strip strip = {.out = packed + offset * units +
+                                                units_of(run->column_unit, k - k_begin) * width,
                                          .unit_stride = width,
                                          .source = b,
                                          .row = column + offset,
@@ -333,7 +336,8 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     int64_t units = units_of(run->column_unit, k_end - k_begin);
     const enum linear_unit unit = row_unit(run, piece);
     bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
-    float column_scales[(MAX_PANELS * MAX_SCALES + MAX_SHORT_PANELS) * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
+    float column_scales[(MAX_PANELS * MAX_SCALES + MAX_SHORT_PANELS) * LINEAR_MAX_COLUMNS],
+        row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
     const int64_t panel_scales = divide_up(k_end - k_begin, run->scale_depth) * LINEAR_MAX_COLUMNS;
     int64_t panel_stride;
     const uint32_t *b = block_panels(run, group, column_begin, columns, k_begin, k_end, packed_b, &panel_stride);
@@ -627,7 +631,7 @@ static int64_t mapped_rows(const struct run *run, const struct linear_group *gro
 static int64_t most_mapped_rows(const struct run *run, const struct linear_group *group) {
     int64_t rows = mapped_rows(run, group);
     if (group->b.panels) {
-        return PANEL_TILES * rows;
+        return (run->column_unit == UNIT_F32 ? CODE_TILES : PANEL_TILES) * rows;
     }
     if (is_unpacked_int4(run->unit, group)) {
         return INT4_ROWS;
@@ -690,11 +694,12 @@ static int64_t column_panels(const struct run *run, int64_t most_depth) {
 }
 
 // Units of packed columns. Where pairs are multiplied by halves, codes, which have to be widened anyway, become F32 at
-// once: a tile then need not widen them again for each of its rows' panels.
+// once: a tile then need not widen them again for each of its rows' panels. So does BF16 that many rows share.
 static enum linear_unit units_of_columns(const struct linear_group *groups, bool pairs, bool wide) {
     const struct linear_operand *b = &groups[0].b;
     bool codes = b->integers != NULL || (b->panels && b->format != FORMAT_BF16);
-    return !pairs || (wide && codes) ? UNIT_F32 : UNIT_PAIR;
+    bool shared = b->format == FORMAT_BF16 && !b->panels && groups[0].rows >= FLOAT_ROWS;
+    return !pairs || (wide && (codes || shared)) ? UNIT_F32 : UNIT_PAIR;
 }
 
 void linear_run(struct op_context *op, const struct linear_group *groups, int64_t count, enum format c_format,
