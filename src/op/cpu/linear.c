@@ -668,7 +668,11 @@ static int64_t plan_pieces(const struct run *run, struct piece *pieces, const st
 static void plan_workers(struct run *run, int64_t most_depth, int64_t limit) {
     int64_t columns = run->most_panels * run->kernels->tile_columns;
     int64_t block_units = units_of(run->column_unit, minimum(run->depth_block, most_depth));
-    run->columns_bytes = round_up(block_units * columns * 4, 64);
+    // What column_panels allows at most, which, unlike its panels times units, never falls as depth grows: a step has
+    // reserved memory for its largest products.
+    int64_t panel_units = run->blocks != NULL ? block_units * run->most_panels
+                                              : minimum(MAX_PANELS * DEPTH_UNITS, MAX_SHORT_PANELS * block_units);
+    run->columns_bytes = round_up(panel_units * run->kernels->tile_columns * 4, 64);
     int64_t area = most_depth > run->depth_block ? limit * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
     int64_t mapped = LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS + divide_up(most_depth, BLOCK_SIZE);
     run->worker_bytes = run->columns_bytes + round_up((area > mapped ? area : mapped) * 4, 64);
@@ -695,10 +699,10 @@ static int64_t column_panels(const struct run *run, int64_t most_depth) {
 
 // Units of packed columns. Where pairs are multiplied by halves, codes, which have to be widened anyway, become F32 at
 // once: a tile then need not widen them again for each of its rows' panels. So does BF16 that many rows share.
-static enum linear_unit units_of_columns(const struct linear_group *groups, bool pairs, bool wide) {
+static enum linear_unit units_of_columns(const struct linear_group *groups, int64_t count, bool pairs, bool wide) {
     const struct linear_operand *b = &groups[0].b;
     bool codes = b->integers != NULL || (b->panels && b->format != FORMAT_BF16);
-    bool shared = b->format == FORMAT_BF16 && !b->panels && groups[0].rows >= FLOAT_ROWS;
+    bool shared = count == 1 && b->format == FORMAT_BF16 && !b->panels && groups[0].rows >= FLOAT_ROWS;
     return !pairs || (wide && (codes || shared)) ? UNIT_F32 : UNIT_PAIR;
 }
 
@@ -720,7 +724,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
                       .wide = pairs && kernels->wide && blocks == NULL,
                       .add = mode == OP_ADD,
                       .scaled = is_scaled(a) || is_scaled(b),
-                      .column_unit = units_of_columns(groups, pairs, pairs && kernels->wide && blocks == NULL),
+                      .column_unit = units_of_columns(groups, count, pairs, pairs && kernels->wide && blocks == NULL),
                       .blocks = blocks,
                       .tile_rows = blocks != NULL ? blocks->tile_rows : kernels->tile_rows,
                       .tile = blocks != NULL ? blocks->tile : kernels->tile,
