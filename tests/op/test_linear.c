@@ -321,6 +321,18 @@ static void test_many_rows(void **state) {
     check_product(BACKWARD_INPUT, 3, 1500, 31);
     check_formats(FORWARD, 515, 5, 2100, FORMAT_BF16, FORMAT_BF16, FORMAT_BF16, ORDINARY);
     check_formats(FORWARD, 520, 3, 1030, FORMAT_F32, FORMAT_F32, FORMAT_BF16, ORDINARY);
+    check_formats(FORWARD, 1030, 17, 1101, FORMAT_BF16, FORMAT_BF16, FORMAT_BF16, ORDINARY);
+    check_formats(BACKWARD_WEIGHT, 1024, 33, 41, FORMAT_BF16, FORMAT_BF16, FORMAT_F32, SPECIAL);
+}
+
+// Short depths, of which a task takes many panels of columns.
+static void test_many_columns(void **state) {
+    (void)state;
+    for (int i = 0; i < 12; i++) {
+        check_product((enum product)(i % PRODUCTS), 33 + draw_below(30), 1000 + draw_below(300), 1 + draw_below(80));
+    }
+    check_formats(FORWARD, 40, 1300, 300, FORMAT_BF16, FORMAT_E4M3_BLOCK, FORMAT_BF16, ORDINARY);
+    check_formats(BACKWARD_INPUT, 40, 1300, 129, FORMAT_BF16, FORMAT_E4M3_BLOCK, FORMAT_F32, ORDINARY);
 }
 
 // Underflow leaves -0 in an accumulator, and the missing partner of a lone last k must not turn it into +0.
@@ -609,11 +621,17 @@ static int teardown(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_context),        cmocka_unit_test(test_products),
-        cmocka_unit_test(test_deep_products),  cmocka_unit_test(test_many_rows),
-        cmocka_unit_test(test_empty),          cmocka_unit_test(test_splits),
-        cmocka_unit_test(test_rounding_bound), cmocka_unit_test(test_grouped),
-        cmocka_unit_test(test_heads),          cmocka_unit_test(test_odd_depth_keeps_signed_zero),
+        cmocka_unit_test(test_context),
+        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_deep_products),
+        cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_many_columns),
+        cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_splits),
+        cmocka_unit_test(test_rounding_bound),
+        cmocka_unit_test(test_grouped),
+        cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_odd_depth_keeps_signed_zero),
         cmocka_unit_test(test_block_tails),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

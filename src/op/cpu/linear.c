@@ -28,12 +28,16 @@
 #define PASS_UNITS (1 << 24)     // packed units of side a at a time (64 MiB)
 #define PACK_UNITS (1 << 13)     // least work of a packing task
 #define DEPTH_UNITS 1024         // units of a block of k: 4 panels of 32 columns take half of an L2 cache of 1 MiB
-#define MAX_PANELS 4             // most column panels of a task
-#define STRIDED_DEPTH 64         // k packed at a time from an operand whose rows, not k, are contiguous
+#define MAX_PANELS 4             // most column panels of a task where k fills a block,
+#define MAX_SHORT_PANELS 32      // and where it is short
+#define STRIDED_DEPTH 64         // k packed at a time from an operand whose rows, not k, are contiguous,
+#define STRIDED_ROWS 64          // and the least rows of a packing task
 #define PACK_ALONE (1 << 15)     // units that one thread packs in the time that it takes to call the others
 #define TASKS_PER_THREAD 4       // for balance
 #define MAPPED_BYTES (1 << 18)   // of side b that a task of mapped pieces should read at least
-#define PANEL_TILES 2            // of few rows before the packed way pays for a weight in panels
+#define PANEL_TILES 2            // of few rows before the packed way pays for a weight in panels,
+#define CODE_TILES 4             // for one whose codes become F32
+#define FLOAT_ROWS 1024          // that share packed columns from which on F32 pays for BF16
 #define MAX_SCALES (2 * DEPTH_UNITS / INT4_GROUP)
 
 struct piece {
@@ -49,7 +53,7 @@ struct piece {
 // What one linear_run knows; the same for all workers.
 struct run {
     const struct linear_kernels *kernels;
-    enum linear_unit unit;
+    enum linear_unit unit, column_unit;   // of mapped pieces and packed rows; of packed columns
     enum format c_format;
     bool wide, add, scaled;
     // What multiplies: the table's kernels, or those of its products in blocks.
@@ -87,7 +91,7 @@ static int64_t panel_row(const struct piece *piece, int64_t panel) {
     return piece->rows * panel / piece->panels;
 }
 
-// Units of the packed rows. Those of columns are run.unit; they differ in products that are UNIT_WIDE.
+// Units of the packed rows. Those of columns are run.column_unit; where they differ, a product is UNIT_WIDE.
 static enum linear_unit row_unit(const struct run *run, const struct piece *piece) {
     return run->wide && !piece->mapped ? UNIT_F32 : run->unit;
 }
@@ -269,18 +273,19 @@ static void run_tile(const struct run *run, const struct linear_group *group, in
 // Columns [column, column + columns) of b, k in [k_begin, k_end), as panels of `units` units.
 static void pack_block(const struct run *run, const struct linear_operand *b, int64_t column, int64_t columns,
                        int64_t k_begin, int64_t k_end, uint32_t *packed) {
-    const int64_t width = run->kernels->tile_columns, units = units_of(run->unit, k_end - k_begin);
+    const int64_t width = run->kernels->tile_columns, units = units_of(run->column_unit, k_end - k_begin);
     int64_t step = packing_depth(b, k_end - k_begin);
     for (int64_t k = k_begin; k < k_end; k += step) {
         for (int64_t offset = 0; offset < columns; offset += width) {
-            struct linear_strip strip = {.out = packed + offset * units + units_of(run->unit, k - k_begin) * width,
+            struct linear_strip strip = {.out = packed + offset * units +
+                                                units_of(run->column_unit, k - k_begin) * width,
                                          .unit_stride = width,
                                          .source = b,
                                          .row = column + offset,
                                          .k_begin = k,
                                          .k_end = minimum(k + step, k_end),
                                          .rows = (int)minimum(width, columns - offset),
-                                         .unit = run->unit};
+                                         .unit = run->column_unit};
             (b->integers != NULL ? run->kernels->pack_columns_int : run->kernels->pack_columns)(&strip);
         }
     }
@@ -291,7 +296,7 @@ static const uint32_t *block_panels(const struct run *run, const struct linear_g
                                     int64_t columns, int64_t k_begin, int64_t k_end, uint32_t *packed,
                                     int64_t *stride) {
     const struct linear_operand *b = &group->b;
-    const int64_t units = units_of(run->unit, k_end - k_begin);
+    const int64_t units = units_of(run->column_unit, k_end - k_begin);
     *stride = PANEL_ROWS * units;
     if (!b->panels) {
         *stride = run->kernels->tile_columns * units;
@@ -305,7 +310,7 @@ static const uint32_t *block_panels(const struct run *run, const struct linear_g
         return (const uint32_t *)(const void *)from;
     }
     for (int64_t offset = 0; offset < columns; offset += PANEL_ROWS, from += bytes) {
-        run->kernels->widen_panel(packed + offset * units, (const uint8_t *)from, units);
+        run->kernels->widen_panel(packed + offset * units, (const uint8_t *)from, units, run->column_unit);
     }
     return packed;
 }
@@ -328,10 +333,11 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     const struct linear_group *group = piece->group;
     const int64_t width = run->kernels->tile_columns;
     int64_t k_end = minimum(k_begin + run->depth_block, group->depth);
-    int64_t units = units_of(run->unit, k_end - k_begin);
+    int64_t units = units_of(run->column_unit, k_end - k_begin);
     const enum linear_unit unit = row_unit(run, piece);
     bool single = k_begin == 0 && k_end == group->depth;   // the area is needed for one tile at a time
-    float column_scales[MAX_PANELS * MAX_SCALES * LINEAR_MAX_COLUMNS], row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
+    float column_scales[(MAX_PANELS * MAX_SCALES + MAX_SHORT_PANELS) * LINEAR_MAX_COLUMNS],
+        row_scales[MAX_SCALES * LINEAR_MAX_ROWS];
     const int64_t panel_scales = divide_up(k_end - k_begin, run->scale_depth) * LINEAR_MAX_COLUMNS;
     int64_t panel_stride;
     const uint32_t *b = block_panels(run, group, column_begin, columns, k_begin, k_end, packed_b, &panel_stride);
@@ -355,7 +361,7 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
                                        .column_scale = run->scaled ? column_scales + panel * panel_scales : NULL,
                                        .rows = (int)rows,
                                        .columns = (int)minimum(width, columns - panel * width),
-                                       .unit = unit == run->unit ? unit : UNIT_WIDE};
+                                       .unit = unit == run->column_unit ? unit : UNIT_WIDE};
             ask_ahead(run, piece, m + 1, k_begin, k_end, panel, divide_up(columns, width), &tile);
             struct place place = {.area = single ? area : area + row * stride + panel * width,
                                   .area_stride = stride,
@@ -496,6 +502,14 @@ static int64_t pieces_of(const struct linear_group *group, int64_t limit) {
     return group->rows == 0 || group->columns == 0 || group->depth == 0 ? 0 : divide_up(group->rows, limit);
 }
 
+// Of rows that a packing task takes. Where rows are contiguous, a cache line holds rows of several panels: one task
+// should use all of it.
+static int64_t packing_panels(const struct run *run, const struct piece *piece) {
+    int64_t least = piece->group->a.k_stride == 1 ? 1 : divide_up(STRIDED_ROWS, run->tile_rows);
+    int64_t panels = divide_up(PACK_UNITS, padded_units(run, piece) * run->tile_rows);
+    return panels < least ? least : panels;
+}
+
 // Column steps and task numbers of pieces [0, count), and their packing tasks. Returns the number of tasks.
 static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t count, int threads,
                           int64_t *pack_tasks) {
@@ -511,7 +525,7 @@ static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t c
         piece->task = tasks;
         piece->pack_task = *pack_tasks;
         piece->column_step = piece->mapped ? round_up(step, mapped_width(run, piece->group)) : step;
-        piece->panels_per_task = divide_up(PACK_UNITS, padded_units(run, piece) * run->tile_rows);
+        piece->panels_per_task = packing_panels(run, piece);
         tasks += divide_up(piece->group->columns, piece->column_step);
         *pack_tasks += divide_up(piece->panels, piece->panels_per_task);
     }
@@ -601,7 +615,7 @@ static bool is_unpacked_int4(enum linear_unit unit, const struct linear_group *g
 
 // Most rows of a tile that reads side b of a group where it lies, and of a product that does so tile by tile: b is
 // turned anew for each tile, which still costs less than packing it, unless packed operands multiply faster
-// (UNIT_WIDE).
+// (UNIT_WIDE); integers are widened anew, which costs less than packing where they become F32 at once.
 static int64_t mapped_rows(const struct run *run, const struct linear_group *group) {
     if (group->b.panels) {
         return run->kernels->panel_rows;
@@ -617,11 +631,13 @@ static int64_t mapped_rows(const struct run *run, const struct linear_group *gro
 static int64_t most_mapped_rows(const struct run *run, const struct linear_group *group) {
     int64_t rows = mapped_rows(run, group);
     if (group->b.panels) {
-        return PANEL_TILES * rows;
+        return (run->column_unit == UNIT_F32 ? CODE_TILES : PANEL_TILES) * rows;
     }
-    return is_unpacked_int4(run->unit, group)       ? INT4_ROWS
-           : rows > LINEAR_MAX_MAPPED && !run->wide ? LINEAR_MOST_MAPPED
-                                                    : rows;
+    if (is_unpacked_int4(run->unit, group)) {
+        return INT4_ROWS;
+    }
+    bool several = group->b.integers != NULL ? run->wide : rows > LINEAR_MAX_MAPPED && !run->wide;
+    return several ? LINEAR_MOST_MAPPED : rows;
 }
 
 // Cuts the groups; `pieces` has room for all. Returns the units of the largest piece's packed rows and adds up all.
@@ -651,8 +667,12 @@ static int64_t plan_pieces(const struct run *run, struct piece *pieces, const st
 // mapped piece).
 static void plan_workers(struct run *run, int64_t most_depth, int64_t limit) {
     int64_t columns = run->most_panels * run->kernels->tile_columns;
-    int64_t block_units = units_of(run->unit, minimum(run->depth_block, most_depth));
-    run->columns_bytes = round_up(block_units * columns * 4, 64);
+    int64_t block_units = units_of(run->column_unit, minimum(run->depth_block, most_depth));
+    // What column_panels allows at most, which, unlike its panels times units, never falls as depth grows: a step has
+    // reserved memory for its largest products.
+    int64_t panel_units = run->blocks != NULL ? block_units * run->most_panels
+                                              : minimum(MAX_PANELS * DEPTH_UNITS, MAX_SHORT_PANELS * block_units);
+    run->columns_bytes = round_up(panel_units * run->kernels->tile_columns * 4, 64);
     int64_t area = most_depth > run->depth_block ? limit * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
     int64_t mapped = LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS + divide_up(most_depth, BLOCK_SIZE);
     run->worker_bytes = run->columns_bytes + round_up((area > mapped ? area : mapped) * 4, 64);
@@ -668,6 +688,22 @@ static void run_passes(struct op_context *op, struct run *run, struct piece *pie
         }
         run_pieces(op, run, pieces + begin, end - begin);
     }
+}
+
+// Most column panels of a task: as many as packed take a certain part of the second cache level. Products of short
+// depth, which mostly wait for c, so have long pieces of its rows.
+static int64_t column_panels(const struct run *run, int64_t most_depth) {
+    int64_t units = units_of(run->column_unit, minimum(run->depth_block, most_depth));
+    return units == 0 ? MAX_PANELS : minimum(MAX_SHORT_PANELS, MAX_PANELS * DEPTH_UNITS / units);
+}
+
+// Units of packed columns. Where pairs are multiplied by halves, codes, which have to be widened anyway, become F32 at
+// once: a tile then need not widen them again for each of its rows' panels. So does BF16 that many rows share.
+static enum linear_unit units_of_columns(const struct linear_group *groups, int64_t count, bool pairs, bool wide) {
+    const struct linear_operand *b = &groups[0].b;
+    bool codes = b->integers != NULL || (b->panels && b->format != FORMAT_BF16);
+    bool shared = count == 1 && b->format == FORMAT_BF16 && !b->panels && groups[0].rows >= FLOAT_ROWS;
+    return !pairs || (wide && (codes || shared)) ? UNIT_F32 : UNIT_PAIR;
 }
 
 void linear_run(struct op_context *op, const struct linear_group *groups, int64_t count, enum format c_format,
@@ -688,12 +724,12 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
                       .wide = pairs && kernels->wide && blocks == NULL,
                       .add = mode == OP_ADD,
                       .scaled = is_scaled(a) || is_scaled(b),
+                      .column_unit = units_of_columns(groups, count, pairs, pairs && kernels->wide && blocks == NULL),
                       .blocks = blocks,
                       .tile_rows = blocks != NULL ? blocks->tile_rows : kernels->tile_rows,
-                      .most_panels = blocks != NULL ? blocks->most_panels : MAX_PANELS,
                       .tile = blocks != NULL ? blocks->tile : kernels->tile,
-                      .depth_block = pairs ? 2 * DEPTH_UNITS : DEPTH_UNITS,
                       .scale_depth = format_is_int(b) ? int_group(b) : BLOCK_SIZE};
+    run.depth_block = run.column_unit == UNIT_PAIR ? 2 * DEPTH_UNITS : DEPTH_UNITS;
     int64_t piece_count = 0, most_depth = 0;
     for (int64_t g = 0; g < count; g++) {
         most_depth = groups[g].depth > most_depth ? groups[g].depth : most_depth;
@@ -701,6 +737,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
             clear_c(&run, &groups[g]);
         }
     }
+    run.most_panels = blocks != NULL ? blocks->most_panels : column_panels(&run, most_depth);
     int64_t limit = most_depth > 0 ? piece_rows(&run, groups, count, most_depth, threads) : 1;
     limit = is_unpacked_int4(run.unit, &groups[0]) ? minimum(limit, INT4_ROWS) : limit;
     for (int64_t g = 0; g < count; g++) {

@@ -122,10 +122,10 @@ struct linear_kernels {
     void (*tile_int)(const struct linear_tile *tile);
     // Weights in panels (tensor/panels.h; tables with tile_columns = PANEL_ROWS and pairs, else NULL): the product of
     // at most panel_rows rows with up to two panels, each read front to back (as tile_mapped; `next` is the panel that
-    // follows); codes of a panel as packed columns; filling one.
+    // follows); codes of a panel as packed columns of pairs or of F32; filling one.
     int panel_rows;
     void (*tile_panel)(const struct linear_tile *tile);
-    void (*widen_panel)(uint32_t *out, const uint8_t *codes, int64_t units);
+    void (*widen_panel)(uint32_t *out, const uint8_t *codes, int64_t units, enum linear_unit unit);
     void (*fill_panel)(struct tensor *out, const struct tensor *source, int64_t panel);
     struct linear_blocks blocks;
 };

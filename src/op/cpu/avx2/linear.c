@@ -35,10 +35,21 @@ INLINE __m256 load_eight(enum format format, const char *from) {
     return _mm256_i32gather_ps(e4m3_values, codes, 4);
 }
 
-// The first `count` of them; the rest are zeros and their memory is not touched.
+// The first `count` of them; the rest are zeros and their memory is not touched. A panel of 6 rows that are contiguous
+// takes this way all the time.
 INLINE __m256 load_some(enum format format, const char *from, int64_t count) {
+    static const int32_t masks[2 * VECTOR] = {-1, -1, -1, -1, -1, -1, -1, -1};
     if (count >= VECTOR) {
         return load_eight(format, from);
+    }
+    if (format == FORMAT_F32) {
+        __m256i mask = _mm256_loadu_si256((const __m256i *)(const void *)(masks + VECTOR - (count > 0 ? count : 0)));
+        return _mm256_maskload_ps((const float *)(const void *)from, mask);
+    }
+    if (format == FORMAT_BF16 && count > 0 && count % 2 == 0) {
+        __m128i mask = _mm_loadu_si128((const __m128i *)(const void *)(masks + VECTOR - count / 2));
+        __m256i words = _mm256_cvtepu16_epi32(_mm_maskload_epi32((const int *)(const void *)from, mask));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
     }
     char copy[VECTOR * 4] = {0};
     if (count > 0) {

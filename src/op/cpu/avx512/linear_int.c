@@ -60,6 +60,26 @@ INLINE __m512 slab_code(const uint8_t *slab, const enum format format, const int
     return _mm512_cvtepi32_ps(_mm512_srai_epi32(lanes, (unsigned)(32 - width)));
 }
 
+// Code j of each lane of a slab as F32, without the detour over pairs. `lanes` is moved along as j ascends.
+//   int4   code 2 i + 1 stands at bit 4 i, code 2 i at bit 16 + 4 i: after a shift by 4 i one look-up for each, which
+//          takes as many low bits of its index as its table is long (that of the upper halves clears the lower)
+//   int8   a code put into the mantissa of 2^23 or 2^15, its sign bit turned: 2^23 + 128 + code; two codes for a shift
+INLINE __m512 next_code(__m512i *lanes, const struct table *table, const enum format format, const int j) {
+    if (format == FORMAT_INT4) {
+        if (j % 2 == 0) {
+            *lanes = j == 0 ? *lanes : _mm512_srli_epi32(*lanes, 4);
+            return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, *lanes, table->values));
+        }
+        return _mm512_permutexvar_ps(*lanes, table->floats);
+    }
+    const __m512i from = j % 2 == 0 ? _mm512_srli_epi32(*lanes, 16) : *lanes;
+    const float base = j < 2 ? 0x1p23f : 0x1p15f;
+    const __m512i field = _mm512_set1_epi32(j < 2 ? 0xff : 0xff00);
+    const __m512i number = _mm512_castps_si512(_mm512_set1_ps(base + 128.0f));
+    __m512i sum = _mm512_ternarylogic_epi32(from, field, number, 0x6a);   // (from & field) ^ number
+    return _mm512_sub_ps(_mm512_castsi512_ps(sum), _mm512_set1_ps(base + 128.0f));
+}
+
 // ---- Packing --------------------------------------------------------------------------------------------------------
 
 // Where the slab with k of tile `tile` begins.
@@ -68,44 +88,70 @@ INLINE const uint8_t *slab_at(const struct tensor *weight, const enum format for
            k % int_group(format) / int_slab_depth(format) * int_slab_stride(weight, tile);
 }
 
-INLINE void pack_pairs(uint32_t *out, const struct linear_strip *strip, int64_t tile, const enum format format) {
-    const int pairs = (int)int_slab_depth(format) / 2;
-    const struct table table = table_load();
-    for (int64_t k = strip->k_begin; k < strip->k_end; k += 2 * pairs) {
+// A slab of a tile as units, `left` k of it.
+INLINE void pack_slab(uint32_t *out, const int64_t stride, const uint8_t *slab, const struct table *table,
+                      const enum format format, const enum linear_unit unit, const int64_t left) {
+    const int depth = (int)int_slab_depth(format);
+    if (unit == UNIT_PAIR) {
         __m512i pair[MAX_PAIRS];
-        slab_pairs(pair, &table, slab_at(strip->source->integers, format, tile, k), format);
+        slab_pairs(pair, table, slab, format);
         UNROLL
-        for (int i = 0; i < pairs; i++) {
-            if (k + 2 * i < strip->k_end) {
-                _mm512_store_si512(out, pair[i]);
-                out += strip->unit_stride;
+        for (int i = 0; i < depth / 2; i++) {
+            if (2 * i < left) {
+                _mm512_store_si512(out + i * stride, pair[i]);
+            }
+        }
+        return;
+    }
+    __m512i lanes = _mm512_loadu_si512(slab);
+    UNROLL
+    for (int j = 0; j < depth; j++) {
+        __m512 code = next_code(&lanes, table, format, j);
+        if (j < left) {
+            _mm512_store_ps((float *)(void *)(out + j * stride), code);
+        }
+    }
+}
+
+// Columns of a block: its slabs are read front to back, group by group.
+INLINE void pack_block(const struct linear_strip *strip, const enum format format, const enum linear_unit unit,
+                       const int tiles) {
+    const struct tensor *weight = strip->source->integers;
+    const struct table table = table_load();
+    const int64_t group = int_group(format), depth = int_slab_depth(format), stride = strip->unit_stride;
+    const int64_t first = strip->row / VECTOR, slab_bytes = int_slab_stride(weight, first);
+    const int64_t units = unit == UNIT_PAIR ? depth / 2 : depth;
+    uint32_t *out = strip->out;
+    for (int64_t k = strip->k_begin, end; k < strip->k_end; k = end) {
+        const uint8_t *slab = slab_at(weight, format, first, k);
+        end = k / group * group + group;
+        end = end < strip->k_end ? end : strip->k_end;
+        for (int64_t left = end - k; left > 0; left -= depth, slab += slab_bytes, out += units * stride) {
+            UNROLL
+            for (int t = 0; t < tiles; t++) {
+                if (left >= depth) {
+                    pack_slab(out + t * VECTOR, stride, slab + t * INT_SLAB_BYTES, &table, format, unit, depth);
+                } else {
+                    pack_slab(out + t * VECTOR, stride, slab + t * INT_SLAB_BYTES, &table, format, unit, left);
+                }
             }
         }
     }
 }
 
-INLINE void pack_singles(uint32_t *out, const struct linear_strip *strip, int64_t tile, const enum format format) {
-    const int depth = (int)int_slab_depth(format);
-    for (int64_t k = strip->k_begin; k < strip->k_end; k += depth) {
-        const uint8_t *slab = slab_at(strip->source->integers, format, tile, k);
-        UNROLL
-        for (int j = 0; j < depth; j++) {
-            if (k + j < strip->k_end) {
-                _mm512_store_ps((float *)(void *)out, slab_code(slab, format, j));
-                out += strip->unit_stride;
-            }
-        }
+INLINE void pack_units(const struct linear_strip *strip, const enum format format, const enum linear_unit unit) {
+    if (strip->rows > VECTOR) {
+        pack_block(strip, format, unit, 2);
+    } else {
+        pack_block(strip, format, unit, 1);
     }
 }
 
 INLINE void pack_tiles(const struct linear_strip *strip, const enum format format) {
-    for (int64_t first = 0; first < strip->rows; first += VECTOR) {
-        const int64_t tile = (strip->row + first) / VECTOR;
-        if (strip->unit == UNIT_PAIR) {
-            pack_pairs(strip->out + first, strip, tile, format);
-        } else {
-            pack_singles(strip->out + first, strip, tile, format);
-        }
+    if (strip->unit == UNIT_PAIR) {
+        pack_units(strip, format, UNIT_PAIR);
+    } else {
+        pack_units(strip, format, UNIT_F32);
     }
 }
 
@@ -158,26 +204,6 @@ INLINE void ask_ahead(const struct stream *stream, const uint8_t *from, const in
     for (int t = 0; t < tiles; t++) {
         _mm_prefetch((const char *)line + tile_offset(stream, t, INT_SLAB_BYTES), _MM_HINT_T1);
     }
-}
-
-// Code j of each lane of a slab as F32, without the detour over pairs. `lanes` is moved along as j ascends.
-//   int4   code 2 i + 1 stands at bit 4 i, code 2 i at bit 16 + 4 i: after a shift by 4 i one look-up for each, which
-//          takes as many low bits of its index as its table is long (that of the upper halves clears the lower)
-//   int8   a code put into the mantissa of 2^23 or 2^15, its sign bit turned: 2^23 + 128 + code; two codes for a shift
-INLINE __m512 next_code(__m512i *lanes, const struct table *table, const enum format format, const int j) {
-    if (format == FORMAT_INT4) {
-        if (j % 2 == 0) {
-            *lanes = j == 0 ? *lanes : _mm512_srli_epi32(*lanes, 4);
-            return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, *lanes, table->values));
-        }
-        return _mm512_permutexvar_ps(*lanes, table->floats);
-    }
-    const __m512i from = j % 2 == 0 ? _mm512_srli_epi32(*lanes, 16) : *lanes;
-    const float base = j < 2 ? 0x1p23f : 0x1p15f;
-    const __m512i field = _mm512_set1_epi32(j < 2 ? 0xff : 0xff00);
-    const __m512i number = _mm512_castps_si512(_mm512_set1_ps(base + 128.0f));
-    __m512i sum = _mm512_ternarylogic_epi32(from, field, number, 0x6a);   // (from & field) ^ number
-    return _mm512_sub_ps(_mm512_castsi512_ps(sum), _mm512_set1_ps(base + 128.0f));
 }
 
 // The slabs of k of `tiles` tiles; `x`, `y`: even and odd k of row 0. `units`: pairs of k that there are.

@@ -172,13 +172,32 @@ static void tile_halves(const struct linear_tile *tile) {
     tiles[METHOD_HALVES][tile->mapped->format != FORMAT_BF16][tile->rows](tile);
 }
 
-static void widen_panel(uint32_t *out, const uint8_t *codes, int64_t units) {
+INLINE void widen_units(uint32_t *out, const uint8_t *codes, int64_t units, const enum linear_unit unit) {
     const struct e4m3_table table = e4m3_table_load();
-    for (int64_t unit = 0; unit < units; unit++, out += PANEL_ROWS) {
+    const int64_t step = unit == UNIT_PAIR ? 1 : 2;
+    for (; units > 0; units -= step, codes += 2 * PANEL_ROWS, out += step * PANEL_ROWS) {
         __m512i pair[GROUPS];
-        load_unit(pair, FORMAT_E4M3_BLOCK, &table, (const char *)codes + unit * 2 * PANEL_ROWS);
-        _mm512_store_si512(out, pair[0]);
-        _mm512_store_si512(out + VECTOR, pair[1]);
+        load_unit(pair, FORMAT_E4M3_BLOCK, &table, (const char *)codes);
+        UNROLL
+        for (int g = 0; g < GROUPS; g++) {
+            if (unit == UNIT_PAIR) {
+                _mm512_store_si512(out + g * VECTOR, pair[g]);
+                continue;
+            }
+            __m512i even = _mm512_and_si512(pair[g], _mm512_set1_epi32((int)0xffff0000u));
+            _mm512_store_si512(out + g * VECTOR, even);
+            if (units > 1) {
+                _mm512_store_si512(out + PANEL_ROWS + g * VECTOR, _mm512_slli_epi32(pair[g], 16));
+            }
+        }
+    }
+}
+
+static void widen_panel(uint32_t *out, const uint8_t *codes, int64_t units, enum linear_unit unit) {
+    if (unit == UNIT_PAIR) {
+        widen_units(out, codes, units, UNIT_PAIR);
+    } else {
+        widen_units(out, codes, units, UNIT_F32);
     }
 }
 
