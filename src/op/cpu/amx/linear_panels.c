@@ -58,13 +58,10 @@ INLINE void widen_unit(char *to, const char *from, const struct e4m3_table *tabl
     _mm512_store_si512(to + TILE_BYTES, _mm512_unpackhi_epi8(low, high));
 }
 
-// `units`: a multiple of four.
 INLINE void widen(char *to, const char *from, const int units, const struct e4m3_table *table) {
-    for (int unit = 0; unit < units; unit += 4) {
-        UNROLL
-        for (int i = 0; i < 4; i++) {
-            widen_unit(to + (unit + i) * UNIT_BYTES, from + (unit + i) * CODES_BYTES, table);
-        }
+#pragma GCC unroll 4   // all at once, GCC would move instructions of one unit into another: a fifth slower
+    for (int unit = 0; unit < units; unit++) {
+        widen_unit(to + unit * UNIT_BYTES, from + unit * CODES_BYTES, table);
     }
 }
 
@@ -140,9 +137,8 @@ INLINE void step_rest(const uint32_t *a, const struct reader *reader, int64_t un
         const char *from = reader->from + panel * reader->bytes;
         if (format == FORMAT_BF16) {
             memcpy(b_copy[panel], from, (size_t)units * UNIT_BYTES);
-        }
-        for (int unit = 0; format != FORMAT_BF16 && unit < units; unit++) {
-            widen_unit(b_copy[panel] + unit * UNIT_BYTES, from + unit * CODES_BYTES, table);
+        } else {
+            widen(b_copy[panel], from, (int)units, table);
         }
     }
     memory_settle();
