@@ -34,9 +34,14 @@ struct reader {
     int64_t bytes;            // of a panel
 };
 
-INLINE void ask_ahead(const struct reader *reader, const int panels, const int bytes) {
+// What is to be asked for now, in the first panel.
+INLINE const char *ahead(const struct reader *reader) {
     const char *line = reader->from + AHEAD;
-    line += line < reader->end ? 0 : reader->jump;
+    return line + (line < reader->end ? 0 : reader->jump);
+}
+
+INLINE void ask_ahead(const struct reader *reader, const int panels, const int bytes) {
+    const char *line = ahead(reader);
     for (int panel = 0; panel < panels; panel++, line += reader->bytes) {
         for (int byte = 0; byte < bytes; byte += TILE_BYTES) {
             _mm_prefetch(line + byte, _MM_HINT_T1);
@@ -58,9 +63,11 @@ INLINE void widen_unit(char *to, const char *from, const struct e4m3_table *tabl
     _mm512_store_si512(to + TILE_BYTES, _mm512_unpackhi_epi8(low, high));
 }
 
-INLINE void widen(char *to, const char *from, const int units, const struct e4m3_table *table) {
+// `ask`: as many lines that are asked for meanwhile, one with each unit: more at once would hold up other loads.
+INLINE void widen(char *to, const char *from, const char *ask, const int units, const struct e4m3_table *table) {
 #pragma GCC unroll 4   // all at once, GCC would move instructions of one unit into another: a fifth slower
     for (int unit = 0; unit < units; unit++) {
+        _mm_prefetch(ask + unit * CODES_BYTES, _MM_HINT_T1);
         widen_unit(to + unit * UNIT_BYTES, from + unit * CODES_BYTES, table);
     }
 }
@@ -138,7 +145,7 @@ INLINE void step_rest(const uint32_t *a, const struct reader *reader, int64_t un
         if (format == FORMAT_BF16) {
             memcpy(b_copy[panel], from, (size_t)units * UNIT_BYTES);
         } else {
-            widen(b_copy[panel], from, (int)units, table);
+            widen(b_copy[panel], from, ahead(reader) + panel * reader->bytes, (int)units, table);
         }
     }
     memory_settle();
@@ -193,18 +200,21 @@ struct stage {
 INLINE void step_codes(const uint32_t *a, struct stage *stage, int64_t step, const struct reader *reader,
                        const bool more, const struct shape shape, const struct e4m3_table *table) {
     const char *b = stage->copy[step % 2][0], *from = reader->from + LINEAR_CHUNK * CODES_BYTES;
+    const char *ask = ahead(reader);
     char *to = stage->copy[(step + 1) % 2][0];
     const int units = shape.low ? LINEAR_CHUNK / 2 : LINEAR_CHUNK;
     if (more) {
-        widen(to, from, units, table);
+        widen(to, from, ask, units, table);
+    } else {
+        ask_ahead(reader, shape.panels, LINEAR_CHUNK * CODES_BYTES);
     }
     memory_settle();
     first_part(a, b);
     memory_settle();
     if (more && shape.low) {
-        widen(to + units * UNIT_BYTES, from + units * CODES_BYTES, units, table);
+        widen(to + units * UNIT_BYTES, from + units * CODES_BYTES, ask + units * CODES_BYTES, units, table);
     } else if (more && shape.panels > 1) {
-        widen(to + STEP_BYTES, from + reader->bytes, units, table);
+        widen(to + STEP_BYTES, from + reader->bytes, ask + reader->bytes, units, table);
     }
     memory_settle();
     second_part(a, b, STEP_BYTES, shape);
@@ -218,14 +228,14 @@ INLINE void tile_codes(const struct linear_tile *tile, float *c, struct reader *
     const int64_t whole = tile->units / LINEAR_CHUNK, rest = tile->units % LINEAR_CHUNK, steps = whole + (rest > 0);
     const uint32_t *a = tile->a;
     for (int panel = 0; panel < shape.panels && whole > 0; panel++) {
-        widen(stage.copy[0][panel], reader->from + panel * reader->bytes, LINEAR_CHUNK, &table);
+        widen(stage.copy[0][panel], reader->from + panel * reader->bytes, ahead(reader) + panel * reader->bytes,
+              LINEAR_CHUNK, &table);
     }
     zero_c(shape);
     for (int64_t step = 0; step < steps; step++) {
         if (step == whole) {
             step_rest(a, reader, rest, tile->rows, FORMAT_E4M3_BLOCK, shape, &table);
         } else {
-            ask_ahead(reader, shape.panels, LINEAR_CHUNK * CODES_BYTES);
             step_codes(a, &stage, step, reader, step + 1 < whole, shape, &table);
         }
         if (step % STEPS == STEPS - 1 || step + 1 == steps) {
