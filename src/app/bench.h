@@ -18,7 +18,8 @@
 #define BENCH_NAME 64
 
 // LIMIT_PAIRS: products of BF16, the faster of their own instruction (LIMIT_BF16) and multiply-adds (LIMIT_F32).
-enum bench_limit { LIMIT_NONE, LIMIT_F32, LIMIT_BF16, LIMIT_PAIRS, LIMIT_READ, LIMIT_COPY, LIMIT_COUNT };
+// LIMIT_VECTORS: the same without AMX, for what does not use it.
+enum bench_limit { LIMIT_NONE, LIMIT_F32, LIMIT_BF16, LIMIT_PAIRS, LIMIT_VECTORS, LIMIT_READ, LIMIT_COPY, LIMIT_COUNT };
 enum bench_team { TEAM_ONE, TEAM_ALL, TEAM_COUNT };
 
 struct bench_options {

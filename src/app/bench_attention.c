@@ -88,7 +88,7 @@ static int attention(struct bench *bench, struct attention_case c, struct error 
     struct bench_case measured = {.unit = "GFLOP/s",
                                   .amount = work,
                                   .work = work,
-                                  .limit = c.format == FORMAT_F32 ? LIMIT_F32 : LIMIT_PAIRS,
+                                  .limit = c.format == FORMAT_F32 ? LIMIT_F32 : LIMIT_VECTORS,
                                   .team = TEAM_ALL,
                                   .run = run_forward,
                                   .argument = &c};

@@ -50,8 +50,7 @@ static void copy_task(void *argument, int64_t task, int worker) {
 }
 
 // All threads for about LIMIT_SECONDS. Without an instruction for BF16 pairs their limit is that of F32.
-static double compute_rate(struct op_context *op, bool pairs) {
-    const struct peak_kernels *kernels = &op->kernels->peak;
+static double compute_rate(struct op_context *op, const struct peak_kernels *kernels, bool pairs) {
     struct limit_job job = {.rounds = 1000,
                             .multiply_add = pairs && kernels->multiply_add_pairs != NULL ? kernels->multiply_add_pairs
                                                                                          : kernels->multiply_add};
@@ -81,14 +80,19 @@ static double memory_rate(struct bench *bench, struct op_context *op, bool copy)
 
 // One sample, in 1e9 operations or bytes a second.
 double bench_limit_sample(struct bench *bench, enum bench_limit limit, enum bench_team team) {
+    struct op_context *op = &bench->op[team];
     double rate = 0.0;
     if (limit == LIMIT_F32 || limit == LIMIT_BF16) {
-        rate = compute_rate(&bench->op[team], limit == LIMIT_BF16);
-    } else if (limit == LIMIT_PAIRS) {
+        rate = compute_rate(op, &op->kernels->peak, limit == LIMIT_BF16);
+    } else if (limit == LIMIT_PAIRS || (limit == LIMIT_VECTORS && op->isa != ISA_AMX)) {
         double whole = bench_limit_sample(bench, LIMIT_F32, team), pairs = bench_limit_sample(bench, LIMIT_BF16, team);
         rate = whole > pairs ? whole : pairs;
+    } else if (limit == LIMIT_VECTORS) {
+        double whole = bench_limit_sample(bench, LIMIT_F32, team);
+        double pairs = compute_rate(op, &cpu_kernels_get(ISA_AVX512)->peak, true);
+        rate = whole > pairs ? whole : pairs;
     } else if (limit == LIMIT_READ || limit == LIMIT_COPY) {
-        rate = memory_rate(bench, &bench->op[team], limit == LIMIT_COPY);
+        rate = memory_rate(bench, op, limit == LIMIT_COPY);
     }
     if (rate > bench->best[limit][team]) {
         bench->best[limit][team] = rate;
@@ -187,7 +191,7 @@ double bench_measure(struct bench *bench, const struct bench_case *measured) {
         rates[i] = (double)calls / time_calls(bench, measured, &round, calls);
     }
     double rate = bench_median(rates, samples), limit = bench_median(limits, samples);
-    if (measured->limit == LIMIT_F32 || measured->limit == LIMIT_PAIRS) {
+    if (measured->limit == LIMIT_F32 || measured->limit == LIMIT_PAIRS || measured->limit == LIMIT_VECTORS) {
         limit = bench->best[measured->limit][measured->team];
     }
     bench->last_rate = rate;

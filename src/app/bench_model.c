@@ -381,7 +381,7 @@ int bench_prefill(struct bench *bench, struct error *error) {
             struct bench_case measured = {.unit = "tokens/s",
                                           .amount = (double)length,
                                           .work = work / 1e9,
-                                          .limit = LIMIT_PAIRS,
+                                          .limit = format_is_int(weights[f].format) ? LIMIT_VECTORS : LIMIT_PAIRS,
                                           .team = TEAM_ALL,
                                           .evict = true,
                                           .run = run_prefill,

@@ -89,7 +89,15 @@ static void test_same_bits(void **state) {
     }
 }
 
+// What holds on every instruction set holds within AMX, whose order of sums is another.
+static void test_amx(void **state) {
+    if (fixture_amx(true)) {
+        test_same_bits(state);
+        fixture_amx(false);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_bits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_amx), cmocka_unit_test(test_same_bits)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

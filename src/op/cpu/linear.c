@@ -145,7 +145,9 @@ static void pack_task(void *argument, int64_t task, int worker) {
                                          .rows = (int)rows,
                                          .unit = unit};
             const struct linear_blocks *blocks = run->blocks;
-            (blocks == NULL ? run->kernels->pack_rows : piece->mapped ? blocks->pack_few : blocks->pack_rows)(&strip);
+            (blocks == NULL                             ? run->kernels->pack_rows
+             : piece->mapped && !piece->group->b.panels ? blocks->pack_few
+                                                        : blocks->pack_rows)(&strip);
         }
     }
     for (int64_t panel = first; unit != run->unit && depth % 2 != 0 && panel < last; panel++) {
@@ -388,7 +390,7 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
     const struct linear_group *group = piece->group;
     const bool integers = group->b.integers != NULL;
     const int64_t width = mapped_width(run, group);
-    float *scales = area + LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
+    float *scales = area + LINEAR_MAX_ROWS * LINEAR_WIDE;
     if (run->scaled && !integers) {
         load_scales(run, scales, 1, &group->b, column, 1, 0, group->depth);
     }
@@ -412,7 +414,7 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
             load_c(run, group, piece->row + row, column, area, width, rows, columns);
         }
         (integers              ? run->kernels->tile_int
-         : group->b.panels     ? run->kernels->tile_panel
+         : group->b.panels     ? (run->blocks != NULL ? run->blocks->tile_panel : run->kernels->tile_panel)
          : run->blocks != NULL ? run->blocks->tile_few
                                : run->kernels->tile_mapped)(&tile);
         store_c(run, group, piece->row + row, column, area, width, rows, columns);
@@ -597,11 +599,8 @@ static bool is_scaled(enum format format) {
 }
 
 // Whether few rows may read side b where it lies: it has a stride of 1, and a mapped tile has all the scales (one for
-// each block of b). Panels are what tiles of products in blocks read anyway, whatever the number of rows.
+// each block of b).
 static bool is_readable(const struct run *run, const struct linear_group *group) {
-    if (group->b.panels && run->blocks != NULL) {
-        return false;
-    }
     bool blocks = !is_scaled(group->b.format) || group->b.format == FORMAT_E4M3_BLOCK || group->b.integers != NULL;
     bool strides = group->b.k_stride == 1 || (group->b.row_stride == 1 && run->blocks == NULL);
     return !is_scaled(group->a.format) && blocks && strides;
@@ -617,11 +616,11 @@ static bool is_unpacked_int4(enum linear_unit unit, const struct linear_group *g
 // turned anew for each tile, which still costs less than packing it, unless packed operands multiply faster
 // (UNIT_WIDE); integers are widened anew, which costs less than packing where they become F32 at once.
 static int64_t mapped_rows(const struct run *run, const struct linear_group *group) {
-    if (group->b.panels) {
-        return run->kernels->panel_rows;
-    }
     if (run->blocks != NULL) {
         return LINEAR_MOST_MAPPED;
+    }
+    if (group->b.panels) {
+        return run->kernels->panel_rows;
     }
     bool pairs = run->unit == UNIT_PAIR && group->b.integers == NULL && group->b.k_stride == 1 &&
                  run->kernels->mapped_pairs > 0;
@@ -674,7 +673,7 @@ static void plan_workers(struct run *run, int64_t most_depth, int64_t limit) {
                                               : minimum(MAX_PANELS * DEPTH_UNITS, MAX_SHORT_PANELS * block_units);
     run->columns_bytes = round_up(panel_units * run->kernels->tile_columns * 4, 64);
     int64_t area = most_depth > run->depth_block ? limit * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
-    int64_t mapped = LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS + divide_up(most_depth, BLOCK_SIZE);
+    int64_t mapped = LINEAR_MAX_ROWS * LINEAR_WIDE + divide_up(most_depth, BLOCK_SIZE);
     run->worker_bytes = run->columns_bytes + round_up((area > mapped ? area : mapped) * 4, 64);
 }
 

@@ -100,7 +100,8 @@ struct linear_blocks {
     // At most LINEAR_MOST_MAPPED rows, k of b contiguous: pack_rows and tile_mapped of such products.
     void (*pack_few)(const struct linear_strip *strip);
     void (*tile_few)(const struct linear_tile *tile);
-    void (*release)(void);   // called by each thread after its tiles of a task
+    void (*tile_panel)(const struct linear_tile *tile);   // as below, of at most LINEAR_MOST_MAPPED rows
+    void (*release)(void);                                // called by each thread after its tiles of a task
 };
 
 struct linear_kernels {

@@ -196,5 +196,6 @@ void kernels_amx_linear(struct cpu_kernels *kernels) {
                                                     .tile = tile_packed,
                                                     .pack_few = amx_pack_few,
                                                     .tile_few = amx_tile_few,
+                                                    .tile_panel = amx_tile_panel,
                                                     .release = tiles_release};
 }

@@ -9,5 +9,6 @@
 void amx_pack_rows(const struct linear_strip *strip);
 void amx_pack_few(const struct linear_strip *strip);
 void amx_tile_few(const struct linear_tile *tile);
+void amx_tile_panel(const struct linear_tile *tile);
 
 #endif

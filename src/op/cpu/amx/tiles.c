@@ -30,7 +30,11 @@ void tiles_configure(int rows, int columns) {
     struct tiles_layout layout;
     memset(&layout, 0, sizeof layout);
     layout.palette = 1;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; columns > 2 * TILE && i < 4; i++) {
+        set(&layout, i, rows, TILE);
+        set(&layout, 4 + i, i == 0 ? rows : TILE, TILE);
+    }
+    for (int i = 0; columns <= 2 * TILE && i < 2; i++) {
         for (int j = 0; j < 2; j++) {
             set(&layout, 2 * i + j, part(rows, i), part(columns, j));
         }
