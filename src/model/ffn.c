@@ -52,7 +52,8 @@ void ffn_backward_input(struct op_context *op, struct tensor *dx, enum op_mode m
     linear_backward_input(op, dx, &kept->up, &params->up_proj, OP_ADD);
 }
 
-void ffn_backward_weight(struct op_context *op, struct mlp_params *dparams, const struct ffn_kept *kept) {
-    linear_backward_weight_pair(op, &dparams->gate_proj, &dparams->up_proj, &kept->gate, &kept->up);
-    linear_backward_weight(op, &dparams->down_proj, &kept->down);
+void ffn_backward_weight(struct op_context *op, struct mlp_params *dparams, const struct ffn_kept *kept,
+                         enum op_mode mode) {
+    linear_backward_weight_pair(op, &dparams->gate_proj, &dparams->up_proj, &kept->gate, &kept->up, mode);
+    linear_backward_weight(op, &dparams->down_proj, &kept->down, mode);
 }

@@ -65,60 +65,62 @@ static struct tensor column_tiles(struct op_context *op, const struct tensor *x,
     return tiles;
 }
 
-// dw += dy^T x with x in tiles already.
+// dw (+)= dy^T x with x in tiles already.
 static void grouped_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
-                           const struct tensor *x, const int32_t *offsets, int64_t groups) {
+                           const struct tensor *x, const int32_t *offsets, int64_t groups, enum op_mode mode) {
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor dy = column_tiles(op, &kept->dy, kept->precision, offsets, groups);
-    op_linear_grouped_backward_weight(op, dw, &dy, x, offsets, groups);
+    op_linear_grouped_backward_weight(op, dw, &dy, x, offsets, groups, mode);
     arena_release(op->scratch, mark);
 }
 
 void linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
-                                    const int32_t *offsets, int64_t groups) {
+                                    const int32_t *offsets, int64_t groups, enum op_mode mode) {
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor x = column_tiles(op, &kept->x, kept->precision, offsets, groups);
-    grouped_weight(op, dw, kept, &x, offsets, groups);
+    grouped_weight(op, dw, kept, &x, offsets, groups, mode);
     arena_release(op->scratch, mark);
 }
 
 void linear_grouped_backward_weight_pair(struct op_context *op, struct tensor *dw_first, struct tensor *dw_second,
                                          const struct linear_kept *first, const struct linear_kept *second,
-                                         const int32_t *offsets, int64_t groups) {
+                                         const int32_t *offsets, int64_t groups, enum op_mode mode) {
     CHECK(first->x.data == second->x.data && first->precision == second->precision,
           "a pair of Linears with two inputs");
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor x = column_tiles(op, &first->x, first->precision, offsets, groups);
-    grouped_weight(op, dw_first, first, &x, offsets, groups);
-    grouped_weight(op, dw_second, second, &x, offsets, groups);
+    grouped_weight(op, dw_first, first, &x, offsets, groups, mode);
+    grouped_weight(op, dw_second, second, &x, offsets, groups, mode);
     arena_release(op->scratch, mark);
 }
 
 static void single_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
-                          const struct tensor *x) {
+                          const struct tensor *x, enum op_mode mode) {
     struct arena_mark mark = arena_mark(op->scratch);
     const int32_t offsets[2] = {0, (int32_t)kept->x.shape[0]};
     struct tensor dy = column_tiles(op, &kept->dy, kept->precision, offsets, 1);
-    op_linear_backward_weight(op, dw, &dy, x);
+    op_linear_backward_weight(op, dw, &dy, x, mode);
     arena_release(op->scratch, mark);
 }
 
-void linear_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept) {
+void linear_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
+                            enum op_mode mode) {
     struct arena_mark mark = arena_mark(op->scratch);
     const int32_t offsets[2] = {0, (int32_t)kept->x.shape[0]};
     struct tensor x = column_tiles(op, &kept->x, kept->precision, offsets, 1);
-    single_weight(op, dw, kept, &x);
+    single_weight(op, dw, kept, &x, mode);
     arena_release(op->scratch, mark);
 }
 
 void linear_backward_weight_pair(struct op_context *op, struct tensor *dw_first, struct tensor *dw_second,
-                                 const struct linear_kept *first, const struct linear_kept *second) {
+                                 const struct linear_kept *first, const struct linear_kept *second,
+                                 enum op_mode mode) {
     CHECK(first->x.data == second->x.data && first->precision == second->precision,
           "a pair of Linears with two inputs");
     struct arena_mark mark = arena_mark(op->scratch);
     const int32_t offsets[2] = {0, (int32_t)first->x.shape[0]};
     struct tensor x = column_tiles(op, &first->x, first->precision, offsets, 1);
-    single_weight(op, dw_first, first, &x);
-    single_weight(op, dw_second, second, &x);
+    single_weight(op, dw_first, first, &x, mode);
+    single_weight(op, dw_second, second, &x, mode);
     arena_release(op->scratch, mark);
 }

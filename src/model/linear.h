@@ -33,18 +33,19 @@ struct tensor linear_activation(struct op_context *op, const struct tensor *kept
 // dx = (or +=) dy W.
 void linear_backward_input(struct op_context *op, struct tensor *dx, const struct linear_kept *kept,
                            const struct tensor *w, enum op_mode mode);
-// dw += dy^T x.
-void linear_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept);
+// dw = (or +=) dy^T x.
+void linear_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
+                            enum op_mode mode);
 // The same of two Linears with one input, which is quantised once.
 void linear_backward_weight_pair(struct op_context *op, struct tensor *dw_first, struct tensor *dw_second,
-                                 const struct linear_kept *first, const struct linear_kept *second);
+                                 const struct linear_kept *first, const struct linear_kept *second, enum op_mode mode);
 // The same for experts: arrays of `groups` weights, rows of group g from offsets[g].
 void linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct linear_kept *kept,
                                    const struct tensor *w, const int32_t *offsets, int64_t groups);
 void linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
-                                    const int32_t *offsets, int64_t groups);
+                                    const int32_t *offsets, int64_t groups, enum op_mode mode);
 void linear_grouped_backward_weight_pair(struct op_context *op, struct tensor *dw_first, struct tensor *dw_second,
                                          const struct linear_kept *first, const struct linear_kept *second,
-                                         const int32_t *offsets, int64_t groups);
+                                         const int32_t *offsets, int64_t groups, enum op_mode mode);
 
 #endif

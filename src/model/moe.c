@@ -166,13 +166,14 @@ void moe_dispatch_backward(const struct pass *pass, struct tensor *dx, const str
     arena_release(op->scratch, mark);
 }
 
-void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept) {
+void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept,
+                         enum op_mode mode) {
     const struct dispatch_plan *plan = kept->plan;
-    op_linear_backward_weight(op, &dparams->gate, &kept->router.dy, &kept->router.x);
+    op_linear_backward_weight(op, &dparams->gate, &kept->router.dy, &kept->router.x, mode);
     linear_grouped_backward_weight_pair(op, dparams->gate_proj, dparams->up_proj, &kept->gate, &kept->up, plan->offsets,
-                                        plan->slots);
-    linear_grouped_backward_weight(op, dparams->down_proj, &kept->down, plan->offsets, plan->slots);
+                                        plan->slots, mode);
+    linear_grouped_backward_weight(op, dparams->down_proj, &kept->down, plan->offsets, plan->slots, mode);
     if (tensor_present(&dparams->shared_experts.gate_proj)) {
-        ffn_backward_weight(op, &dparams->shared_experts, &kept->shared);
+        ffn_backward_weight(op, &dparams->shared_experts, &kept->shared, mode);
     }
 }

@@ -62,6 +62,7 @@ void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe
                           struct moe_saved *saved);
 void moe_dispatch_backward(const struct pass *pass, struct tensor *dx, const struct moe_transit *transit,
                            struct moe_kept *kept, const struct moe_params *params, const struct moe_saved *saved);
-void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept);
+void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept,
+                         enum op_mode mode);
 
 #endif

@@ -68,15 +68,15 @@ void op_linear_pair(struct op_context *op, struct tensor *y_first, struct tensor
 // dx.
 void op_linear_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy, const struct tensor *w,
                               enum op_mode mode);
-// dw[N,K] (f32) continues its chain with dy[m,n] * x[m,k], m ascending: processing rows in two calls gives the bits of
-// one. dy, x E4M3_COLUMN: per 128 of m as above, total from dw; two calls give the bits of one when the first ends with
-// a whole tile.
+// dw[N,K] (f32) = chain over m ascending of dy[m,n] * x[m,k]; OP_ADD continues the chain from dw: processing rows in two
+// calls gives the bits of one. dy, x E4M3_COLUMN: per 128 of m as above, total from 0 (or dw); two calls give the bits of
+// one when the first ends with a whole tile.
 void op_linear_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
-                               const struct tensor *x);
+                               const struct tensor *x, enum op_mode mode);
 
 // The same for experts: rows offsets[g]..offsets[g+1]-1 of x, y belong to group g and use weight w[g] (arrays of
-// `groups` tensors of one shape and format). No padding, no dropping; an empty group costs nothing. Every row has the
-// bits of the ungrouped op. E4M3_COLUMN operands of a weight gradient are those of op_quantize_columns with the same
+// `groups` tensors of one shape and format). No padding, no dropping; an empty group costs nothing, but that OP_SET
+// clears its dw. Every row has the bits of the ungrouped op. E4M3_COLUMN operands of a weight gradient are those of op_quantize_columns with the same
 // offsets.
 void op_linear_grouped(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
                        const int32_t *offsets, int64_t groups);
@@ -86,7 +86,8 @@ void op_linear_grouped_pair(struct op_context *op, struct tensor *y_first, struc
 void op_linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy,
                                       const struct tensor *w, const int32_t *offsets, int64_t groups);
 void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
-                                       const struct tensor *x, const int32_t *offsets, int64_t groups);
+                                       const struct tensor *x, const int32_t *offsets, int64_t groups,
+                                       enum op_mode mode);
 
 // ---- FP8 (spec 6.2): scale = e4m3_scale(amax of the tile), code = e4m3_narrow(x / scale), tensor/formats.h
 // ------------ out E4M3_TILE from x f32|bf16, all [T, d]: tiles of 128 columns of one row, the last may be shorter.
