@@ -15,6 +15,14 @@ struct tensor linear_tiles_e5m6(struct arena *arena, int64_t rows, int64_t colum
     return tiles;
 }
 
+struct tensor linear_column_tiles(struct arena *arena, int64_t rows, int64_t columns, const int32_t *offsets,
+                                  int64_t groups) {
+    struct tensor tiles = tensor_2d(FORMAT_E4M3_COLUMN, NULL, rows, columns);
+    tiles.data = arena_allocate(arena, (size_t)(rows * columns), 1);
+    tiles.scale = arena_allocate(arena, (size_t)(op_column_tiles(offsets, groups) * columns), sizeof(float));
+    return tiles;
+}
+
 struct tensor linear_input(struct op_context *op, const struct tensor *x, enum linear_precision precision,
                            struct arena *arena) {
     if (precision == LINEAR_PLAIN || x->format == FORMAT_E4M3_TILE) {
@@ -44,23 +52,13 @@ void linear_backward_input(struct op_context *op, struct tensor *dx, const struc
     arena_release(op->scratch, mark);
 }
 
-void linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct linear_kept *kept,
-                                   const struct tensor *w, const int32_t *offsets, int64_t groups) {
-    struct arena_mark mark = arena_mark(op->scratch);
-    struct tensor dy = linear_input(op, &kept->dy, kept->precision, op->scratch);
-    op_linear_grouped_backward_input(op, dx, &dy, w, offsets, groups);
-    arena_release(op->scratch, mark);
-}
-
 // 128 x 1 tiles in scratch, which begin anew with every group.
 static struct tensor column_tiles(struct op_context *op, const struct tensor *x, enum linear_precision precision,
                                   const int32_t *offsets, int64_t groups) {
-    if (precision == LINEAR_PLAIN) {
+    if (precision == LINEAR_PLAIN || x->format == FORMAT_E4M3_COLUMN) {
         return *x;
     }
-    struct tensor tiles = tensor_2d(FORMAT_E4M3_COLUMN, NULL, x->shape[0], x->shape[1]);
-    tiles.data = arena_allocate(op->scratch, (size_t)(x->shape[0] * x->shape[1]), 1);
-    tiles.scale = arena_allocate(op->scratch, (size_t)(op_column_tiles(offsets, groups) * x->shape[1]), sizeof(float));
+    struct tensor tiles = linear_column_tiles(op->scratch, x->shape[0], x->shape[1], offsets, groups);
     op_quantize_columns(op, &tiles, x, offsets, groups, precision == LINEAR_FP8_POWER);
     return tiles;
 }

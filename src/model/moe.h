@@ -28,7 +28,7 @@ struct moe_saved {         // slot lifetime
     struct router_saved router;
     struct dispatch_plan plan;
     struct tensor rows;      // [R, d]; FP8: tiles, gathered again in backward
-    struct tensor gate_up;   // [R, 2I]; becomes [dgate, dup] in backward (FP8: tiles, multiplied out before)
+    struct tensor gate_up;   // [R, 2I]; becomes [dgate, dup] in backward (FP8: tiles, which stay)
     struct ffn_saved shared;
 };
 struct moe_kept {
@@ -41,7 +41,8 @@ struct moe_kept {
 struct moe_transit {
     struct tensor results;   // forward: expert outputs [R, d]
     struct tensor shared;    // forward: shared experts' output [T, d]; absent without shared experts
-    struct tensor drows;     // backward: of the gathered rows, first [R, d] of results, then of rows
+    struct tensor dresults;  // backward: of the results [R, d], as the product with W_down takes it
+    struct tensor drows;     // backward: of the rows [R, d]
     float *dweight;          // backward: [R]
 };
 

@@ -102,6 +102,24 @@ void op_dequantize_rows(struct op_context *op, struct tensor *y, const struct te
 void op_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
                          int64_t groups, bool power_of_two);
 int64_t op_column_tiles(const int32_t *offsets, int64_t groups);
+// Both of x f32|bf16 in one pass: tiles [R, d] as op_quantize_rows, out [R, d] as op_quantize_columns (with offsets) of
+// the rows x[rows[r],:]; rows NULL: of x itself.
+void op_quantize_both(struct op_context *op, struct tensor *tiles, struct tensor *out, const struct tensor *x,
+                      const int32_t *rows, const int32_t *offsets, int64_t groups, bool power_of_two);
+// SwiGLU with the quantisers round it, in one pass. gate_up BF16 [T, 2I] = [gate, up] -> tiles E4M3_TILE [T, 2I] of it
+// and hidden E4M3_TILE [T, I]: the bits of op_quantize_rows of gate_up and of the BF16 result of op_swiglu.
+void op_swiglu_tiles(struct op_context *op, struct tensor *hidden, struct tensor *tiles, const struct tensor *gate_up,
+                     bool power_of_two);
+// Backward from gate_up E4M3_TILE [T, 2I] and dy BF16 [T, I]: the bits of op_dequantize_rows to BF16, op_swiglu (with
+// weight) and op_swiglu_backward with BF16 results, and the quantisers of what the products after them take. dweight
+// NULL: not wanted.
+struct swiglu_tiles {             // all [T, I]
+    struct tensor dgate, dup;     // E4M3_TILE
+    struct tensor dgate_columns, dup_columns, hidden_columns;   // E4M3_COLUMN, with the offsets; hidden is weighted
+};
+void op_swiglu_backward_tiles(struct op_context *op, struct swiglu_tiles *out, float *dweight, const struct tensor *dy,
+                              const struct tensor *gate_up, const float *weight, const int32_t *offsets, int64_t groups,
+                              bool power_of_two);
 // out E4M3_BLOCK from x f32|bf16: the bits of quantize_e4m3_blocks.
 void op_quantize_blocks(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
 

@@ -462,6 +462,7 @@ static void test_block_tails(void **state) {
 struct grouped_case {
     struct matrix x, dy, y, dx, weights[GROUPS], gradients[GROUPS];
     int32_t offsets[GROUPS + 1];
+    enum op_mode mode;   // of the gradients
 };
 
 static void run_grouped(struct op_context *op, const char *name, void *argument) {
@@ -475,7 +476,7 @@ static void run_grouped(struct op_context *op, const char *name, void *argument)
     }
     op_linear_grouped(op, &test->y.tensor, &test->x.tensor, w, test->offsets, GROUPS);
     op_linear_grouped_backward_input(op, &test->dx.tensor, &test->dy.tensor, w, test->offsets, GROUPS);
-    op_linear_grouped_backward_weight(op, dw, &test->dy.tensor, &test->x.tensor, test->offsets, GROUPS, OP_ADD);
+    op_linear_grouped_backward_weight(op, dw, &test->dy.tensor, &test->x.tensor, test->offsets, GROUPS, test->mode);
     struct side x = side_of(&test->x, 0), dy = side_of(&test->dy, 0);
     for (int g = 0; g < GROUPS; g++) {
         struct side w_rows = side_of(&test->weights[g], 0), w_columns = side_of(&test->weights[g], 1);
@@ -492,7 +493,8 @@ static void run_grouped(struct op_context *op, const char *name, void *argument)
         right.values += test->offsets[g] * k;
         int64_t rows = test->offsets[g + 1] - test->offsets[g];
         for (int64_t i = 0; i < n * k; i++) {
-            float expected = reference(op->isa, test->gradients[g].values[i], &left, i / k, &right, i % k, rows);
+            float before = test->mode == OP_ADD ? test->gradients[g].values[i] : 0.0f;
+            float expected = reference(op->isa, before, &left, i / k, &right, i % k, rows);
             expect_element(&dw[g], i / k, i % k, expected, name);
         }
     }
@@ -505,7 +507,7 @@ static void test_grouped(void **state) {
         enum format activation = i % 3 == 0 ? FORMAT_F32 : FORMAT_BF16;
         enum format weight = i % 3 == 2 ? FORMAT_E4M3_BLOCK : i == 3 ? FORMAT_BF16 : activation;
         int64_t n = i < 3 ? 70 : draw_size(140), k = i < 3 ? 33 : draw_size(140);
-        struct grouped_case test = {.offsets = {0}};
+        struct grouped_case test = {.offsets = {0}, .mode = i < 3 ? OP_ADD : OP_SET};
         for (int g = 0; g < GROUPS; g++) {
             test.offsets[g + 1] = test.offsets[g] + sizes[(g + i) % GROUPS];
             test.weights[g] = draw_matrix(weight, n, k, PACKED, ORDINARY);

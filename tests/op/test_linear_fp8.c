@@ -208,9 +208,9 @@ static void run_grouped(struct op_context *op, const char *name, void *argument)
     op_linear_grouped(op, &test->y, &test->x, w, test->offsets, GROUPS);
     op_linear_grouped_backward_input(op, &test->dx, &test->dy, w, test->offsets, GROUPS);
     for (int g = 0; g < GROUPS; g++) {
-        memset(test->dw[g].data, 0, (size_t)tensor_bytes(&test->dw[g]));
+        memset(test->dw[g].data, 0xff, (size_t)tensor_bytes(&test->dw[g]));
     }
-    op_linear_grouped_backward_weight(op, test->dw, &test->dy_columns, &test->x_columns, test->offsets, GROUPS, OP_ADD);
+    op_linear_grouped_backward_weight(op, test->dw, &test->dy_columns, &test->x_columns, test->offsets, GROUPS, OP_SET);
     for (int g = 0; g < GROUPS; g++) {
         int64_t n = w[g].shape[0], k = w[g].shape[1], rows = test->offsets[g + 1] - test->offsets[g];
         struct definition forward = {&test->x, &w[g], 0, k, 0, false, false},
