@@ -28,6 +28,15 @@ static void narrow_scalar(uint8_t *codes, struct row x, float scale, int64_t n) 
     }
 }
 
+static void tiles_scalar(uint8_t *codes, float *scale, struct row x, int64_t n, bool power_of_two) {
+    for (int64_t i = 0; i < n; i += BLOCK_SIZE) {
+        int64_t left = n - i < BLOCK_SIZE ? n - i : BLOCK_SIZE;
+        *scale = e4m3_scale(largest_scalar(row_advance(x, i), left), power_of_two);
+        narrow_scalar(codes + i, row_advance(x, i), *scale, left);
+        scale++;
+    }
+}
+
 static void widen_scalar(struct row y, const uint8_t *codes, float scale, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         row_store(y, i, e4m3_widen(codes[i]) * scale);
@@ -74,8 +83,7 @@ static void widen_e5m6_scalar(struct row y, const uint8_t *low, const uint8_t *h
 }
 
 void kernels_scalar_quantize(struct cpu_kernels *kernels) {
-    kernels->quantize = (struct quantize_kernels){largest_scalar, narrow_scalar,      widen_scalar,
-                                                  columns_scalar, narrow_e5m6_scalar, widen_e5m6_scalar};
+    kernels->quantize = (struct quantize_kernels){largest_scalar, narrow_scalar, widen_scalar, tiles_scalar, columns_scalar, narrow_e5m6_scalar, widen_e5m6_scalar};
 }
 
 struct quantize_job {
@@ -105,17 +113,15 @@ static int64_t tile_end(int64_t begin, int64_t size) {
 void quantize_row(const struct quantize_kernels *kernels, const struct tensor *out, int64_t row, int64_t column,
                   struct row x, int64_t count, bool power_of_two) {
     float *scale = scale_row(out, row) + column / BLOCK_SIZE;
+    if (out->format == FORMAT_E4M3_TILE) {
+        kernels->tiles(code_row(out, row) + column, scale, x, count, power_of_two);
+        return;
+    }
     for (int64_t done = 0; done < count; done += BLOCK_SIZE) {
         struct row tile = row_advance(x, done);
         int64_t n = tile_end(done, count), at = column + done;
-        float amax = kernels->largest(tile, n);
-        if (out->format == FORMAT_E5M6_TILE) {
-            *scale = e5m6_scale(amax);
-            kernels->narrow_e5m6(code_row(out, row) + at, e5m6_high(out, row) + at / 2, tile, *scale, n);
-        } else {
-            *scale = e4m3_scale(amax, power_of_two);
-            kernels->narrow(code_row(out, row) + at, tile, *scale, n);
-        }
+        *scale = e5m6_scale(kernels->largest(tile, n));
+        kernels->narrow_e5m6(code_row(out, row) + at, e5m6_high(out, row) + at / 2, tile, *scale, n);
         scale++;
     }
 }

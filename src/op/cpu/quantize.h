@@ -21,6 +21,8 @@ struct quantize_kernels {
     float (*largest)(struct row x, int64_t n);   // largest magnitude, NaN left out; 0 without any
     void (*narrow)(uint8_t *codes, struct row x, float scale, int64_t n);        // e4m3_narrow(x / scale)
     void (*widen)(struct row y, const uint8_t *codes, float scale, int64_t n);   // e4m3_widen(code) * scale
+    // Tiles of 128 of n elements, the last may be shorter: e4m3_scale and narrow of each.
+    void (*tiles)(uint8_t *codes, float *scale, struct row x, int64_t n, bool power_of_two);
     // A 128 x 1 tile of each of `columns` (at most QUANTIZE_COLUMNS) columns of x, whose rows are x_stride elements
     // apart: scale[column], and codes code_stride apart from row to row. x F32, BF16, or E4M3_TILE: codes from
     // the beginning of a tile on, whose scales of row i are tile_scale[i * tile_scale_stride + column / 128].

@@ -4,6 +4,7 @@
 //   #define LARGER(a, b)          the larger (smaller) of two vectors of words, lane by lane
 //   #define SMALLER(a, b)
 //   #define LARGER_HALVES(a, b)   the same of vectors of signed 16-bit lanes
+//   #define MULTIPLY_ADD(a, b, c) a * b + c of floats, rounded once
 //   #define LARGEST_LANE(a)       the largest lane
 //   #define LARGEST_HALF(a)
 //   #define WIDEN_CODES(codes)    e4m3_widen of WIDTH codes; optional
@@ -87,6 +88,31 @@ INLINE words narrow_words(words value) {
     words steps = (words)((floats)capped + (floats)(exponent + ((20 << 23) + 56)));
     words code = steps + (exponent >> 20) - nan;   // a NaN was capped to 0x7e
     return code | ((value >> 24) & 0x80);
+}
+
+// The same for ordinary elements, of a tile without infinities and NaN, by their magnitudes: quotients are at most a
+// little above 448. Codes stand in the low bytes, without their signs.
+//
+// The quotient by multiplications: with r = 1 / scale rounded, q = x * r is next to the quotient or beside that; adding
+// (x - q * scale) * r once makes it one of the two nearest, another time the nearest (Markstein; x - q * scale is exact
+// but for the first, where a last bit does not matter). What underflows belongs to quotients whose code is zero.
+struct divisor {
+    floats reciprocal, minus_scale;
+};
+
+INLINE words quotient_ordinary(words magnitude, const struct divisor *by, bool multiply) {
+    floats x = (floats)magnitude, q = x * by->reciprocal;
+    if (!multiply) {
+        q = MULTIPLY_ADD(MULTIPLY_ADD(q, by->minus_scale, x), by->reciprocal, q);
+        q = MULTIPLY_ADD(MULTIPLY_ADD(q, by->minus_scale, x), by->reciprocal, q);
+    }
+    return (words)q;
+}
+
+INLINE words narrow_ordinary(words magnitude, const struct divisor *by, bool multiply) {
+    words quotient = quotient_ordinary(magnitude, by, multiply);
+    words exponent = LARGER(quotient, (words){0} + BITS_NORMAL) & 0x7f800000;
+    return (words)((floats)quotient + (floats)(exponent + ((20 << 23) + 56))) + (exponent >> 20);
 }
 
 INLINE void store_codes(uint8_t *codes, words code, int64_t count) {
@@ -186,6 +212,16 @@ INLINE void narrow_floats(uint8_t *codes, const void *data, floats by, bool mult
     }
 }
 
+INLINE void narrow_pairs_ordinary(uint8_t *codes, wide_halves pairs, const struct divisor *even,
+                                  const struct divisor *odd, bool multiply, int64_t count) {
+    wide_halves magnitude = pairs & 0x7fff;
+    words first = narrow_ordinary(even_of(magnitude), even, multiply);
+    words second = narrow_ordinary(odd_of(magnitude), odd, multiply);
+    words signs = (((words)pairs >> 8) & 0x80) | (((words)pairs >> 16) & 0x8000);
+    halves both = __builtin_convertvector(((first & 0x7f) | (second << 8) | signs) & 0xffff, halves);
+    memcpy(codes, &both, (size_t)count);
+}
+
 INLINE void narrow_pairs(uint8_t *codes, wide_halves pairs, floats even, floats odd, bool multiply, int64_t count) {
     store_code_pairs(codes, narrow_words(quotient(even_of(pairs), even, multiply)),
                      narrow_words(quotient(odd_of(pairs), odd, multiply)), count);
@@ -213,6 +249,67 @@ static void narrow(uint8_t *codes, struct row x, float scale, int64_t n) {
         narrow_floats(codes, x.data, by, true, n);
     } else {
         narrow_floats(codes, x.data, by, false, n);
+    }
+}
+
+INLINE struct divisor divisor_make(floats scale, bool power_of_two) {
+    floats reciprocal = power_of_two ? (floats)((254 << 23) - (words)scale) : 1.0f / scale;
+    return (struct divisor){reciprocal, -scale};
+}
+
+// e4m3_scale of an amax that is finite.
+INLINE float scale_ordinary(int32_t amax, bool power_of_two) {
+    amax = amax > BITS_AMAX_MIN ? amax : BITS_AMAX_MIN;
+    float value, scale;
+    memcpy(&value, &amax, sizeof value);
+    scale = value / 448.0f;
+    if (power_of_two) {
+        int32_t bits;
+        memcpy(&bits, &scale, sizeof bits);
+        bits = (bits + 0x7fffff) & 0x7f800000;
+        memcpy(&scale, &bits, sizeof scale);
+    }
+    return scale;
+}
+
+// A whole tile of BF16, which stays in registers between the passes.
+INLINE void tile_bf16(uint8_t *codes, float *scale, const void *data, bool power_of_two) {
+    wide_halves pairs[BLOCK_SIZE / WIDTH / 2], most = {0};
+#pragma GCC unroll 8
+    for (int v = 0; v < BLOCK_SIZE / WIDTH / 2; v++) {
+        pairs[v] = load_pairs(data, v * 2 * WIDTH, 2 * WIDTH);
+        most = LARGER_HALVES(pairs[v] & 0x7fff, most);
+    }
+    int32_t amax = LARGEST_HALF(most);
+    if (amax >= BITS_INFINITY >> 16) {
+        *scale = e4m3_scale(largest_bf16(data, BLOCK_SIZE), power_of_two);
+        narrow(codes, (struct row){.data = (void *)(uintptr_t)data, .format = FORMAT_BF16}, *scale, BLOCK_SIZE);
+        return;
+    }
+    *scale = scale_ordinary(amax << 16, power_of_two);
+    struct divisor by = divisor_make((floats){0} + *scale, power_of_two);
+#pragma GCC unroll 8
+    for (int v = 0; v < BLOCK_SIZE / WIDTH / 2; v++) {
+        narrow_pairs_ordinary(codes + v * 2 * WIDTH, pairs[v], &by, &by, power_of_two, 2 * WIDTH);
+    }
+}
+
+static void tiles(uint8_t *codes, float *scale, struct row x, int64_t n, bool power_of_two) {
+    int64_t i = 0;
+    if (x.format == FORMAT_BF16 && power_of_two) {
+        for (; i + BLOCK_SIZE <= n; i += BLOCK_SIZE) {
+            tile_bf16(codes + i, scale++, (const uint16_t *)x.data + i, true);
+        }
+    } else if (x.format == FORMAT_BF16) {
+        for (; i + BLOCK_SIZE <= n; i += BLOCK_SIZE) {
+            tile_bf16(codes + i, scale++, (const uint16_t *)x.data + i, false);
+        }
+    }
+    for (; i < n; i += BLOCK_SIZE) {
+        int64_t left = n - i < BLOCK_SIZE ? n - i : BLOCK_SIZE;
+        *scale = e4m3_scale(largest(row_advance(x, i), left), power_of_two);
+        narrow(codes + i, row_advance(x, i), *scale, left);
+        scale++;
     }
 }
 
@@ -450,7 +547,7 @@ static void widen_e5m6(struct row y, const uint8_t *low, const uint8_t *high, fl
     }
 }
 
-static const struct quantize_kernels vector_quantize_kernels = {largest, narrow,      widen,
+static const struct quantize_kernels vector_quantize_kernels = {largest, narrow,      widen,     tiles,
                                                                 columns, narrow_e5m6, widen_e5m6};
 
 #endif
