@@ -357,6 +357,14 @@ INLINE words source_bits(const struct quantize_columns_source *source, enum sour
     return load_bits(source->x.data, false, at, count);
 }
 
+INLINE bool all_ordinary(const words *most, int64_t vectors) {
+    words highest = {0};
+    for (int64_t v = 0; v < vectors; v++) {
+        highest = LARGER(most[v], highest);
+    }
+    return LARGEST_LANE(highest) < BITS_INFINITY;
+}
+
 // Puts the scales of vectors of columns into `scale` and what to divide or multiply by into `by`; whether to multiply:
 // the scales are powers of two, and all have normal reciprocals.
 INLINE bool choose_scales(float *scale, floats *by, const words *most, int64_t vectors, bool power_of_two) {
@@ -375,6 +383,14 @@ INLINE bool choose_scales(float *scale, floats *by, const words *most, int64_t v
     return true;
 }
 
+INLINE void narrow_kept(uint8_t *codes, int64_t code_stride, const words *kept, const struct divisor *by, bool multiply,
+                        int64_t rows, int64_t count) {
+    for (int64_t i = 0; i < rows; i++) {
+        words code = narrow_ordinary(kept[i] & 0x7fffffff, by, multiply);
+        store_codes(codes + i * code_stride, (code & 0x7f) | ((kept[i] >> 24) & 0x80), count);
+    }
+}
+
 // WIDTH (or `count`) columns of F32 or codes, whose values are kept between the passes.
 INLINE void columns_of(uint8_t *codes, int64_t code_stride, float *scale, const struct quantize_columns_source *source,
                        enum source_kind kind, int64_t column, int64_t rows, int64_t count, bool power_of_two) {
@@ -383,6 +399,21 @@ INLINE void columns_of(uint8_t *codes, int64_t code_stride, float *scale, const 
     floats by;
     for (int64_t i = 0; i < rows; i++) {
         kept[i] = source_bits(source, kind, i, column, count);
+        most = LARGER(kept[i] & 0x7fffffff, most);
+    }
+    if (all_ordinary(&most, 1)) {
+        by = scale_lanes(most, power_of_two);
+        memcpy(scale + column, &by, (size_t)count * sizeof *scale);
+        struct divisor divisor = divisor_make(by, power_of_two);
+        if (power_of_two) {
+            narrow_kept(codes + column, code_stride, kept, &divisor, true, rows, count);
+        } else {
+            narrow_kept(codes + column, code_stride, kept, &divisor, false, rows, count);
+        }
+        return;
+    }
+    most = (words){0};
+    for (int64_t i = 0; i < rows; i++) {
         most = LARGER(magnitude_or_zero(kept[i]), most);
     }
     bool multiply = choose_scales(scales, &by, &most, 1, power_of_two);
@@ -429,36 +460,73 @@ INLINE void narrow_columns_bf16(uint8_t *codes, int64_t code_stride, const struc
     }
 }
 
-static void columns_bf16(uint8_t *codes, int64_t code_stride, float *scale,
-                         const struct quantize_columns_source *source, int64_t rows, int64_t count, bool power_of_two) {
-    wide_halves largest_pairs[QUANTIZE_COLUMNS / WIDTH / 2] = {{0}};
-    words most[QUANTIZE_COLUMNS / WIDTH];   // of the even ones of 2 * WIDTH columns, then of the odd ones
-    floats by[QUANTIZE_COLUMNS / WIDTH];
-    float scales[QUANTIZE_COLUMNS];
+// The same for ordinary elements; `by` of the even ones of 2 * WIDTH columns, then of the odd ones.
+INLINE void narrow_columns_ordinary(uint8_t *codes, int64_t code_stride, const struct quantize_columns_source *source,
+                                    const struct divisor *by, bool multiply, int64_t rows, int64_t count) {
     for (int64_t i = 0; i < rows; i++) {
         const uint16_t *from = (const uint16_t *)source->x.data + i * source->x_stride;
+        uint8_t *to = codes + i * code_stride;
         int64_t column = 0;
         for (; column + 2 * WIDTH <= count; column += 2 * WIDTH) {
-            wide_halves *largest_pair = &largest_pairs[column / WIDTH / 2];
-            *largest_pair = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(from, column, 2 * WIDTH)), *largest_pair);
+            const struct divisor *pair = by + column / WIDTH;
+            narrow_pairs_ordinary(to + column, load_pairs(from, column, 2 * WIDTH), pair, pair + 1, multiply,
+                                  2 * WIDTH);
         }
         if (column < count) {
-            wide_halves *largest_pair = &largest_pairs[column / WIDTH / 2];
-            *largest_pair = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(from, column, count - column)),
-                                          *largest_pair);
+            const struct divisor *pair = by + column / WIDTH;
+            narrow_pairs_ordinary(to + column, load_pairs(from, column, count - column), pair, pair + 1, multiply,
+                                  count - column);
         }
     }
-    int64_t vectors = (count + 2 * WIDTH - 1) / (2 * WIDTH) * 2;
-    for (int64_t v = 0; v < vectors; v += 2) {
+}
+
+// The largest magnitudes of columns of BF16, NaN left out or not: of the even ones of 2 * WIDTH columns, then of the
+// odd ones.
+INLINE void largest_columns_bf16(words *most, const struct quantize_columns_source *source, bool any, int64_t rows,
+                                 int64_t count) {
+    wide_halves largest_pairs[QUANTIZE_COLUMNS / WIDTH / 2] = {{0}};
+    for (int64_t i = 0; i < rows; i++) {
+        const uint16_t *from = (const uint16_t *)source->x.data + i * source->x_stride;
+        for (int64_t column = 0; column < count; column += 2 * WIDTH) {
+            wide_halves pairs = count - column >= 2 * WIDTH ? load_pairs(from, column, 2 * WIDTH)
+                                                            : load_pairs(from, column, count - column);
+            wide_halves *largest_pair = &largest_pairs[column / WIDTH / 2];
+            *largest_pair = LARGER_HALVES(any ? pairs & 0x7fff : pairs_magnitude_or_zero(pairs), *largest_pair);
+        }
+    }
+    for (int64_t v = 0; v < QUANTIZE_COLUMNS / WIDTH; v += 2) {
         most[v] = even_of(largest_pairs[v / 2]);
         most[v + 1] = odd_of(largest_pairs[v / 2]);
+    }
+}
+
+static void columns_bf16(uint8_t *codes, int64_t code_stride, float *scale,
+                         const struct quantize_columns_source *source, int64_t rows, int64_t count, bool power_of_two) {
+    words most[QUANTIZE_COLUMNS / WIDTH];
+    floats by[QUANTIZE_COLUMNS / WIDTH];
+    float scales[QUANTIZE_COLUMNS];
+    int64_t vectors = (count + 2 * WIDTH - 1) / (2 * WIDTH) * 2;
+    largest_columns_bf16(most, source, true, rows, count);
+    bool ordinary = all_ordinary(most, vectors);
+    if (!ordinary) {
+        largest_columns_bf16(most, source, false, rows, count);
     }
     bool multiply = choose_scales(scales, by, most, vectors, power_of_two);
     for (int64_t column = 0; column < count; column++) {
         int64_t vector = column / (2 * WIDTH) * 2 + column % 2, lane = column % (2 * WIDTH) / 2;
         scale[column] = scales[vector * WIDTH + lane];
     }
-    if (multiply) {
+    struct divisor divisors[QUANTIZE_COLUMNS / WIDTH];
+    for (int64_t v = 0; ordinary && v < vectors; v++) {
+        floats of_vector;
+        memcpy(&of_vector, scales + v * WIDTH, sizeof of_vector);
+        divisors[v] = divisor_make(of_vector, power_of_two);
+    }
+    if (ordinary && power_of_two) {
+        narrow_columns_ordinary(codes, code_stride, source, divisors, true, rows, count);
+    } else if (ordinary) {
+        narrow_columns_ordinary(codes, code_stride, source, divisors, false, rows, count);
+    } else if (multiply) {
         narrow_columns_bf16(codes, code_stride, source, by, true, rows, count);
     } else {
         narrow_columns_bf16(codes, code_stride, source, by, false, rows, count);
