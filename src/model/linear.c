@@ -111,8 +111,7 @@ void linear_backward_weight(struct op_context *op, struct tensor *dw, const stru
 }
 
 void linear_backward_weight_pair(struct op_context *op, struct tensor *dw_first, struct tensor *dw_second,
-                                 const struct linear_kept *first, const struct linear_kept *second,
-                                 enum op_mode mode) {
+                                 const struct linear_kept *first, const struct linear_kept *second, enum op_mode mode) {
     CHECK(first->x.data == second->x.data && first->precision == second->precision,
           "a pair of Linears with two inputs");
     struct arena_mark mark = arena_mark(op->scratch);

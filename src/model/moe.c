@@ -127,8 +127,7 @@ void moe_combine_backward(const struct pass *pass, struct moe_transit *transit, 
 
 // drows = W_gate^T dgate + W_up^T dup, summed in f32 and rounded once to the format in which rows travel.
 static void rows_backward(const struct pass *pass, struct tensor *drows, const struct tensor *dgate,
-                          const struct tensor *dup, const struct moe_params *params,
-                          const struct dispatch_plan *plan) {
+                          const struct tensor *dup, const struct moe_params *params, const struct dispatch_plan *plan) {
     struct op_context *op = pass->op;
     struct arena_mark mark = arena_mark(op->scratch);
     bool narrow = drows->format != FORMAT_F32;
@@ -197,7 +196,8 @@ void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe
         routed_backward(pass, transit, kept, params, saved);
     }
     if (tensor_present(&params->shared_experts.gate_proj)) {
-        ffn_backward_input(pass->op, dx, OP_SET, &kept->shared, dout, &params->shared_experts, &saved->shared, pass->keep);
+        ffn_backward_input(pass->op, dx, OP_SET, &kept->shared, dout, &params->shared_experts, &saved->shared,
+                           pass->keep);
     }
 }
 

@@ -39,11 +39,11 @@ struct moe_kept {
 
 // What passes from one part to the next; op->scratch, released by the block.
 struct moe_transit {
-    struct tensor results;   // forward: expert outputs [R, d]
-    struct tensor shared;    // forward: shared experts' output [T, d]; absent without shared experts
-    struct tensor dresults;  // backward: of the results [R, d], as the product with W_down takes it
-    struct tensor drows;     // backward: of the rows [R, d]
-    float *dweight;          // backward: [R]
+    struct tensor results;    // forward: expert outputs [R, d]
+    struct tensor shared;     // forward: shared experts' output [T, d]; absent without shared experts
+    struct tensor dresults;   // backward: of the results [R, d], as the product with W_down takes it
+    struct tensor drows;      // backward: of the rows [R, d]
+    float *dweight;           // backward: [R]
 };
 
 void moe_dispatch_forward(const struct pass *pass, struct moe_saved *saved, const struct tensor *x,

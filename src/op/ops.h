@@ -68,16 +68,16 @@ void op_linear_pair(struct op_context *op, struct tensor *y_first, struct tensor
 // dx.
 void op_linear_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy, const struct tensor *w,
                               enum op_mode mode);
-// dw[N,K] (f32) = chain over m ascending of dy[m,n] * x[m,k]; OP_ADD continues the chain from dw: processing rows in two
-// calls gives the bits of one. dy, x E4M3_COLUMN: per 128 of m as above, total from 0 (or dw); two calls give the bits of
-// one when the first ends with a whole tile.
+// dw[N,K] (f32) = chain over m ascending of dy[m,n] * x[m,k]; OP_ADD continues the chain from dw: processing rows in
+// two calls gives the bits of one. dy, x E4M3_COLUMN: per 128 of m as above, total from 0 (or dw); two calls give the
+// bits of one when the first ends with a whole tile.
 void op_linear_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
                                const struct tensor *x, enum op_mode mode);
 
 // The same for experts: rows offsets[g]..offsets[g+1]-1 of x, y belong to group g and use weight w[g] (arrays of
 // `groups` tensors of one shape and format). No padding, no dropping; an empty group costs nothing, but that OP_SET
-// clears its dw. Every row has the bits of the ungrouped op. E4M3_COLUMN operands of a weight gradient are those of op_quantize_columns with the same
-// offsets.
+// clears its dw. Every row has the bits of the ungrouped op. E4M3_COLUMN operands of a weight gradient are those of
+// op_quantize_columns with the same offsets.
 void op_linear_grouped(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
                        const int32_t *offsets, int64_t groups);
 void op_linear_grouped_pair(struct op_context *op, struct tensor *y_first, struct tensor *y_second,
@@ -113,8 +113,8 @@ void op_swiglu_tiles(struct op_context *op, struct tensor *hidden, struct tensor
 // Backward from gate_up E4M3_TILE [T, 2I] and dy BF16 [T, I]: the bits of op_dequantize_rows to BF16, op_swiglu (with
 // weight) and op_swiglu_backward with BF16 results, and the quantisers of what the products after them take. dweight
 // NULL: not wanted.
-struct swiglu_tiles {             // all [T, I]
-    struct tensor dgate, dup;     // E4M3_TILE
+struct swiglu_tiles {                                           // all [T, I]
+    struct tensor dgate, dup;                                   // E4M3_TILE
     struct tensor dgate_columns, dup_columns, hidden_columns;   // E4M3_COLUMN, with the offsets; hidden is weighted
 };
 void op_swiglu_backward_tiles(struct op_context *op, struct swiglu_tiles *out, float *dweight, const struct tensor *dy,

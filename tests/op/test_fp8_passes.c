@@ -68,8 +68,10 @@ static struct tensor values_new(enum format format, int64_t rows, int64_t column
 static void both(struct op_context *op, int64_t width, bool power_of_two, bool edges) {
     for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
         struct tensor x = values_new(format, ROWS, width, edges, 1);
-        struct tensor tokens = values_new(format, TOKENS, width, edges, 2), gathered = tensor_new_2d(format, ROWS, width);
-        struct tensor rows = tiles_new(FORMAT_E4M3_TILE, ROWS, width), rows_expected = tiles_new(FORMAT_E4M3_TILE, ROWS, width);
+        struct tensor tokens = values_new(format, TOKENS, width, edges, 2),
+                      gathered = tensor_new_2d(format, ROWS, width);
+        struct tensor rows = tiles_new(FORMAT_E4M3_TILE, ROWS, width),
+                      rows_expected = tiles_new(FORMAT_E4M3_TILE, ROWS, width);
         struct tensor out = tiles_new(FORMAT_E4M3_COLUMN, ROWS, width),
                       expected = tiles_new(FORMAT_E4M3_COLUMN, ROWS, width);
         int32_t from[ROWS];

@@ -186,7 +186,8 @@ struct micro_batch_result fixture_step(struct fixture *fixture, int64_t sequence
     spoil_set_gradients(fixture);
     for (int64_t i = 0; i < parts; i++) {
         struct micro_batch_result part;
-        struct micro_batch micro = {sequences_each, fixture->length, fixture->ids + i * sequences_each * stride, i == 0};
+        struct micro_batch micro = {sequences_each, fixture->length, fixture->ids + i * sequences_each * stride,
+                                    i == 0};
         if (late) {
             succeed(model_slot_create(&slots[i], &fixture->model, &error), &error);
         } else {

@@ -97,8 +97,8 @@ static void swiglu(struct row y, struct row gate, struct row up, float weight, i
     }
 }
 
-static void swiglu_backward(struct row dgate, struct row dup, struct row y, float *lane, struct row dy,
-                            struct row gate, struct row up, float weight, int64_t n) {
+static void swiglu_backward(struct row dgate, struct row dup, struct row y, float *lane, struct row dy, struct row gate,
+                            struct row up, float weight, int64_t n) {
     struct lanes factor = lanes_set(weight), one = lanes_set(1.0f), sum = lanes_load_floats(lane, 0, SUM_LANES);
     for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes g = lanes_load(gate, i, n - i), u = lanes_load(up, i, n - i), d = lanes_load(dy, i, n - i);

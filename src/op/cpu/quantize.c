@@ -83,7 +83,8 @@ static void widen_e5m6_scalar(struct row y, const uint8_t *low, const uint8_t *h
 }
 
 void kernels_scalar_quantize(struct cpu_kernels *kernels) {
-    kernels->quantize = (struct quantize_kernels){largest_scalar, narrow_scalar, widen_scalar, tiles_scalar, columns_scalar, narrow_e5m6_scalar, widen_e5m6_scalar};
+    kernels->quantize = (struct quantize_kernels){largest_scalar, narrow_scalar,      widen_scalar,     tiles_scalar,
+                                                  columns_scalar, narrow_e5m6_scalar, widen_e5m6_scalar};
 }
 
 struct quantize_job {

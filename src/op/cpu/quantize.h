@@ -33,8 +33,8 @@ struct quantize_kernels {
     void (*widen_e5m6)(struct row y, const uint8_t *low, const uint8_t *high, float scale, int64_t n);
 };
 
-// Columns column .. column + count - 1 of a row of tiles, from or to x: op_quantize_rows and op_dequantize_rows. What is
-// quantised begins with a tile and ends with one, or with the row.
+// Columns column .. column + count - 1 of a row of tiles, from or to x: op_quantize_rows and op_dequantize_rows. What
+// is quantised begins with a tile and ends with one, or with the row.
 void quantize_row(const struct quantize_kernels *kernels, const struct tensor *out, int64_t row, int64_t column,
                   struct row x, int64_t count, bool power_of_two);
 void dequantize_row(const struct quantize_kernels *kernels, struct row y, const struct tensor *x, int64_t row,
