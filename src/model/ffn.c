@@ -36,9 +36,9 @@ static void backward_input_fp8(struct op_context *op, struct tensor *dx, enum op
                                const struct ffn_saved *saved, struct arena *slot) {
     int64_t tokens = dout->shape[0], width = params->gate_proj.shape[0];
     const int32_t offsets[2] = {0, (int32_t)tokens};
-    struct swiglu_tiles tiles = {.dgate_columns = linear_column_tiles(slot, tokens, width, offsets, 1),
-                                 .dup_columns = linear_column_tiles(slot, tokens, width, offsets, 1),
-                                 .hidden_columns = linear_column_tiles(slot, tokens, width, offsets, 1)};
+    struct swiglu_tiles tiles = {.dgate_columns = linear_column_tiles(slot, tokens, width, 1),
+                                 .dup_columns = linear_column_tiles(slot, tokens, width, 1),
+                                 .hidden_columns = linear_column_tiles(slot, tokens, width, 1)};
     struct arena_mark mark = arena_mark(op->scratch);
     tiles.dgate = linear_tiles(op->scratch, tokens, width);
     tiles.dup = linear_tiles(op->scratch, tokens, width);

@@ -15,11 +15,10 @@ struct tensor linear_tiles_e5m6(struct arena *arena, int64_t rows, int64_t colum
     return tiles;
 }
 
-struct tensor linear_column_tiles(struct arena *arena, int64_t rows, int64_t columns, const int32_t *offsets,
-                                  int64_t groups) {
+struct tensor linear_column_tiles(struct arena *arena, int64_t rows, int64_t columns, int64_t groups) {
     struct tensor tiles = tensor_2d(FORMAT_E4M3_COLUMN, NULL, rows, columns);
     tiles.data = arena_allocate(arena, (size_t)(rows * columns), 1);
-    tiles.scale = arena_allocate(arena, (size_t)(op_column_tiles(offsets, groups) * columns), sizeof(float));
+    tiles.scale = arena_allocate(arena, (size_t)(op_column_tiles_most(rows, groups) * columns), sizeof(float));
     return tiles;
 }
 
@@ -58,7 +57,7 @@ static struct tensor column_tiles(struct op_context *op, const struct tensor *x,
     if (precision == LINEAR_PLAIN || x->format == FORMAT_E4M3_COLUMN) {
         return *x;
     }
-    struct tensor tiles = linear_column_tiles(op->scratch, x->shape[0], x->shape[1], offsets, groups);
+    struct tensor tiles = linear_column_tiles(op->scratch, x->shape[0], x->shape[1], groups);
     op_quantize_columns(op, &tiles, x, offsets, groups, precision == LINEAR_FP8_POWER);
     return tiles;
 }

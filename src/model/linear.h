@@ -25,8 +25,7 @@ struct linear_kept {       // what W needs after B: input and output gradient of
 struct tensor linear_tiles(struct arena *arena, int64_t rows, int64_t columns);
 struct tensor linear_tiles_e5m6(struct arena *arena, int64_t rows, int64_t columns);
 // E4M3_COLUMN [rows, columns] with tiles that begin anew with every group, not filled.
-struct tensor linear_column_tiles(struct arena *arena, int64_t rows, int64_t columns, const int32_t *offsets,
-                                  int64_t groups);
+struct tensor linear_column_tiles(struct arena *arena, int64_t rows, int64_t columns, int64_t groups);
 // x as a Linear of this precision takes it: x itself, or its tiles in `arena` (which may be op->scratch).
 struct tensor linear_input(struct op_context *op, const struct tensor *x, enum linear_precision precision,
                            struct arena *arena);

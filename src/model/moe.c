@@ -115,7 +115,7 @@ void moe_combine_backward(const struct pass *pass, struct moe_transit *transit, 
     transit->dweight = floats_allocate(pass->op->scratch, plan->rows);
     if (pass->fp8) {
         transit->dresults = linear_tiles(pass->op->scratch, plan->rows, dout->shape[1]);
-        kept->down.dy = linear_column_tiles(pass->keep, plan->rows, dout->shape[1], plan->offsets, plan->slots);
+        kept->down.dy = linear_column_tiles(pass->keep, plan->rows, dout->shape[1], plan->slots);
         pass->dispatch->combine_backward_tiles(pass->dispatch, pass->op, &transit->dresults, &kept->down.dy, dout,
                                                plan);
         return;
@@ -165,9 +165,9 @@ static void routed_backward_fp8(const struct pass *pass, struct moe_transit *tra
     struct op_context *op = pass->op;
     const struct dispatch_plan *plan = &saved->plan;
     int64_t width = params->gate_proj[0].shape[0];
-    kept->gate.dy = linear_column_tiles(pass->keep, plan->rows, width, plan->offsets, plan->slots);
-    kept->up.dy = linear_column_tiles(pass->keep, plan->rows, width, plan->offsets, plan->slots);
-    kept->down.x = linear_column_tiles(pass->keep, plan->rows, width, plan->offsets, plan->slots);
+    kept->gate.dy = linear_column_tiles(pass->keep, plan->rows, width, plan->slots);
+    kept->up.dy = linear_column_tiles(pass->keep, plan->rows, width, plan->slots);
+    kept->down.x = linear_column_tiles(pass->keep, plan->rows, width, plan->slots);
     struct arena_mark mark = arena_mark(op->scratch);
     struct swiglu_tiles tiles = {.dgate = linear_tiles(op->scratch, plan->rows, width),
                                  .dup = linear_tiles(op->scratch, plan->rows, width),

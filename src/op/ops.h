@@ -102,6 +102,8 @@ void op_dequantize_rows(struct op_context *op, struct tensor *y, const struct te
 void op_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
                          int64_t groups, bool power_of_two);
 int64_t op_column_tiles(const int32_t *offsets, int64_t groups);
+// The most that `rows` rows in groups can have: memory of this size does not depend on how they are shared out.
+int64_t op_column_tiles_most(int64_t rows, int64_t groups);
 // Both of x f32|bf16 in one pass: tiles [R, d] as op_quantize_rows, out [R, d] as op_quantize_columns (with offsets) of
 // the rows x[rows[r],:]; rows NULL: of x itself.
 void op_quantize_both(struct op_context *op, struct tensor *tiles, struct tensor *out, const struct tensor *x,

@@ -42,6 +42,11 @@ int64_t op_column_tiles(const int32_t *offsets, int64_t groups) {
     return count;
 }
 
+int64_t op_column_tiles_most(int64_t rows, int64_t groups) {
+    int64_t whole = rows / BLOCK_SIZE, parts = groups < rows ? groups : rows;
+    return whole + parts;
+}
+
 static void check_groups(const int32_t *offsets, int64_t groups, int64_t rows) {
     CHECK(rows <= INT32_MAX, "%lld rows", (long long)rows);
     CHECK(groups == 0 || (offsets[0] >= 0 && offsets[groups] <= rows), "quantize: rows %d..%d", offsets[0],

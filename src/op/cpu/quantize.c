@@ -181,7 +181,8 @@ void cpu_dequantize_rows(struct op_context *op, struct tensor *y, const struct t
 // ---- 128 x 1 --------------------------------------------------------------------------------------------------------
 
 struct quantize_tile *quantize_tiles(struct op_context *op, const int32_t *offsets, int64_t groups, int64_t *count) {
-    struct quantize_tile *tiles = arena_allocate(op->scratch, (size_t)op_column_tiles(offsets, groups), sizeof *tiles);
+    int64_t most = groups > 0 ? op_column_tiles_most(offsets[groups] - offsets[0], groups) : 0;
+    struct quantize_tile *tiles = arena_allocate(op->scratch, (size_t)most, sizeof *tiles);
     *count = 0;
     for (int64_t g = 0; g < groups; g++) {
         for (int64_t row = offsets[g]; row < offsets[g + 1]; row += BLOCK_SIZE) {
