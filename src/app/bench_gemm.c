@@ -35,13 +35,13 @@ static void run_product(void *argument, struct op_context *op, int64_t round) {
     } else if (c->groups == 0 && c->product == PRODUCT_DGRAD) {
         op_linear_backward_input(op, &set->x, &set->y, set->w, OP_SET);
     } else if (c->groups == 0) {
-        op_linear_backward_weight(op, set->w, &set->y, &set->x);
+        op_linear_backward_weight(op, set->w, &set->y, &set->x, OP_ADD);
     } else if (c->product == PRODUCT_FORWARD) {
         op_linear_grouped(op, &set->y, &set->x, set->w, c->offsets, c->groups);
     } else if (c->product == PRODUCT_DGRAD) {
         op_linear_grouped_backward_input(op, &set->x, &set->y, set->w, c->offsets, c->groups);
     } else {
-        op_linear_grouped_backward_weight(op, set->w, &set->y, &set->x, c->offsets, c->groups);
+        op_linear_grouped_backward_weight(op, set->w, &set->y, &set->x, c->offsets, c->groups, OP_ADD);
     }
 }
 

@@ -130,7 +130,7 @@ static int training_open(struct training *t, struct bench *bench, enum precision
     int32_t *tokens = arena_allocate(&t->arena, (size_t)ids, sizeof *tokens);
     random_ids(tokens, ids, config);
     t->expert_load = arena_allocate(&t->arena, t->expert_load_bytes + 8, 1);
-    t->batch = (struct micro_batch){.sequences = sequences, .length = length, .ids = tokens};
+    t->batch = (struct micro_batch){.sequences = sequences, .length = length, .ids = tokens, .first = true};
     t->model = (struct model){.config = *config,
                               .params = t->optimizer.weights.params,
                               .compute = precision == PRECISION_FP32 ? FORMAT_F32 : FORMAT_BF16,
@@ -145,7 +145,7 @@ static void training_step(void *argument, struct op_context *op, int64_t round) 
     struct micro_batch_result result;
     (void)round;
     memset(t->expert_load, 0, t->expert_load_bytes);
-    param_tree_zero(op, &t->gradients);
+    param_tree_zero_added(op, &t->gradients);
     model_forward(op, &result, t->slot, &t->model, &t->gradients.params, &t->batch, &t->weights, t->expert_load);
     model_backward_input(op, t->slot, &t->model, &t->gradients.params);
     model_backward_weight(op, t->slot, &t->model, &t->gradients.params);
@@ -159,7 +159,6 @@ static void training_step(void *argument, struct op_context *op, int64_t round) 
 static void optimizer_only(void *argument, struct op_context *op, int64_t round) {
     struct training *t = argument;
     (void)round;
-    param_tree_zero(op, &t->gradients);
     optimizer_update(&t->optimizer, op, &t->gradients, &t->run.optimizer, 1, 1e-4, gradient_norm(op, &t->gradients));
 }
 

@@ -196,11 +196,12 @@ void block_backward_input(const struct pass *pass, struct tensor *dh, struct blo
     block_attention_backward(pass, dh, kept, dparams, params, saved);
 }
 
-void block_backward_weight(struct op_context *op, struct block_params *dparams, const struct block_kept *kept) {
-    mla_backward_weight(op, &dparams->self_attn, &kept->attention);
+void block_backward_weight(struct op_context *op, struct block_params *dparams, const struct block_kept *kept,
+                           enum op_mode mode) {
+    mla_backward_weight(op, &dparams->self_attn, &kept->attention, mode);
     if (dparams->is_moe) {
-        moe_backward_weight(op, &dparams->moe, &kept->moe);
+        moe_backward_weight(op, &dparams->moe, &kept->moe, mode);
     } else {
-        ffn_backward_weight(op, &dparams->mlp, &kept->mlp);
+        ffn_backward_weight(op, &dparams->mlp, &kept->mlp, mode);
     }
 }

@@ -63,7 +63,8 @@ void block_forward(const struct pass *pass, struct tensor *h, const struct block
 // B: dh f32 [T, d] in place. Norm gradients are added to dparams.
 void block_backward_input(const struct pass *pass, struct tensor *dh, struct block_kept *kept,
                           struct block_params *dparams, const struct block_params *params, struct block_saved *saved);
-// W.
-void block_backward_weight(struct op_context *op, struct block_params *dparams, const struct block_kept *kept);
+// W: sets (or adds to) the gradients of the Linears.
+void block_backward_weight(struct op_context *op, struct block_params *dparams, const struct block_kept *kept,
+                           enum op_mode mode);
 
 #endif

@@ -7,6 +7,7 @@
 //   combine    out[t] += chain over k (expert id ascending) of weight[t,k] * rows[row of (t,k)]
 //
 //   combine_backward    drows[r] = dout[token of r], not weighted: the gate value joins in SwiGLU's backward (moe.h)
+//   combine_backward_tiles   the same rows, quantised to 1 x 128 and 128 x 1 tiles (op_quantize_both, powers of two)
 //   weight_backward     dweight[t,k] = dweight of its row
 //   dispatch_backward   dx[t] (+)= sum over k of drows[row of (t,k)], k ascending
 //
@@ -52,6 +53,9 @@ struct dispatch {
                     const struct dispatch_plan *plan);
     void (*combine_backward)(const struct dispatch *self, struct op_context *op, struct tensor *drows,
                              const struct tensor *dout, const struct dispatch_plan *plan);
+    void (*combine_backward_tiles)(const struct dispatch *self, struct op_context *op, struct tensor *tiles,
+                                   struct tensor *column_tiles, const struct tensor *dout,
+                                   const struct dispatch_plan *plan);
     void (*weight_backward)(const struct dispatch *self, struct op_context *op, float *dweight,
                             const float *drow_weight, const struct dispatch_plan *plan);
     void (*dispatch_backward)(const struct dispatch *self, struct op_context *op, struct tensor *dx, enum op_mode mode,

@@ -57,6 +57,13 @@ static void local_combine_backward(const struct dispatch *self, struct op_contex
     op_gather_rows(op, drows, dout, plan->token);
 }
 
+static void local_combine_backward_tiles(const struct dispatch *self, struct op_context *op, struct tensor *tiles,
+                                         struct tensor *column_tiles, const struct tensor *dout,
+                                         const struct dispatch_plan *plan) {
+    (void)self;
+    op_quantize_both(op, tiles, column_tiles, dout, plan->token, plan->offsets, plan->slots, true);
+}
+
 static void local_weight_backward(const struct dispatch *self, struct op_context *op, float *dweight,
                                   const float *drow_weight, const struct dispatch_plan *plan) {
     (void)self;
@@ -78,6 +85,7 @@ const struct dispatch dispatch_local = {
     .dispatch = local_dispatch,
     .combine = local_combine,
     .combine_backward = local_combine_backward,
+    .combine_backward_tiles = local_combine_backward_tiles,
     .weight_backward = local_weight_backward,
     .dispatch_backward = local_dispatch_backward,
 };

@@ -27,6 +27,7 @@ void ffn_forward(struct op_context *op, struct tensor *out, const struct tensor 
 void ffn_backward_input(struct op_context *op, struct tensor *dx, enum op_mode mode, struct ffn_kept *kept,
                         const struct tensor *dout, const struct mlp_params *params, struct ffn_saved *saved,
                         struct arena *slot);
-void ffn_backward_weight(struct op_context *op, struct mlp_params *dparams, const struct ffn_kept *kept);
+void ffn_backward_weight(struct op_context *op, struct mlp_params *dparams, const struct ffn_kept *kept,
+                         enum op_mode mode);
 
 #endif

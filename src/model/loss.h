@@ -22,9 +22,10 @@ struct loss_head {            // one user of the head: the main model or an MTP 
     float scale;              // weight of a target's loss in the total
     double *loss;             // += sum of -log p, in double; NULL = not wanted
 };
-// dlm_head f32 [V, d] or NULL (not wanted, or later).
+// dlm_head f32 [V, d], set or added to, or NULL (not wanted, or later).
 void loss_forward_backward(struct op_context *op, const struct loss_head *heads, int64_t head_count,
-                           struct tensor *dlm_head, const struct tensor *lm_head, int64_t sequences, int64_t length);
+                           struct tensor *dlm_head, enum op_mode mode, const struct tensor *lm_head, int64_t sequences,
+                           int64_t length);
 // The part of dlm_head that rows first..first+length-1 (one sequence) of all heads add.
 void loss_backward_weight(struct op_context *op, const struct loss_head *heads, int64_t head_count,
                           struct tensor *dlm_head, const struct tensor *lm_head, int64_t first, int64_t length);

@@ -433,19 +433,22 @@ void mla_backward_input(struct op_context *op, struct tensor *dx, struct mla_kep
     arena_release(op->scratch, mark);
 }
 
-static void weight_backward(struct op_context *op, struct tensor *dw, const struct linear_kept *kept) {
+static void weight_backward(struct op_context *op, struct tensor *dw, const struct linear_kept *kept,
+                            enum op_mode mode) {
     if (tensor_present(&kept->dy)) {
-        linear_backward_weight(op, dw, kept);
+        linear_backward_weight(op, dw, kept, mode);
     }
 }
 
-void mla_backward_weight(struct op_context *op, struct mla_params *dparams, const struct mla_kept *kept) {
+void mla_backward_weight(struct op_context *op, struct mla_params *dparams, const struct mla_kept *kept,
+                         enum op_mode mode) {
     if (tensor_present(&kept->q_a.dy)) {
-        linear_backward_weight_pair(op, &dparams->q_a_proj, &dparams->kv_a_proj_with_mqa, &kept->q_a, &kept->kv_a);
+        linear_backward_weight_pair(op, &dparams->q_a_proj, &dparams->kv_a_proj_with_mqa, &kept->q_a, &kept->kv_a,
+                                    mode);
     } else {
-        linear_backward_weight_pair(op, &dparams->q_proj, &dparams->kv_a_proj_with_mqa, &kept->q, &kept->kv_a);
+        linear_backward_weight_pair(op, &dparams->q_proj, &dparams->kv_a_proj_with_mqa, &kept->q, &kept->kv_a, mode);
     }
-    weight_backward(op, &dparams->q_b_proj, &kept->q_b);
-    weight_backward(op, &dparams->kv_b_proj, &kept->kv_b);
-    weight_backward(op, &dparams->o_proj, &kept->o);
+    weight_backward(op, &dparams->q_b_proj, &kept->q_b, mode);
+    weight_backward(op, &dparams->kv_b_proj, &kept->kv_b, mode);
+    weight_backward(op, &dparams->o_proj, &kept->o, mode);
 }

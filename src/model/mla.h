@@ -49,6 +49,7 @@ void mla_backward_input(struct op_context *op, struct tensor *dx, struct mla_kep
                         const struct tensor *dout, const struct mla_params *params, const struct model_config *config,
                         const struct token_batch *batch, const struct tensor *rope_table, struct mla_saved *saved,
                         struct arena *slot);
-void mla_backward_weight(struct op_context *op, struct mla_params *dparams, const struct mla_kept *kept);
+void mla_backward_weight(struct op_context *op, struct mla_params *dparams, const struct mla_kept *kept,
+                         enum op_mode mode);
 
 #endif

@@ -18,6 +18,7 @@ struct model_slot {
 
     // Of the micro-batch at hand, in `arena`.
     int64_t sequences, length;
+    enum op_mode mode;   // of the gradients of Linears: a first micro-batch sets them
     struct loss_weights weights;
     struct token_batch batch;
     int32_t *ids[MODEL_MAX_DEPTH + 2];                     // [T] token i+k; depth k reads k and predicts k+1
@@ -57,6 +58,18 @@ void model_prepare_absorbed(struct model *model, struct op_context *op) {
         struct mla_params *attention = l < layers ? &model->params.layers[l].self_attn
                                                   : &model->params.mtp[l - layers].block.self_attn;
         absorbed_prepare(op, attention, config, model->compute, model->absorbed_panels, model->arena);
+    }
+}
+
+bool model_gradient_is_set(const struct param *param) {
+    switch (param->kind) {
+    case PARAM_LINEAR:
+    case PARAM_EH_PROJ:
+    case PARAM_ROUTER:
+    case PARAM_HEAD:   // a tied one is visited as the embedding
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -120,6 +133,7 @@ static void slot_begin(struct model_slot *slot, const struct micro_batch *micro,
     int64_t tokens = micro->sequences * micro->length, stride = micro->length + 1 + slot->depths;
     slot->sequences = micro->sequences;
     slot->length = micro->length;
+    slot->mode = micro->first ? OP_SET : OP_ADD;
     slot->weights = *weights;
     for (int64_t k = 0; k <= slot->depths + 1; k++) {
         slot->ids[k] = shifted_ids(slot, micro, stride, k);
@@ -221,7 +235,7 @@ void model_forward(struct op_context *op, struct micro_batch_result *result, str
     pass.balance_loss = &result->balance_loss;
     hidden_forward(&pass, slot, model, expert_load);
     loss_forward_backward(op, slot->heads, slot->depths + 1, training && !tied(gradients) ? &gradients->lm_head : NULL,
-                          &model->params.lm_head, slot->sequences, slot->length);
+                          slot->mode, &model->params.lm_head, slot->sequences, slot->length);
     slot->stage = training ? SLOT_FORWARD : SLOT_EMPTY;
 }
 
@@ -255,7 +269,7 @@ static void backward(struct op_context *op, struct model_slot *slot, struct mode
                            &gradients->mtp[k - 1], &slot->heads[k].dhidden, &params->mtp[k - 1], &params->embed_tokens,
                            &slot->mtp_saved[k - 1]);
         if (weights_now) {
-            mtp_backward_weight(op, &gradients->mtp[k - 1], &slot->mtp_kept[k - 1]);
+            mtp_backward_weight(op, &gradients->mtp[k - 1], &slot->mtp_kept[k - 1], slot->mode);
             arena_release(&slot->arena, kept);
         }
     }
@@ -266,7 +280,7 @@ static void backward(struct op_context *op, struct model_slot *slot, struct mode
         block_backward_input(&pass, &dh, &slot->block_kept[l], &gradients->layers[l], &params->layers[l],
                              &slot->block_saved[l]);
         if (weights_now) {
-            block_backward_weight(op, &gradients->layers[l], &slot->block_kept[l]);
+            block_backward_weight(op, &gradients->layers[l], &slot->block_kept[l], slot->mode);
             arena_release(&slot->arena, kept);
         }
     }
@@ -291,10 +305,10 @@ void model_backward_weight(struct op_context *op, struct model_slot *slot, struc
     (void)model;
     CHECK(slot->stage == SLOT_INPUT, "W before B");
     for (int64_t k = slot->depths - 1; k >= 0; k--) {
-        mtp_backward_weight(op, &gradients->mtp[k], &slot->mtp_kept[k]);
+        mtp_backward_weight(op, &gradients->mtp[k], &slot->mtp_kept[k], slot->mode);
     }
     for (int64_t l = slot->layers - 1; l >= 0; l--) {
-        block_backward_weight(op, &gradients->layers[l], &slot->block_kept[l]);
+        block_backward_weight(op, &gradients->layers[l], &slot->block_kept[l], slot->mode);
     }
     slot->stage = SLOT_EMPTY;
 }

@@ -44,7 +44,11 @@ struct loss_weights {
 struct micro_batch {
     int64_t sequences, length;   // rows = sequences * length
     const int32_t *ids;   // [sequences, length + 1 + D]: inputs are 0..length-1, depth k predicts column i + 1 + k
+    bool first;   // of those that add to the same gradients: it sets those of Linears (model_gradient_is_set), whatever
+                  // they hold; the others must be zero. Its forward and its W come before all others'
 };
+// Whether the first micro-batch sets the gradient of a parameter.
+bool model_gradient_is_set(const struct param *param);
 struct micro_batch_result {             // sums, in canonical (sequence, position) order, in double; not yet divided
     double main_loss;                   // sum over targets of -log p
     double mtp_loss[MODEL_MAX_DEPTH];   // the same per depth

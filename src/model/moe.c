@@ -47,15 +47,17 @@ static void run_forward(const struct pass *pass, struct tensor *results, struct 
     op_linear_grouped_pair(op, &gate, &up, &saved->rows, params->gate_proj + run->begin, params->up_proj + run->begin,
                            offsets, count);
     if (pass->fp8) {   // in one run
-        op_quantize_rows(op, &saved->gate_up, gate_up, true);
+        struct arena_mark tiles = arena_mark(op->scratch);
+        struct tensor input = linear_tiles(op->scratch, saved->plan.rows, width);
+        op_swiglu_tiles(op, &input, &saved->gate_up, gate_up, true);
+        op_linear_grouped(op, results, &input, params->down_proj + run->begin, offsets, count);
+        arena_release(op->scratch, tiles);
+        return;
     }
     struct tensor gate_rows = tensor_slice(&gate, 0, row, rows), up_rows = tensor_slice(&up, 0, row, rows),
                   hidden_rows = tensor_slice(hidden, 0, row, rows);
     op_swiglu(op, &hidden_rows, &gate_rows, &up_rows, NULL);
-    struct arena_mark mark = arena_mark(op->scratch);
-    struct tensor input = linear_input(op, hidden, expert_precision(pass), op->scratch);
-    op_linear_grouped(op, results, &input, params->down_proj + run->begin, offsets, count);
-    arena_release(op->scratch, mark);
+    op_linear_grouped(op, results, hidden, params->down_proj + run->begin, offsets, count);
 }
 
 void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, const struct moe_params *params,
@@ -70,7 +72,10 @@ void moe_experts_forward(const struct pass *pass, struct moe_transit *transit, c
 
     struct arena_mark mark = arena_mark(op->scratch);
     struct tensor gate_up = pass->fp8 ? matrix_allocate(op->scratch, format, plan->rows, 2 * width) : saved->gate_up;
-    struct tensor hidden = matrix_allocate(op->scratch, format, plan->rows, width);
+    struct tensor hidden = tensor_2d(format, NULL, plan->rows, width);   // FP8: never in BF16
+    if (!pass->fp8) {
+        hidden = matrix_allocate(op->scratch, format, plan->rows, width);
+    }
     struct expert_run run = {0, plan->slots};
     if (params->streamed == NULL) {
         run_forward(pass, &transit->results, &gate_up, &hidden, params, saved, &run);
@@ -106,50 +111,93 @@ void moe_combine_backward(const struct pass *pass, struct moe_transit *transit, 
                           const struct tensor *dout, const struct moe_saved *saved) {
     const struct dispatch_plan *plan = &saved->plan;
     kept->plan = plan;
-    kept->down.dy = matrix_allocate(pass->keep, dout->format, plan->rows, dout->shape[1]);
-    pass->dispatch->combine_backward(pass->dispatch, pass->op, &kept->down.dy, dout, plan);
     transit->drows = matrix_allocate(pass->op->scratch, dout->format, plan->rows, dout->shape[1]);
     transit->dweight = floats_allocate(pass->op->scratch, plan->rows);
+    if (pass->fp8) {
+        transit->dresults = linear_tiles(pass->op->scratch, plan->rows, dout->shape[1]);
+        kept->down.dy = linear_column_tiles(pass->keep, plan->rows, dout->shape[1], plan->slots);
+        pass->dispatch->combine_backward_tiles(pass->dispatch, pass->op, &transit->dresults, &kept->down.dy, dout,
+                                               plan);
+        return;
+    }
+    kept->down.dy = matrix_allocate(pass->keep, dout->format, plan->rows, dout->shape[1]);
+    pass->dispatch->combine_backward(pass->dispatch, pass->op, &kept->down.dy, dout, plan);
+    transit->dresults = kept->down.dy;
 }
 
 // drows = W_gate^T dgate + W_up^T dup, summed in f32 and rounded once to the format in which rows travel.
-static void rows_backward(const struct pass *pass, struct tensor *drows, const struct moe_kept *kept,
-                          const struct moe_params *params, const struct dispatch_plan *plan) {
+static void rows_backward(const struct pass *pass, struct tensor *drows, const struct tensor *dgate,
+                          const struct tensor *dup, const struct moe_params *params, const struct dispatch_plan *plan) {
     struct op_context *op = pass->op;
     struct arena_mark mark = arena_mark(op->scratch);
     bool narrow = drows->format != FORMAT_F32;
     struct tensor sum = narrow ? matrix_allocate(op->scratch, FORMAT_F32, plan->rows, drows->shape[1]) : *drows;
     struct tensor part = matrix_allocate(op->scratch, FORMAT_F32, plan->rows, drows->shape[1]);
-    linear_grouped_backward_input(op, &sum, &kept->gate, params->gate_proj, plan->offsets, plan->slots);
-    linear_grouped_backward_input(op, &part, &kept->up, params->up_proj, plan->offsets, plan->slots);
+    op_linear_grouped_backward_input(op, &sum, dgate, params->gate_proj, plan->offsets, plan->slots);
+    op_linear_grouped_backward_input(op, &part, dup, params->up_proj, plan->offsets, plan->slots);
     op_sum(op, drows, &sum, &part);
+    arena_release(op->scratch, mark);
+}
+
+// Of the routed experts, gate_up as it is: hidden, dgate, dup, and from these drows.
+static void routed_backward(const struct pass *pass, struct moe_transit *transit, struct moe_kept *kept,
+                            const struct moe_params *params, struct moe_saved *saved) {
+    struct op_context *op = pass->op;
+    const struct dispatch_plan *plan = &saved->plan;
+    int64_t width = params->gate_proj[0].shape[0];
+    enum format format = kept->down.dy.format;
+    struct tensor gate = columns(&saved->gate_up, 0, width), up = columns(&saved->gate_up, width, width);
+    kept->down.x = matrix_allocate(pass->keep, format, plan->rows, width);
+    op_swiglu(op, &kept->down.x, &gate, &up, plan->row_weight);
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct tensor dhidden = matrix_allocate(op->scratch, format, plan->rows, width);
+    op_linear_grouped_backward_input(op, &dhidden, &transit->dresults, params->down_proj, plan->offsets, plan->slots);
+    op_swiglu_backward(op, &gate, &up, transit->dweight, &dhidden, &gate, &up, plan->row_weight);   // now dgate, dup
+    arena_release(op->scratch, mark);
+    kept->gate.dy = gate;
+    kept->up.dy = up;
+    rows_backward(pass, &transit->drows, &gate, &up, params, plan);
+}
+
+// The same with gate_up in tiles: W gets its operands as it takes them.
+static void routed_backward_fp8(const struct pass *pass, struct moe_transit *transit, struct moe_kept *kept,
+                                const struct moe_params *params, const struct moe_saved *saved) {
+    struct op_context *op = pass->op;
+    const struct dispatch_plan *plan = &saved->plan;
+    int64_t width = params->gate_proj[0].shape[0];
+    kept->gate.dy = linear_column_tiles(pass->keep, plan->rows, width, plan->slots);
+    kept->up.dy = linear_column_tiles(pass->keep, plan->rows, width, plan->slots);
+    kept->down.x = linear_column_tiles(pass->keep, plan->rows, width, plan->slots);
+    struct arena_mark mark = arena_mark(op->scratch);
+    struct swiglu_tiles tiles = {.dgate = linear_tiles(op->scratch, plan->rows, width),
+                                 .dup = linear_tiles(op->scratch, plan->rows, width),
+                                 .dgate_columns = kept->gate.dy,
+                                 .dup_columns = kept->up.dy,
+                                 .hidden_columns = kept->down.x};
+    struct arena_mark inner = arena_mark(op->scratch);
+    struct tensor dhidden = matrix_allocate(op->scratch, pass->compute, plan->rows, width);
+    op_linear_grouped_backward_input(op, &dhidden, &transit->dresults, params->down_proj, plan->offsets, plan->slots);
+    op_swiglu_backward_tiles(op, &tiles, transit->dweight, &dhidden, &saved->gate_up, plan->row_weight, plan->offsets,
+                             plan->slots, true);
+    arena_release(op->scratch, inner);
+    rows_backward(pass, &transit->drows, &tiles.dgate, &tiles.dup, params, plan);
     arena_release(op->scratch, mark);
 }
 
 void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe_transit *transit,
                           struct moe_kept *kept, const struct tensor *dout, const struct moe_params *params,
                           struct moe_saved *saved) {
-    struct op_context *op = pass->op;
-    const struct dispatch_plan *plan = &saved->plan;
-    int64_t width = params->gate_proj[0].shape[0];
-    struct tensor gate_up = linear_activation(op, &saved->gate_up, pass->keep);
-    struct tensor gate = columns(&gate_up, 0, width), up = columns(&gate_up, width, width);
-
-    kept->down.x = matrix_allocate(pass->keep, dout->format, plan->rows, width);
-    kept->down.precision = expert_precision(pass);
-    op_swiglu(op, &kept->down.x, &gate, &up, plan->row_weight);
     CHECK(params->streamed == NULL, "training with experts on disk");
-    struct arena_mark mark = arena_mark(op->scratch);
-    struct tensor dhidden = matrix_allocate(op->scratch, dout->format, plan->rows, width);
-    linear_grouped_backward_input(op, &dhidden, &kept->down, params->down_proj, plan->offsets, plan->slots);
-    op_swiglu_backward(op, &gate, &up, transit->dweight, &dhidden, &gate, &up, plan->row_weight);   // now dgate, dup
-    arena_release(op->scratch, mark);
-    kept->gate = (struct linear_kept){saved->rows, gate, expert_precision(pass)};
-    kept->up = (struct linear_kept){saved->rows, up, expert_precision(pass)};
-    rows_backward(pass, &transit->drows, kept, params, plan);
-
+    kept->gate.x = kept->up.x = saved->rows;
+    kept->gate.precision = kept->up.precision = kept->down.precision = expert_precision(pass);
+    if (pass->fp8) {
+        routed_backward_fp8(pass, transit, kept, params, saved);
+    } else {
+        routed_backward(pass, transit, kept, params, saved);
+    }
     if (tensor_present(&params->shared_experts.gate_proj)) {
-        ffn_backward_input(op, dx, OP_SET, &kept->shared, dout, &params->shared_experts, &saved->shared, pass->keep);
+        ffn_backward_input(pass->op, dx, OP_SET, &kept->shared, dout, &params->shared_experts, &saved->shared,
+                           pass->keep);
     }
 }
 
@@ -166,13 +214,14 @@ void moe_dispatch_backward(const struct pass *pass, struct tensor *dx, const str
     arena_release(op->scratch, mark);
 }
 
-void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept) {
+void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept,
+                         enum op_mode mode) {
     const struct dispatch_plan *plan = kept->plan;
-    op_linear_backward_weight(op, &dparams->gate, &kept->router.dy, &kept->router.x);
+    op_linear_backward_weight(op, &dparams->gate, &kept->router.dy, &kept->router.x, mode);
     linear_grouped_backward_weight_pair(op, dparams->gate_proj, dparams->up_proj, &kept->gate, &kept->up, plan->offsets,
-                                        plan->slots);
-    linear_grouped_backward_weight(op, dparams->down_proj, &kept->down, plan->offsets, plan->slots);
+                                        plan->slots, mode);
+    linear_grouped_backward_weight(op, dparams->down_proj, &kept->down, plan->offsets, plan->slots, mode);
     if (tensor_present(&dparams->shared_experts.gate_proj)) {
-        ffn_backward_weight(op, &dparams->shared_experts, &kept->shared);
+        ffn_backward_weight(op, &dparams->shared_experts, &kept->shared, mode);
     }
 }

@@ -28,7 +28,7 @@ struct moe_saved {         // slot lifetime
     struct router_saved router;
     struct dispatch_plan plan;
     struct tensor rows;      // [R, d]; FP8: tiles, gathered again in backward
-    struct tensor gate_up;   // [R, 2I]; becomes [dgate, dup] in backward (FP8: tiles, multiplied out before)
+    struct tensor gate_up;   // [R, 2I]; becomes [dgate, dup] in backward (FP8: tiles, which stay)
     struct ffn_saved shared;
 };
 struct moe_kept {
@@ -39,10 +39,11 @@ struct moe_kept {
 
 // What passes from one part to the next; op->scratch, released by the block.
 struct moe_transit {
-    struct tensor results;   // forward: expert outputs [R, d]
-    struct tensor shared;    // forward: shared experts' output [T, d]; absent without shared experts
-    struct tensor drows;     // backward: of the gathered rows, first [R, d] of results, then of rows
-    float *dweight;          // backward: [R]
+    struct tensor results;    // forward: expert outputs [R, d]
+    struct tensor shared;     // forward: shared experts' output [T, d]; absent without shared experts
+    struct tensor dresults;   // backward: of the results [R, d], as the product with W_down takes it
+    struct tensor drows;      // backward: of the rows [R, d]
+    float *dweight;           // backward: [R]
 };
 
 void moe_dispatch_forward(const struct pass *pass, struct moe_saved *saved, const struct tensor *x,
@@ -62,6 +63,7 @@ void moe_experts_backward(const struct pass *pass, struct tensor *dx, struct moe
                           struct moe_saved *saved);
 void moe_dispatch_backward(const struct pass *pass, struct tensor *dx, const struct moe_transit *transit,
                            struct moe_kept *kept, const struct moe_params *params, const struct moe_saved *saved);
-void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept);
+void moe_backward_weight(struct op_context *op, struct moe_params *dparams, const struct moe_kept *kept,
+                         enum op_mode mode);
 
 #endif

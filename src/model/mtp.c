@@ -75,7 +75,8 @@ void mtp_backward_input(const struct pass *pass, struct tensor *dhidden_in, stru
     arena_release(op->scratch, mark);
 }
 
-void mtp_backward_weight(struct op_context *op, struct mtp_params *dparams, const struct mtp_kept *kept) {
-    op_linear_backward_weight(op, &dparams->eh_proj, &kept->eh_proj.dy, &kept->eh_proj.x);
-    block_backward_weight(op, &dparams->block, &kept->block);
+void mtp_backward_weight(struct op_context *op, struct mtp_params *dparams, const struct mtp_kept *kept,
+                         enum op_mode mode) {
+    op_linear_backward_weight(op, &dparams->eh_proj, &kept->eh_proj.dy, &kept->eh_proj.x, mode);
+    block_backward_weight(op, &dparams->block, &kept->block, mode);
 }

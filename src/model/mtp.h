@@ -33,6 +33,7 @@ void mtp_forward(const struct pass *pass, struct tensor *hidden_out, const struc
 void mtp_backward_input(const struct pass *pass, struct tensor *dhidden_in, struct tensor *dembedding,
                         struct mtp_kept *kept, struct mtp_params *dparams, const struct tensor *dhidden_out,
                         const struct mtp_params *params, const struct tensor *embed_tokens, struct mtp_saved *saved);
-void mtp_backward_weight(struct op_context *op, struct mtp_params *dparams, const struct mtp_kept *kept);
+void mtp_backward_weight(struct op_context *op, struct mtp_params *dparams, const struct mtp_kept *kept,
+                         enum op_mode mode);
 
 #endif

@@ -68,16 +68,16 @@ void op_linear_pair(struct op_context *op, struct tensor *y_first, struct tensor
 // dx.
 void op_linear_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy, const struct tensor *w,
                               enum op_mode mode);
-// dw[N,K] (f32) continues its chain with dy[m,n] * x[m,k], m ascending: processing rows in two calls gives the bits of
-// one. dy, x E4M3_COLUMN: per 128 of m as above, total from dw; two calls give the bits of one when the first ends with
-// a whole tile.
+// dw[N,K] (f32) = chain over m ascending of dy[m,n] * x[m,k]; OP_ADD continues the chain from dw: processing rows in
+// two calls gives the bits of one. dy, x E4M3_COLUMN: per 128 of m as above, total from 0 (or dw); two calls give the
+// bits of one when the first ends with a whole tile.
 void op_linear_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
-                               const struct tensor *x);
+                               const struct tensor *x, enum op_mode mode);
 
 // The same for experts: rows offsets[g]..offsets[g+1]-1 of x, y belong to group g and use weight w[g] (arrays of
-// `groups` tensors of one shape and format). No padding, no dropping; an empty group costs nothing. Every row has the
-// bits of the ungrouped op. E4M3_COLUMN operands of a weight gradient are those of op_quantize_columns with the same
-// offsets.
+// `groups` tensors of one shape and format). No padding, no dropping; an empty group costs nothing, but that OP_SET
+// clears its dw. Every row has the bits of the ungrouped op. E4M3_COLUMN operands of a weight gradient are those of
+// op_quantize_columns with the same offsets.
 void op_linear_grouped(struct op_context *op, struct tensor *y, const struct tensor *x, const struct tensor *w,
                        const int32_t *offsets, int64_t groups);
 void op_linear_grouped_pair(struct op_context *op, struct tensor *y_first, struct tensor *y_second,
@@ -86,7 +86,8 @@ void op_linear_grouped_pair(struct op_context *op, struct tensor *y_first, struc
 void op_linear_grouped_backward_input(struct op_context *op, struct tensor *dx, const struct tensor *dy,
                                       const struct tensor *w, const int32_t *offsets, int64_t groups);
 void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
-                                       const struct tensor *x, const int32_t *offsets, int64_t groups);
+                                       const struct tensor *x, const int32_t *offsets, int64_t groups,
+                                       enum op_mode mode);
 
 // ---- FP8 (spec 6.2): scale = e4m3_scale(amax of the tile), code = e4m3_narrow(x / scale), tensor/formats.h
 // ------------ out E4M3_TILE from x f32|bf16, all [T, d]: tiles of 128 columns of one row, the last may be shorter.
@@ -101,6 +102,26 @@ void op_dequantize_rows(struct op_context *op, struct tensor *y, const struct te
 void op_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
                          int64_t groups, bool power_of_two);
 int64_t op_column_tiles(const int32_t *offsets, int64_t groups);
+// The most that `rows` rows in groups can have: memory of this size does not depend on how they are shared out.
+int64_t op_column_tiles_most(int64_t rows, int64_t groups);
+// Both of x f32|bf16 in one pass: tiles [R, d] as op_quantize_rows, out [R, d] as op_quantize_columns (with offsets) of
+// the rows x[rows[r],:]; rows NULL: of x itself.
+void op_quantize_both(struct op_context *op, struct tensor *tiles, struct tensor *out, const struct tensor *x,
+                      const int32_t *rows, const int32_t *offsets, int64_t groups, bool power_of_two);
+// SwiGLU with the quantisers round it, in one pass. gate_up BF16 [T, 2I] = [gate, up] -> tiles E4M3_TILE [T, 2I] of it
+// and hidden E4M3_TILE [T, I]: the bits of op_quantize_rows of gate_up and of the BF16 result of op_swiglu.
+void op_swiglu_tiles(struct op_context *op, struct tensor *hidden, struct tensor *tiles, const struct tensor *gate_up,
+                     bool power_of_two);
+// Backward from gate_up E4M3_TILE [T, 2I] and dy BF16 [T, I]: the bits of op_dequantize_rows to BF16, op_swiglu (with
+// weight) and op_swiglu_backward with BF16 results, and the quantisers of what the products after them take. dweight
+// NULL: not wanted.
+struct swiglu_tiles {                                           // all [T, I]
+    struct tensor dgate, dup;                                   // E4M3_TILE
+    struct tensor dgate_columns, dup_columns, hidden_columns;   // E4M3_COLUMN, with the offsets; hidden is weighted
+};
+void op_swiglu_backward_tiles(struct op_context *op, struct swiglu_tiles *out, float *dweight, const struct tensor *dy,
+                              const struct tensor *gate_up, const float *weight, const int32_t *offsets, int64_t groups,
+                              bool power_of_two);
 // out E4M3_BLOCK from x f32|bf16: the bits of quantize_e4m3_blocks.
 void op_quantize_blocks(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
 

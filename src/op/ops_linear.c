@@ -115,7 +115,7 @@ void op_linear_backward_input(struct op_context *op, struct tensor *dx, const st
     multiply(op, &group, 1, dx->format, mode);
 }
 
-// dw[n, k] += sum over rows m in [begin, begin + rows) of dy[m, n] * x[m, k].
+// dw[n, k] (+)= sum over rows m in [begin, begin + rows) of dy[m, n] * x[m, k].
 // `tile`: the tile of 128 rows that `begin` starts.
 static struct linear_group multiply_weight(const struct tensor *dw, const struct tensor *dy, const struct tensor *x,
                                            int64_t begin, int64_t rows, int64_t tile) {
@@ -141,9 +141,9 @@ static struct linear_group multiply_weight(const struct tensor *dw, const struct
 }
 
 void op_linear_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
-                               const struct tensor *x) {
+                               const struct tensor *x, enum op_mode mode) {
     struct linear_group group = multiply_weight(dw, dy, x, 0, x->shape[0], 0);
-    multiply(op, &group, 1, FORMAT_F32, OP_ADD);
+    multiply(op, &group, 1, FORMAT_F32, mode);
 }
 
 static void check_offsets(const int32_t *offsets, int64_t groups, int64_t rows) {
@@ -214,14 +214,15 @@ void op_linear_grouped_backward_input(struct op_context *op, struct tensor *dx, 
 }
 
 void op_linear_grouped_backward_weight(struct op_context *op, struct tensor *dw, const struct tensor *dy,
-                                       const struct tensor *x, const int32_t *offsets, int64_t groups) {
+                                       const struct tensor *x, const int32_t *offsets, int64_t groups,
+                                       enum op_mode mode) {
     check_offsets(offsets, groups, x->shape[0]);
     struct arena_mark mark = arena_mark(op->scratch);
     struct linear_group *list = arena_allocate(op->scratch, (size_t)groups, sizeof *list);
     for (int64_t g = 0; g < groups; g++) {
         list[g] = multiply_weight(&dw[g], dy, x, offsets[g], offsets[g + 1] - offsets[g], op_column_tiles(offsets, g));
     }
-    multiply(op, list, groups, FORMAT_F32, OP_ADD);
+    multiply(op, list, groups, FORMAT_F32, mode);
     arena_release(op->scratch, mark);
 }
 

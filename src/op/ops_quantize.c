@@ -42,18 +42,27 @@ int64_t op_column_tiles(const int32_t *offsets, int64_t groups) {
     return count;
 }
 
+int64_t op_column_tiles_most(int64_t rows, int64_t groups) {
+    int64_t whole = rows / BLOCK_SIZE, parts = groups < rows ? groups : rows;
+    return whole + parts;
+}
+
+static void check_groups(const int32_t *offsets, int64_t groups, int64_t rows) {
+    CHECK(rows <= INT32_MAX, "%lld rows", (long long)rows);
+    CHECK(groups == 0 || (offsets[0] >= 0 && offsets[groups] <= rows), "quantize: rows %d..%d", offsets[0],
+          offsets[groups]);
+}
+
 void op_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
                          int64_t groups, bool power_of_two) {
     int32_t whole[2] = {0, (int32_t)x->shape[0]};
     check_source(x, true);
     check_codes(out, FORMAT_E4M3_COLUMN, x);
-    CHECK(x->shape[0] <= INT32_MAX, "%lld rows", (long long)x->shape[0]);
     if (offsets == NULL) {
         offsets = whole;
         groups = 1;
     }
-    CHECK(groups == 0 || (offsets[0] >= 0 && offsets[groups] <= x->shape[0]), "quantize: rows %d..%d", offsets[0],
-          offsets[groups]);
+    check_groups(offsets, groups, x->shape[0]);
     cpu_quantize_columns(op, out, x, offsets, groups, power_of_two);
 }
 
@@ -61,4 +70,43 @@ void op_quantize_blocks(struct op_context *op, struct tensor *out, const struct 
     check_source(x, false);
     check_codes(out, FORMAT_E4M3_BLOCK, x);
     cpu_quantize_blocks(op, out, x, power_of_two);
+}
+
+void op_quantize_both(struct op_context *op, struct tensor *tiles, struct tensor *out, const struct tensor *x,
+                      const int32_t *rows, const int32_t *offsets, int64_t groups, bool power_of_two) {
+    check_source(x, false);
+    check_codes(tiles, FORMAT_E4M3_TILE, rows != NULL ? tiles : x);
+    check_codes(out, FORMAT_E4M3_COLUMN, tiles);
+    CHECK(tiles->shape[1] == x->shape[1], "quantize: %lld columns of %lld", (long long)tiles->shape[1],
+          (long long)x->shape[1]);
+    check_groups(offsets, groups, tiles->shape[0]);
+    cpu_quantize_both(op, tiles, out, x, rows, offsets, groups, power_of_two);
+}
+
+void op_swiglu_tiles(struct op_context *op, struct tensor *hidden, struct tensor *tiles, const struct tensor *gate_up,
+                     bool power_of_two) {
+    check_source(gate_up, false);
+    check_codes(tiles, FORMAT_E4M3_TILE, gate_up);
+    check_codes(hidden, FORMAT_E4M3_TILE, hidden);
+    CHECK(gate_up->format == FORMAT_BF16 && hidden->shape[0] == gate_up->shape[0] &&
+              2 * hidden->shape[1] == gate_up->shape[1],
+          "SwiGLU: format %d, %lld of %lld columns", gate_up->format, (long long)hidden->shape[1],
+          (long long)gate_up->shape[1]);
+    cpu_swiglu_tiles(op, hidden, tiles, gate_up, power_of_two);
+}
+
+void op_swiglu_backward_tiles(struct op_context *op, struct swiglu_tiles *out, float *dweight, const struct tensor *dy,
+                              const struct tensor *gate_up, const float *weight, const int32_t *offsets, int64_t groups,
+                              bool power_of_two) {
+    check_source(dy, false);
+    check_codes(gate_up, FORMAT_E4M3_TILE, gate_up);
+    CHECK(dy->format == FORMAT_BF16 && gate_up->shape[0] == dy->shape[0] && gate_up->shape[1] == 2 * dy->shape[1],
+          "SwiGLU: format %d, %lld of %lld columns", dy->format, (long long)dy->shape[1], (long long)gate_up->shape[1]);
+    check_codes(&out->dgate, FORMAT_E4M3_TILE, dy);
+    check_codes(&out->dup, FORMAT_E4M3_TILE, dy);
+    check_codes(&out->dgate_columns, FORMAT_E4M3_COLUMN, dy);
+    check_codes(&out->dup_columns, FORMAT_E4M3_COLUMN, dy);
+    check_codes(&out->hidden_columns, FORMAT_E4M3_COLUMN, dy);
+    check_groups(offsets, groups, dy->shape[0]);
+    cpu_swiglu_backward_tiles(op, out, dweight, dy, gate_up, weight, offsets, groups, power_of_two);
 }

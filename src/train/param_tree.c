@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "model/model.h"
 #include "tensor/formats.h"
 #include "weights/cast.h"
 #include "weights/safetensors.h"
@@ -36,10 +37,11 @@ int param_tree_create(struct param_tree *tree, const struct model_config *config
     return code;
 }
 
-void param_tree_zero(struct op_context *op, struct param_tree *tree) {
+void param_tree_zero_added(struct op_context *op, struct param_tree *tree) {
     for (int64_t i = 0; i < tree->list.count; i++) {
-        if (tensor_present(tree->list.items[i].tensor)) {
-            op_zero(op, tree->list.items[i].tensor);
+        const struct param *param = &tree->list.items[i];
+        if (tensor_present(param->tensor) && !model_gradient_is_set(param)) {
+            op_zero(op, param->tensor);
         }
     }
 }

@@ -20,7 +20,8 @@ int param_tree_create(struct param_tree *tree, const struct model_config *config
 // A tree without tensors, to be pointed at mapped ones.
 int param_tree_create_empty(struct param_tree *tree, const struct model_config *config, struct arena *arena,
                             struct error *error);
-void param_tree_zero(struct op_context *op, struct param_tree *tree);
+// Gradients before a first micro-batch: zeroes those that it adds to (model_gradient_is_set).
+void param_tree_zero_added(struct op_context *op, struct param_tree *tree);
 // Every tensor present in both: value by value, rounded to the format of `to`; E4M3 blocks are multiplied out.
 void param_tree_copy(struct op_context *op, struct param_tree *to, const struct param_tree *from);
 // Moves every trained element of an F32 tree up or down by `ulps` units in the last place; zeros stay.

@@ -32,11 +32,11 @@ static void read_sequences(struct batch_gradient *batch, int64_t sequences) {
 // One part of the batch into one buffer: its micro-batches one after the other.
 static void shard_compute(struct batch_gradient *batch, struct micro_batch_result *sums, struct param_tree *buffer,
                           struct op_context *op, int64_t sequences, const struct loss_weights *weights) {
-    param_tree_zero(op, buffer);
+    param_tree_zero_added(op, buffer);
     *sums = (struct micro_batch_result){0};
     for (int64_t done = 0; done < sequences;) {
         int64_t now = sequences - done < batch->micro_batch ? sequences - done : batch->micro_batch;
-        struct micro_batch micro = {.sequences = now, .length = batch->length, .ids = batch->ids};
+        struct micro_batch micro = {.sequences = now, .length = batch->length, .ids = batch->ids, .first = done == 0};
         struct micro_batch_result result;
         read_sequences(batch, now);
         model_forward(op, &result, batch->slot, batch->model, &buffer->params, &micro, weights, batch->expert_load);

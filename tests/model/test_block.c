@@ -85,7 +85,7 @@ static void in_order(struct bench *b) {
     for (int i = 0; i < 2; i++) {
         struct lane *lane = &b->lanes[i];
         block_backward_input(&lane->pass, &lane->dh, &lane->kept, b->dparams, b->params, &lane->saved);
-        block_backward_weight(&b->f.op, b->dparams, &lane->kept);
+        block_backward_weight(&b->f.op, b->dparams, &lane->kept, OP_ADD);
     }
 }
 
@@ -110,8 +110,8 @@ static void in_turn(struct bench *b) {
     block_attention_backward(&x->pass, &x->dh, &x->kept, b->dparams, b->params, &x->saved);
     block_dispatch_backward(&y->pass, &y->dh, &y->backward, &y->kept, b->dparams, b->params, &y->saved);
     block_attention_backward(&y->pass, &y->dh, &y->kept, b->dparams, b->params, &y->saved);
-    block_backward_weight(&b->f.op, b->dparams, &x->kept);
-    block_backward_weight(&b->f.op, b->dparams, &y->kept);
+    block_backward_weight(&b->f.op, b->dparams, &x->kept, OP_ADD);
+    block_backward_weight(&b->f.op, b->dparams, &y->kept, OP_ADD);
 }
 
 static void test_cuts(void **state) {

@@ -238,7 +238,7 @@ static void test_input_and_weight_parts(void **state) {
         const float *norm = layer.dparams->kv_a_layernorm.data, *linear = layer.dparams->kv_b_proj.data;
         assert_true(norm[0] != 0.0f && linear[0] == 0.0f);
         float norm_before = norm[0];
-        mla_backward_weight(&layer.f.op, layer.dparams, &kept);
+        mla_backward_weight(&layer.f.op, layer.dparams, &kept, OP_ADD);
         assert_true(norm[0] == norm_before && linear[0] != 0.0f);
         bits[mask] = fixture_gradients_copy(&layer.f, &count);
         assert_memory_equal(bits[0], bits[mask], (size_t)count * sizeof(float));

@@ -138,8 +138,8 @@ static void test_expert_map(void **state) {
     struct tensor da = layer_backward(&plain, &dout), db = layer_backward(&mapped, &dout);
     assert_memory_equal(da.data, db.data, (size_t)tensor_bytes(&da));
     fixture_clear(&plain.f);
-    moe_backward_weight(&plain.f.op, &plain.dparams, &plain.kept);
-    moe_backward_weight(&mapped.f.op, &mapped.dparams, &mapped.kept);
+    moe_backward_weight(&plain.f.op, &plain.dparams, &plain.kept, OP_ADD);
+    moe_backward_weight(&mapped.f.op, &mapped.dparams, &mapped.kept, OP_ADD);
     for (int e = 0; e < 8; e++) {
         const struct tensor *expected = &plain.dparams.gate_proj[e];
         assert_memory_equal(expected->data, dgate[slot[e]].data, (size_t)tensor_bytes(expected));

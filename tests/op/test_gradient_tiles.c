@@ -133,9 +133,9 @@ static void test_spread(void **state) {
         op_linear_backward_input(op, &study.dx[0], &study.dy, &study.w, OP_SET);
         op_linear_backward_input(op, &study.dx[1], &study.dy_tiles, &study.w_blocks, OP_SET);
         op_linear_backward_input(op, &study.dx[2], &study.dy_blocks, &study.w, OP_SET);
-        op_linear_backward_weight(op, &study.dw[0], &study.dy, &study.x);
-        op_linear_backward_weight(op, &study.dw[1], &study.dy_columns, &study.x_columns);
-        op_linear_backward_weight(op, &study.dw[2], &study.dy_blocks, &study.x_wide);
+        op_linear_backward_weight(op, &study.dw[0], &study.dy, &study.x, OP_ADD);
+        op_linear_backward_weight(op, &study.dw[1], &study.dy_columns, &study.x_columns, OP_ADD);
+        op_linear_backward_weight(op, &study.dw[2], &study.dy_blocks, &study.x_wide, OP_ADD);
         struct error_of dx[2] = {distance(&study.dx[1], &study.dx[0]), distance(&study.dx[2], &study.dx[0])};
         struct error_of dw[2] = {distance(&study.dw[1], &study.dw[0]), distance(&study.dw[2], &study.dw[0])};
         print_message(

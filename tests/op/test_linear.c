@@ -234,7 +234,7 @@ static void run_product(struct op_context *op, const char *name, void *argument)
     } else if (test->product == BACKWARD_INPUT) {
         op_linear_backward_input(op, c, &test->left.tensor, &test->right.tensor, test->mode);
     } else {
-        op_linear_backward_weight(op, c, &test->left.tensor, &test->right.tensor);
+        op_linear_backward_weight(op, c, &test->left.tensor, &test->right.tensor, OP_ADD);
     }
     char what[300];
     snprintf(what, sizeof what, "%s (%s)", test->text, name);
@@ -364,7 +364,7 @@ static void test_empty(void **state) {
     struct tensor dw = tensor_2d(FORMAT_F32, y, 3, 1), dy = tensor_2d(FORMAT_F32, NULL, 0, 3);
     struct tensor rows = tensor_2d(FORMAT_F32, NULL, 0, 1);
     y[0] = 7;
-    op_linear_backward_weight(&op, &dw, &dy, &rows);
+    op_linear_backward_weight(&op, &dw, &dy, &rows, OP_ADD);
     assert_true(y[0] == 7);
     op_linear_grouped(&op, &no_y, &no_x, &wide, (int32_t[]){0}, 0);
     assert_int_equal(scratch.used, 0);
@@ -415,7 +415,7 @@ static void check_splits(enum isa isa) {
         struct op_context op;
         assert_int_equal(op_context_init(&op, isa, pools[i % THREAD_COUNTS], &scratch, NULL), 0);
         op_linear(&op, &y.tensor, &x.tensor, &w.tensor, OP_SET);
-        op_linear_backward_weight(&op, &dw.tensor, &dy.tensor, &x.tensor);
+        op_linear_backward_weight(&op, &dw.tensor, &dy.tensor, &x.tensor, OP_ADD);
         for (int64_t begin = 0, count; begin < rows; begin += count) {
             count = 1 + draw_below(17);
             count = count < rows - begin ? count : rows - begin;
@@ -428,7 +428,7 @@ static void check_splits(enum isa isa) {
             count = count < rows - begin ? count : rows - begin;
             struct tensor part_x = tensor_slice(&x.tensor, 0, begin, count),
                           part_dy = tensor_slice(&dy.tensor, 0, begin, count);
-            op_linear_backward_weight(&op, &dw_cut.tensor, &part_dy, &part_x);
+            op_linear_backward_weight(&op, &dw_cut.tensor, &part_dy, &part_x, OP_ADD);
         }
         for (int64_t j = 0; j < rows * n; j++) {
             expect_element(&y_cut.tensor, j / n, j % n, ((const float *)y.tensor.data)[j], "rows in several calls");
@@ -474,6 +474,7 @@ static void test_block_tails(void **state) {
 struct grouped_case {
     struct matrix x, dy, y, dx, weights[GROUPS], gradients[GROUPS];
     int32_t offsets[GROUPS + 1];
+    enum op_mode mode;   // of the gradients
 };
 
 static void run_grouped(struct op_context *op, const char *name, void *argument) {
@@ -487,7 +488,7 @@ static void run_grouped(struct op_context *op, const char *name, void *argument)
     }
     op_linear_grouped(op, &test->y.tensor, &test->x.tensor, w, test->offsets, GROUPS);
     op_linear_grouped_backward_input(op, &test->dx.tensor, &test->dy.tensor, w, test->offsets, GROUPS);
-    op_linear_grouped_backward_weight(op, dw, &test->dy.tensor, &test->x.tensor, test->offsets, GROUPS);
+    op_linear_grouped_backward_weight(op, dw, &test->dy.tensor, &test->x.tensor, test->offsets, GROUPS, test->mode);
     struct side x = side_of(&test->x, 0), dy = side_of(&test->dy, 0);
     for (int g = 0; g < GROUPS; g++) {
         struct side w_rows = side_of(&test->weights[g], 0), w_columns = side_of(&test->weights[g], 1);
@@ -504,7 +505,8 @@ static void run_grouped(struct op_context *op, const char *name, void *argument)
         right.values += test->offsets[g] * k;
         int64_t rows = test->offsets[g + 1] - test->offsets[g];
         for (int64_t i = 0; i < n * k; i++) {
-            float expected = reference(op->isa, test->gradients[g].values[i], &left, i / k, &right, i % k, rows);
+            float before = test->mode == OP_ADD ? test->gradients[g].values[i] : 0.0f;
+            float expected = reference(op->isa, before, &left, i / k, &right, i % k, rows);
             expect_element(&dw[g], i / k, i % k, expected, name);
         }
     }
@@ -517,7 +519,7 @@ static void test_grouped(void **state) {
         enum format activation = i % 3 == 0 ? FORMAT_F32 : FORMAT_BF16;
         enum format weight = i % 3 == 2 ? FORMAT_E4M3_BLOCK : i == 3 ? FORMAT_BF16 : activation;
         int64_t n = i < 3 ? 70 : draw_size(140), k = i < 3 ? 33 : draw_size(140);
-        struct grouped_case test = {.offsets = {0}};
+        struct grouped_case test = {.offsets = {0}, .mode = i < 3 ? OP_ADD : OP_SET};
         for (int g = 0; g < GROUPS; g++) {
             test.offsets[g + 1] = test.offsets[g] + sizes[(g + i) % GROUPS];
             test.weights[g] = draw_matrix(weight, n, k, PACKED, ORDINARY);

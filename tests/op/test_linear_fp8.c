@@ -94,7 +94,7 @@ static void run_case(struct product_case *test, struct op_context *op, const cha
     } else if (test->product == INPUT) {
         op_linear_backward_input(op, &test->c, &test->a, &test->b, test->mode);
     } else {
-        op_linear_backward_weight(op, &test->c, &test->a, &test->b);
+        op_linear_backward_weight(op, &test->c, &test->a, &test->b, OP_ADD);
     }
     for (int64_t i = 0; i < tensor_elements(&test->c); i++) {
         float expected = test->expected[op->isa == ISA_AMX][i], found = element_get(&test->c, i);
@@ -182,11 +182,11 @@ static void test_weight_continues(void **state) {
     struct tensor dy = draw_codes(FORMAT_E4M3_COLUMN, 300, 40, 3, false),
                   x = draw_codes(FORMAT_E4M3_COLUMN, 300, 50, 3, false);
     struct tensor one = tensor_new_2d(FORMAT_F32, 40, 50), two = tensor_new_2d(FORMAT_F32, 40, 50);
-    op_linear_backward_weight(&fixture.op, &one, &dy, &x);
+    op_linear_backward_weight(&fixture.op, &one, &dy, &x, OP_ADD);
     struct tensor dy0 = tensor_slice(&dy, 0, 0, 128), x0 = tensor_slice(&x, 0, 0, 128);
     struct tensor dy1 = tensor_slice(&dy, 0, 128, 172), x1 = tensor_slice(&x, 0, 128, 172);
-    op_linear_backward_weight(&fixture.op, &two, &dy0, &x0);
-    op_linear_backward_weight(&fixture.op, &two, &dy1, &x1);
+    op_linear_backward_weight(&fixture.op, &two, &dy0, &x0, OP_ADD);
+    op_linear_backward_weight(&fixture.op, &two, &dy1, &x1, OP_ADD);
     assert_true(same_bits(&one, &two));
     tensor_free(&one);
     tensor_free(&two);
@@ -208,9 +208,9 @@ static void run_grouped(struct op_context *op, const char *name, void *argument)
     op_linear_grouped(op, &test->y, &test->x, w, test->offsets, GROUPS);
     op_linear_grouped_backward_input(op, &test->dx, &test->dy, w, test->offsets, GROUPS);
     for (int g = 0; g < GROUPS; g++) {
-        memset(test->dw[g].data, 0, (size_t)tensor_bytes(&test->dw[g]));
+        memset(test->dw[g].data, 0xff, (size_t)tensor_bytes(&test->dw[g]));
     }
-    op_linear_grouped_backward_weight(op, test->dw, &test->dy_columns, &test->x_columns, test->offsets, GROUPS);
+    op_linear_grouped_backward_weight(op, test->dw, &test->dy_columns, &test->x_columns, test->offsets, GROUPS, OP_SET);
     for (int g = 0; g < GROUPS; g++) {
         int64_t n = w[g].shape[0], k = w[g].shape[1], rows = test->offsets[g + 1] - test->offsets[g];
         struct definition forward = {&test->x, &w[g], 0, k, 0, false, false},

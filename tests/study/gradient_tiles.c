@@ -147,7 +147,7 @@ static double run_pass(struct study *study) {
         block_forward(pass, &h, &params->layers[l], NULL, &study->saved[l]);
     }
     op_rms_norm(op, &head.hidden, rstd, &h, &params->norm, (float)model->config.rms_norm_eps);
-    loss_forward_backward(op, &head, 1, NULL, &params->lm_head, study->batch.span_count, LENGTH);
+    loss_forward_backward(op, &head, 1, NULL, OP_ADD, &params->lm_head, study->batch.span_count, LENGTH);
     op_rms_norm_backward(op, &dh, OP_SET, &study->gradients.norm, &head.dhidden, &h, &params->norm, rstd);
     for (int64_t l = layers - 1; l >= 0; l--) {
         block_backward_input(pass, &dh, &study->kept[l], &study->gradients.layers[l], &params->layers[l],
@@ -263,7 +263,7 @@ static struct errors measure(struct study *study, const struct linear_kept *kept
         struct tensor columns_of_dy = i == 1   ? through_codes(study, &kept->dy, FORMAT_E4M3_COLUMN, &unused)
                                       : i == 0 ? wide
                                                : ways[1];
-        op_linear_backward_weight(op, &dw[i], &columns_of_dy, &kept->x);
+        op_linear_backward_weight(op, &dw[i], &columns_of_dy, &kept->x, OP_ADD);
     }
     for (int way = 0; way < 2; way++) {
         errors.dx[way] = distance(&dx[way + 1], &dx[0]);

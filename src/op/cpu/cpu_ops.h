@@ -62,6 +62,13 @@ void cpu_quantize_rows(struct op_context *op, struct tensor *out, const struct t
 void cpu_dequantize_rows(struct op_context *op, struct tensor *y, const struct tensor *x);
 void cpu_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
                           int64_t groups, bool power_of_two);
+void cpu_quantize_both(struct op_context *op, struct tensor *tiles, struct tensor *out, const struct tensor *x,
+                       const int32_t *rows, const int32_t *offsets, int64_t groups, bool power_of_two);
+void cpu_swiglu_tiles(struct op_context *op, struct tensor *hidden, struct tensor *tiles, const struct tensor *gate_up,
+                      bool power_of_two);
+void cpu_swiglu_backward_tiles(struct op_context *op, struct swiglu_tiles *out, float *dweight, const struct tensor *dy,
+                               const struct tensor *gate_up, const float *weight, const int32_t *offsets,
+                               int64_t groups, bool power_of_two);
 void cpu_quantize_blocks(struct op_context *op, struct tensor *out, const struct tensor *x, bool power_of_two);
 void cpu_gather_tiles(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);
 void cpu_gather_widened(struct op_context *op, struct tensor *y, const struct tensor *x, const int32_t *rows);

@@ -97,18 +97,22 @@ static void swiglu(struct row y, struct row gate, struct row up, float weight, i
     }
 }
 
-static float swiglu_backward(struct row dgate, struct row dup, struct row dy, struct row gate, struct row up,
-                             float weight, int64_t n) {
-    struct lanes factor = lanes_set(weight), one = lanes_set(1.0f), sum = lanes_set(0.0f);
+static void swiglu_backward(struct row dgate, struct row dup, struct row y, float *lane, struct row dy, struct row gate,
+                            struct row up, float weight, int64_t n) {
+    struct lanes factor = lanes_set(weight), one = lanes_set(1.0f), sum = lanes_load_floats(lane, 0, SUM_LANES);
     for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes g = lanes_load(gate, i, n - i), u = lanes_load(up, i, n - i), d = lanes_load(dy, i, n - i);
         struct lanes r = lanes_sigmoid(g), s = lanes_multiply(g, r), e = lanes_multiply(factor, d);
-        sum = lanes_multiply_add(d, lanes_multiply(s, u), sum);
+        struct lanes hidden = lanes_multiply(s, u);
+        sum = lanes_multiply_add(d, hidden, sum);
         struct lanes slope = lanes_multiply(r, lanes_multiply_add(g, lanes_subtract(one, r), one));
         lanes_store(dgate, i, n - i, lanes_multiply(lanes_multiply(e, u), slope));
         lanes_store(dup, i, n - i, lanes_multiply(e, s));
+        if (y.data != NULL) {
+            lanes_store(y, i, n - i, lanes_multiply(factor, hidden));
+        }
     }
-    return lanes_sum(sum);
+    lanes_store_floats(lane, 0, SUM_LANES, sum);
 }
 
 static float maximum(const float *x, int64_t n) {

@@ -62,6 +62,7 @@ struct run {
     void (*tile)(const struct linear_tile *tile);
     int64_t depth_block;   // k per block
     int64_t scale_depth;   // k per scale
+    const struct linear_group *groups;
     const struct piece *pieces;
     int64_t piece_count;
     int64_t pack_tasks;
@@ -487,10 +488,13 @@ static void multiply_task(void *argument, int64_t task, int worker) {
 
 // ---- Plan -----------------------------------------------------------------------------------------------------------
 
-// c of a product without terms: zero, or what it was.
-static void clear_c(const struct run *run, const struct linear_group *group) {
+// c of products without terms: zero, or what it was. A task is a group.
+static void clear_task(void *argument, int64_t task, int worker) {
     static const float zero[LINEAR_MAX_COLUMNS];
-    if (run->add) {
+    const struct run *run = argument;
+    const struct linear_group *group = &run->groups[task];
+    (void)worker;
+    if (group->depth > 0) {
         return;
     }
     for (int64_t row = 0; row < group->rows; row++) {
@@ -719,6 +723,7 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
     CHECK(!groups[0].b.panels || (pairs && kernels->tile_panel != NULL), "a weight in panels beside format %d", (int)a);
     struct run run = {.kernels = kernels,
                       .unit = pairs ? UNIT_PAIR : UNIT_F32,
+                      .groups = groups,
                       .c_format = c_format,
                       .wide = pairs && kernels->wide && blocks == NULL,
                       .add = mode == OP_ADD,
@@ -730,11 +735,13 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
                       .scale_depth = format_is_int(b) ? int_group(b) : BLOCK_SIZE};
     run.depth_block = run.column_unit == UNIT_PAIR ? 2 * DEPTH_UNITS : DEPTH_UNITS;
     int64_t piece_count = 0, most_depth = 0;
+    bool any_empty = false;
     for (int64_t g = 0; g < count; g++) {
         most_depth = groups[g].depth > most_depth ? groups[g].depth : most_depth;
-        if (groups[g].depth == 0) {
-            clear_c(&run, &groups[g]);
-        }
+        any_empty = any_empty || groups[g].depth == 0;
+    }
+    if (any_empty && mode == OP_SET) {
+        pool_run(op->pool, count, clear_task, &run);
     }
     run.most_panels = blocks != NULL ? blocks->most_panels : column_panels(&run, most_depth);
     int64_t limit = most_depth > 0 ? piece_rows(&run, groups, count, most_depth, threads) : 1;

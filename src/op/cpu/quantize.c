@@ -28,6 +28,15 @@ static void narrow_scalar(uint8_t *codes, struct row x, float scale, int64_t n) 
     }
 }
 
+static void tiles_scalar(uint8_t *codes, float *scale, struct row x, int64_t n, bool power_of_two) {
+    for (int64_t i = 0; i < n; i += BLOCK_SIZE) {
+        int64_t left = n - i < BLOCK_SIZE ? n - i : BLOCK_SIZE;
+        *scale = e4m3_scale(largest_scalar(row_advance(x, i), left), power_of_two);
+        narrow_scalar(codes + i, row_advance(x, i), *scale, left);
+        scale++;
+    }
+}
+
 static void widen_scalar(struct row y, const uint8_t *codes, float scale, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         row_store(y, i, e4m3_widen(codes[i]) * scale);
@@ -74,7 +83,7 @@ static void widen_e5m6_scalar(struct row y, const uint8_t *low, const uint8_t *h
 }
 
 void kernels_scalar_quantize(struct cpu_kernels *kernels) {
-    kernels->quantize = (struct quantize_kernels){largest_scalar, narrow_scalar,      widen_scalar,
+    kernels->quantize = (struct quantize_kernels){largest_scalar, narrow_scalar,      widen_scalar,     tiles_scalar,
                                                   columns_scalar, narrow_e5m6_scalar, widen_e5m6_scalar};
 }
 
@@ -83,11 +92,9 @@ struct quantize_job {
     struct row_split split;
     const struct tensor *out, *x;
     const struct quantize_tile *tiles;   // of columns
+    const struct tensor *row_tiles;      // both ways
+    const int32_t *rows;                 // of x, gathered; NULL: in order
     bool power_of_two;
-};
-
-struct quantize_tile {
-    int64_t row, rows;
 };
 
 static uint8_t *code_row(const struct tensor *tensor, int64_t row) {
@@ -104,23 +111,25 @@ static int64_t tile_end(int64_t begin, int64_t size) {
 
 // ---- 1 x 128 --------------------------------------------------------------------------------------------------------
 
-static void narrow_row(const struct quantize_kernels *kernels, const struct tensor *out, int64_t row, struct row x,
-                       bool power_of_two) {
-    float *scale = scale_row(out, row);
-    int64_t columns = out->shape[1];
-    for (int64_t column = 0; column < columns; column += BLOCK_SIZE) {
-        struct row tile = row_advance(x, column);
-        int64_t n = tile_end(column, columns);
-        float amax = kernels->largest(tile, n);
-        if (out->format == FORMAT_E5M6_TILE) {
-            *scale = e5m6_scale(amax);
-            kernels->narrow_e5m6(code_row(out, row) + column, e5m6_high(out, row) + column / 2, tile, *scale, n);
-        } else {
-            *scale = e4m3_scale(amax, power_of_two);
-            kernels->narrow(code_row(out, row) + column, tile, *scale, n);
-        }
+void quantize_row(const struct quantize_kernels *kernels, const struct tensor *out, int64_t row, int64_t column,
+                  struct row x, int64_t count, bool power_of_two) {
+    float *scale = scale_row(out, row) + column / BLOCK_SIZE;
+    if (out->format == FORMAT_E4M3_TILE) {
+        kernels->tiles(code_row(out, row) + column, scale, x, count, power_of_two);
+        return;
+    }
+    for (int64_t done = 0; done < count; done += BLOCK_SIZE) {
+        struct row tile = row_advance(x, done);
+        int64_t n = tile_end(done, count), at = column + done;
+        *scale = e5m6_scale(kernels->largest(tile, n));
+        kernels->narrow_e5m6(code_row(out, row) + at, e5m6_high(out, row) + at / 2, tile, *scale, n);
         scale++;
     }
+}
+
+static void narrow_row(const struct quantize_kernels *kernels, const struct tensor *out, int64_t row, struct row x,
+                       bool power_of_two) {
+    quantize_row(kernels, out, row, 0, x, out->shape[1], power_of_two);
 }
 
 static void rows_task(void *argument, int64_t task, int worker) {
@@ -140,17 +149,16 @@ void cpu_quantize_rows(struct op_context *op, struct tensor *out, const struct t
     pool_run(op->pool, job.split.tasks, rows_task, &job);
 }
 
-static void widen_row(const struct cpu_kernels *kernels, struct row y, const struct tensor *x, int64_t row,
-                      int64_t column, int64_t count) {
+void dequantize_row(const struct quantize_kernels *kernels, struct row y, const struct tensor *x, int64_t row,
+                    int64_t column, int64_t count) {
     for (int64_t done = 0; done < count;) {
         int64_t at = column + done, n = BLOCK_SIZE - at % BLOCK_SIZE;
         n = n < count - done ? n : count - done;
         float scale = scale_row(x, row)[at / BLOCK_SIZE];
         if (x->format == FORMAT_E5M6_TILE) {
-            kernels->quantize.widen_e5m6(row_advance(y, done), code_row(x, row) + at, e5m6_high(x, row) + at / 2, scale,
-                                         n);
+            kernels->widen_e5m6(row_advance(y, done), code_row(x, row) + at, e5m6_high(x, row) + at / 2, scale, n);
         } else {
-            kernels->quantize.widen(row_advance(y, done), code_row(x, row) + at, scale, n);
+            kernels->widen(row_advance(y, done), code_row(x, row) + at, scale, n);
         }
         done += n;
     }
@@ -160,7 +168,7 @@ static void dequantize_task(void *argument, int64_t task, int worker) {
     (void)worker;
     const struct quantize_job *job = argument;
     for (int64_t i = row_split_begin(&job->split, task); i < row_split_end(&job->split, task); i++) {
-        widen_row(job->kernels, tensor_row(job->out, i), job->x, i, 0, job->x->shape[1]);
+        dequantize_row(&job->kernels->quantize, tensor_row(job->out, i), job->x, i, 0, job->x->shape[1]);
     }
 }
 
@@ -171,6 +179,26 @@ void cpu_dequantize_rows(struct op_context *op, struct tensor *y, const struct t
 }
 
 // ---- 128 x 1 --------------------------------------------------------------------------------------------------------
+
+struct quantize_tile *quantize_tiles(struct op_context *op, const int32_t *offsets, int64_t groups, int64_t *count) {
+    int64_t most = groups > 0 ? op_column_tiles_most(offsets[groups] - offsets[0], groups) : 0;
+    struct quantize_tile *tiles = arena_allocate(op->scratch, (size_t)most, sizeof *tiles);
+    *count = 0;
+    for (int64_t g = 0; g < groups; g++) {
+        for (int64_t row = offsets[g]; row < offsets[g + 1]; row += BLOCK_SIZE) {
+            tiles[(*count)++] = (struct quantize_tile){row, tile_end(row, offsets[g + 1])};
+        }
+    }
+    return tiles;
+}
+
+void quantize_column_tile(const struct quantize_kernels *kernels, const struct tensor *out, int64_t index,
+                          const struct quantize_tile *tile, int64_t column, struct row x, int64_t stride, int64_t count,
+                          bool power_of_two) {
+    const struct quantize_columns_source source = {.x = x, .x_stride = stride};
+    kernels->columns(code_row(out, tile->row) + column, out->stride[0], scale_row(out, index) + column, &source,
+                     tile->rows, count, power_of_two);
+}
 
 // Columns of a task: E5M6 is multiplied out on the stack.
 static int64_t task_columns(const struct tensor *x) {
@@ -189,7 +217,8 @@ static void columns_task(void *argument, int64_t task, int worker) {
     float values[BLOCK_SIZE * EXPANDED_COLUMNS];
     if (job->x->format == FORMAT_E5M6_TILE) {
         for (int64_t i = 0; i < tile->rows; i++) {
-            widen_row(job->kernels, row_of_floats(values + i * EXPANDED_COLUMNS), job->x, tile->row + i, column, count);
+            dequantize_row(&job->kernels->quantize, row_of_floats(values + i * EXPANDED_COLUMNS), job->x, tile->row + i,
+                           column, count);
         }
         source.x = row_of_floats(values);
         source.x_stride = EXPANDED_COLUMNS;
@@ -207,16 +236,56 @@ static void columns_task(void *argument, int64_t task, int worker) {
 void cpu_quantize_columns(struct op_context *op, struct tensor *out, const struct tensor *x, const int32_t *offsets,
                           int64_t groups, bool power_of_two) {
     struct arena_mark mark = arena_mark(op->scratch);
-    int64_t step = task_columns(x), chunks = (x->shape[1] + step - 1) / step, count = 0;
-    struct quantize_tile *tiles = arena_allocate(op->scratch, (size_t)op_column_tiles(offsets, groups), sizeof *tiles);
-    for (int64_t g = 0; g < groups; g++) {
-        for (int64_t row = offsets[g]; row < offsets[g + 1]; row += BLOCK_SIZE) {
-            tiles[count++] = (struct quantize_tile){row, tile_end(row, offsets[g + 1])};
-        }
-    }
+    int64_t step = task_columns(x), chunks = (x->shape[1] + step - 1) / step, count;
+    struct quantize_tile *tiles = quantize_tiles(op, offsets, groups, &count);
     struct quantize_job job = {
         .kernels = op->kernels, .out = out, .x = x, .tiles = tiles, .power_of_two = power_of_two};
     pool_run(op->pool, count * chunks, columns_task, &job);
+    arena_release(op->scratch, mark);
+}
+
+// ---- 1 x 128 and 128 x 1 --------------------------------------------------------------------------------------------
+
+// A task is up to QUANTIZE_COLUMNS columns of a tile of 128 rows, which the second pass finds in a cache. Rows from
+// anywhere are put beside each other first.
+static void both_task(void *argument, int64_t task, int worker) {
+    (void)worker;
+    const struct quantize_job *job = argument;
+    const struct quantize_kernels *kernels = &job->kernels->quantize;
+    int64_t columns = job->x->shape[1], chunks = (columns + QUANTIZE_COLUMNS - 1) / QUANTIZE_COLUMNS;
+    int64_t index = task / chunks, column = task % chunks * QUANTIZE_COLUMNS, stride = job->x->stride[0];
+    int64_t count = columns - column < QUANTIZE_COLUMNS ? columns - column : QUANTIZE_COLUMNS;
+    const struct quantize_tile *tile = &job->tiles[index];
+    _Alignas(64) float gathered[BLOCK_SIZE * QUANTIZE_COLUMNS];
+    struct row first = row_advance(tensor_row(job->x, job->rows != NULL ? 0 : tile->row), column);
+    if (job->rows != NULL) {
+        first.data = gathered;
+        stride = QUANTIZE_COLUMNS;
+    }
+    for (int64_t i = 0; i < tile->rows; i++) {
+        struct row x = row_advance(first, i * stride);
+        if (job->rows != NULL) {
+            int32_t from = job->rows[tile->row + i];
+            CHECK(from >= 0 && from < job->x->shape[0], "row %d of %lld", from, (long long)job->x->shape[0]);
+            job->kernels->row.copy(x, row_advance(tensor_row(job->x, from), column), count);
+        }
+        quantize_row(kernels, job->row_tiles, tile->row + i, column, x, count, job->power_of_two);
+    }
+    quantize_column_tile(kernels, job->out, index, tile, column, first, stride, count, job->power_of_two);
+}
+
+void cpu_quantize_both(struct op_context *op, struct tensor *tiles, struct tensor *out, const struct tensor *x,
+                       const int32_t *rows, const int32_t *offsets, int64_t groups, bool power_of_two) {
+    struct arena_mark mark = arena_mark(op->scratch);
+    int64_t count, chunks = (x->shape[1] + QUANTIZE_COLUMNS - 1) / QUANTIZE_COLUMNS;
+    struct quantize_job job = {.kernels = op->kernels,
+                               .out = out,
+                               .x = x,
+                               .tiles = quantize_tiles(op, offsets, groups, &count),
+                               .row_tiles = tiles,
+                               .rows = rows,
+                               .power_of_two = power_of_two};
+    pool_run(op->pool, count * chunks, both_task, &job);
     arena_release(op->scratch, mark);
 }
 

@@ -4,6 +4,7 @@
 //   #define LARGER(a, b)          the larger (smaller) of two vectors of words, lane by lane
 //   #define SMALLER(a, b)
 //   #define LARGER_HALVES(a, b)   the same of vectors of signed 16-bit lanes
+//   #define MULTIPLY_ADD(a, b, c) a * b + c of floats, rounded once
 //   #define LARGEST_LANE(a)       the largest lane
 //   #define LARGEST_HALF(a)
 //   #define WIDEN_CODES(codes)    e4m3_widen of WIDTH codes; optional
@@ -87,6 +88,31 @@ INLINE words narrow_words(words value) {
     words steps = (words)((floats)capped + (floats)(exponent + ((20 << 23) + 56)));
     words code = steps + (exponent >> 20) - nan;   // a NaN was capped to 0x7e
     return code | ((value >> 24) & 0x80);
+}
+
+// The same for ordinary elements, of a tile without infinities and NaN, by their magnitudes: quotients are at most a
+// little above 448. Codes stand in the low bytes, without their signs.
+//
+// The quotient by multiplications: with r = 1 / scale rounded, q = x * r is next to the quotient or beside that; adding
+// (x - q * scale) * r once makes it one of the two nearest, another time the nearest (Markstein; x - q * scale is exact
+// but for the first, where a last bit does not matter). What underflows belongs to quotients whose code is zero.
+struct divisor {
+    floats reciprocal, minus_scale;
+};
+
+INLINE words quotient_ordinary(words magnitude, const struct divisor *by, bool multiply) {
+    floats x = (floats)magnitude, q = x * by->reciprocal;
+    if (!multiply) {
+        q = MULTIPLY_ADD(MULTIPLY_ADD(q, by->minus_scale, x), by->reciprocal, q);
+        q = MULTIPLY_ADD(MULTIPLY_ADD(q, by->minus_scale, x), by->reciprocal, q);
+    }
+    return (words)q;
+}
+
+INLINE words narrow_ordinary(words magnitude, const struct divisor *by, bool multiply) {
+    words quotient = quotient_ordinary(magnitude, by, multiply);
+    words exponent = LARGER(quotient, (words){0} + BITS_NORMAL) & 0x7f800000;
+    return (words)((floats)quotient + (floats)(exponent + ((20 << 23) + 56))) + (exponent >> 20);
 }
 
 INLINE void store_codes(uint8_t *codes, words code, int64_t count) {
@@ -186,6 +212,16 @@ INLINE void narrow_floats(uint8_t *codes, const void *data, floats by, bool mult
     }
 }
 
+INLINE void narrow_pairs_ordinary(uint8_t *codes, wide_halves pairs, const struct divisor *even,
+                                  const struct divisor *odd, bool multiply, int64_t count) {
+    wide_halves magnitude = pairs & 0x7fff;
+    words first = narrow_ordinary(even_of(magnitude), even, multiply);
+    words second = narrow_ordinary(odd_of(magnitude), odd, multiply);
+    words signs = (((words)pairs >> 8) & 0x80) | (((words)pairs >> 16) & 0x8000);
+    halves both = __builtin_convertvector(((first & 0x7f) | (second << 8) | signs) & 0xffff, halves);
+    memcpy(codes, &both, (size_t)count);
+}
+
 INLINE void narrow_pairs(uint8_t *codes, wide_halves pairs, floats even, floats odd, bool multiply, int64_t count) {
     store_code_pairs(codes, narrow_words(quotient(even_of(pairs), even, multiply)),
                      narrow_words(quotient(odd_of(pairs), odd, multiply)), count);
@@ -213,6 +249,67 @@ static void narrow(uint8_t *codes, struct row x, float scale, int64_t n) {
         narrow_floats(codes, x.data, by, true, n);
     } else {
         narrow_floats(codes, x.data, by, false, n);
+    }
+}
+
+INLINE struct divisor divisor_make(floats scale, bool power_of_two) {
+    floats reciprocal = power_of_two ? (floats)((254 << 23) - (words)scale) : 1.0f / scale;
+    return (struct divisor){reciprocal, -scale};
+}
+
+// e4m3_scale of an amax that is finite.
+INLINE float scale_ordinary(int32_t amax, bool power_of_two) {
+    amax = amax > BITS_AMAX_MIN ? amax : BITS_AMAX_MIN;
+    float value, scale;
+    memcpy(&value, &amax, sizeof value);
+    scale = value / 448.0f;
+    if (power_of_two) {
+        int32_t bits;
+        memcpy(&bits, &scale, sizeof bits);
+        bits = (bits + 0x7fffff) & 0x7f800000;
+        memcpy(&scale, &bits, sizeof scale);
+    }
+    return scale;
+}
+
+// A whole tile of BF16, which stays in registers between the passes.
+INLINE void tile_bf16(uint8_t *codes, float *scale, const void *data, bool power_of_two) {
+    wide_halves pairs[BLOCK_SIZE / WIDTH / 2], most = {0};
+#pragma GCC unroll 8
+    for (int v = 0; v < BLOCK_SIZE / WIDTH / 2; v++) {
+        pairs[v] = load_pairs(data, v * 2 * WIDTH, 2 * WIDTH);
+        most = LARGER_HALVES(pairs[v] & 0x7fff, most);
+    }
+    int32_t amax = LARGEST_HALF(most);
+    if (amax >= BITS_INFINITY >> 16) {
+        *scale = e4m3_scale(largest_bf16(data, BLOCK_SIZE), power_of_two);
+        narrow(codes, (struct row){.data = (void *)(uintptr_t)data, .format = FORMAT_BF16}, *scale, BLOCK_SIZE);
+        return;
+    }
+    *scale = scale_ordinary(amax << 16, power_of_two);
+    struct divisor by = divisor_make((floats){0} + *scale, power_of_two);
+#pragma GCC unroll 8
+    for (int v = 0; v < BLOCK_SIZE / WIDTH / 2; v++) {
+        narrow_pairs_ordinary(codes + v * 2 * WIDTH, pairs[v], &by, &by, power_of_two, 2 * WIDTH);
+    }
+}
+
+static void tiles(uint8_t *codes, float *scale, struct row x, int64_t n, bool power_of_two) {
+    int64_t i = 0;
+    if (x.format == FORMAT_BF16 && power_of_two) {
+        for (; i + BLOCK_SIZE <= n; i += BLOCK_SIZE) {
+            tile_bf16(codes + i, scale++, (const uint16_t *)x.data + i, true);
+        }
+    } else if (x.format == FORMAT_BF16) {
+        for (; i + BLOCK_SIZE <= n; i += BLOCK_SIZE) {
+            tile_bf16(codes + i, scale++, (const uint16_t *)x.data + i, false);
+        }
+    }
+    for (; i < n; i += BLOCK_SIZE) {
+        int64_t left = n - i < BLOCK_SIZE ? n - i : BLOCK_SIZE;
+        *scale = e4m3_scale(largest(row_advance(x, i), left), power_of_two);
+        narrow(codes + i, row_advance(x, i), *scale, left);
+        scale++;
     }
 }
 
@@ -260,6 +357,14 @@ INLINE words source_bits(const struct quantize_columns_source *source, enum sour
     return load_bits(source->x.data, false, at, count);
 }
 
+INLINE bool all_ordinary(const words *most, int64_t vectors) {
+    words highest = {0};
+    for (int64_t v = 0; v < vectors; v++) {
+        highest = LARGER(most[v], highest);
+    }
+    return LARGEST_LANE(highest) < BITS_INFINITY;
+}
+
 // Puts the scales of vectors of columns into `scale` and what to divide or multiply by into `by`; whether to multiply:
 // the scales are powers of two, and all have normal reciprocals.
 INLINE bool choose_scales(float *scale, floats *by, const words *most, int64_t vectors, bool power_of_two) {
@@ -278,6 +383,14 @@ INLINE bool choose_scales(float *scale, floats *by, const words *most, int64_t v
     return true;
 }
 
+INLINE void narrow_kept(uint8_t *codes, int64_t code_stride, const words *kept, const struct divisor *by, bool multiply,
+                        int64_t rows, int64_t count) {
+    for (int64_t i = 0; i < rows; i++) {
+        words code = narrow_ordinary(kept[i] & 0x7fffffff, by, multiply);
+        store_codes(codes + i * code_stride, (code & 0x7f) | ((kept[i] >> 24) & 0x80), count);
+    }
+}
+
 // WIDTH (or `count`) columns of F32 or codes, whose values are kept between the passes.
 INLINE void columns_of(uint8_t *codes, int64_t code_stride, float *scale, const struct quantize_columns_source *source,
                        enum source_kind kind, int64_t column, int64_t rows, int64_t count, bool power_of_two) {
@@ -286,6 +399,21 @@ INLINE void columns_of(uint8_t *codes, int64_t code_stride, float *scale, const 
     floats by;
     for (int64_t i = 0; i < rows; i++) {
         kept[i] = source_bits(source, kind, i, column, count);
+        most = LARGER(kept[i] & 0x7fffffff, most);
+    }
+    if (all_ordinary(&most, 1)) {
+        by = scale_lanes(most, power_of_two);
+        memcpy(scale + column, &by, (size_t)count * sizeof *scale);
+        struct divisor divisor = divisor_make(by, power_of_two);
+        if (power_of_two) {
+            narrow_kept(codes + column, code_stride, kept, &divisor, true, rows, count);
+        } else {
+            narrow_kept(codes + column, code_stride, kept, &divisor, false, rows, count);
+        }
+        return;
+    }
+    most = (words){0};
+    for (int64_t i = 0; i < rows; i++) {
         most = LARGER(magnitude_or_zero(kept[i]), most);
     }
     bool multiply = choose_scales(scales, &by, &most, 1, power_of_two);
@@ -332,36 +460,73 @@ INLINE void narrow_columns_bf16(uint8_t *codes, int64_t code_stride, const struc
     }
 }
 
-static void columns_bf16(uint8_t *codes, int64_t code_stride, float *scale,
-                         const struct quantize_columns_source *source, int64_t rows, int64_t count, bool power_of_two) {
-    wide_halves largest_pairs[QUANTIZE_COLUMNS / WIDTH / 2] = {{0}};
-    words most[QUANTIZE_COLUMNS / WIDTH];   // of the even ones of 2 * WIDTH columns, then of the odd ones
-    floats by[QUANTIZE_COLUMNS / WIDTH];
-    float scales[QUANTIZE_COLUMNS];
+// The same for ordinary elements; `by` of the even ones of 2 * WIDTH columns, then of the odd ones.
+INLINE void narrow_columns_ordinary(uint8_t *codes, int64_t code_stride, const struct quantize_columns_source *source,
+                                    const struct divisor *by, bool multiply, int64_t rows, int64_t count) {
     for (int64_t i = 0; i < rows; i++) {
         const uint16_t *from = (const uint16_t *)source->x.data + i * source->x_stride;
+        uint8_t *to = codes + i * code_stride;
         int64_t column = 0;
         for (; column + 2 * WIDTH <= count; column += 2 * WIDTH) {
-            wide_halves *largest_pair = &largest_pairs[column / WIDTH / 2];
-            *largest_pair = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(from, column, 2 * WIDTH)), *largest_pair);
+            const struct divisor *pair = by + column / WIDTH;
+            narrow_pairs_ordinary(to + column, load_pairs(from, column, 2 * WIDTH), pair, pair + 1, multiply,
+                                  2 * WIDTH);
         }
         if (column < count) {
-            wide_halves *largest_pair = &largest_pairs[column / WIDTH / 2];
-            *largest_pair = LARGER_HALVES(pairs_magnitude_or_zero(load_pairs(from, column, count - column)),
-                                          *largest_pair);
+            const struct divisor *pair = by + column / WIDTH;
+            narrow_pairs_ordinary(to + column, load_pairs(from, column, count - column), pair, pair + 1, multiply,
+                                  count - column);
         }
     }
-    int64_t vectors = (count + 2 * WIDTH - 1) / (2 * WIDTH) * 2;
-    for (int64_t v = 0; v < vectors; v += 2) {
+}
+
+// The largest magnitudes of columns of BF16, NaN left out or not: of the even ones of 2 * WIDTH columns, then of the
+// odd ones.
+INLINE void largest_columns_bf16(words *most, const struct quantize_columns_source *source, bool any, int64_t rows,
+                                 int64_t count) {
+    wide_halves largest_pairs[QUANTIZE_COLUMNS / WIDTH / 2] = {{0}};
+    for (int64_t i = 0; i < rows; i++) {
+        const uint16_t *from = (const uint16_t *)source->x.data + i * source->x_stride;
+        for (int64_t column = 0; column < count; column += 2 * WIDTH) {
+            wide_halves pairs = count - column >= 2 * WIDTH ? load_pairs(from, column, 2 * WIDTH)
+                                                            : load_pairs(from, column, count - column);
+            wide_halves *largest_pair = &largest_pairs[column / WIDTH / 2];
+            *largest_pair = LARGER_HALVES(any ? pairs & 0x7fff : pairs_magnitude_or_zero(pairs), *largest_pair);
+        }
+    }
+    for (int64_t v = 0; v < QUANTIZE_COLUMNS / WIDTH; v += 2) {
         most[v] = even_of(largest_pairs[v / 2]);
         most[v + 1] = odd_of(largest_pairs[v / 2]);
+    }
+}
+
+static void columns_bf16(uint8_t *codes, int64_t code_stride, float *scale,
+                         const struct quantize_columns_source *source, int64_t rows, int64_t count, bool power_of_two) {
+    words most[QUANTIZE_COLUMNS / WIDTH];
+    floats by[QUANTIZE_COLUMNS / WIDTH];
+    float scales[QUANTIZE_COLUMNS];
+    int64_t vectors = (count + 2 * WIDTH - 1) / (2 * WIDTH) * 2;
+    largest_columns_bf16(most, source, true, rows, count);
+    bool ordinary = all_ordinary(most, vectors);
+    if (!ordinary) {
+        largest_columns_bf16(most, source, false, rows, count);
     }
     bool multiply = choose_scales(scales, by, most, vectors, power_of_two);
     for (int64_t column = 0; column < count; column++) {
         int64_t vector = column / (2 * WIDTH) * 2 + column % 2, lane = column % (2 * WIDTH) / 2;
         scale[column] = scales[vector * WIDTH + lane];
     }
-    if (multiply) {
+    struct divisor divisors[QUANTIZE_COLUMNS / WIDTH];
+    for (int64_t v = 0; ordinary && v < vectors; v++) {
+        floats of_vector;
+        memcpy(&of_vector, scales + v * WIDTH, sizeof of_vector);
+        divisors[v] = divisor_make(of_vector, power_of_two);
+    }
+    if (ordinary && power_of_two) {
+        narrow_columns_ordinary(codes, code_stride, source, divisors, true, rows, count);
+    } else if (ordinary) {
+        narrow_columns_ordinary(codes, code_stride, source, divisors, false, rows, count);
+    } else if (multiply) {
         narrow_columns_bf16(codes, code_stride, source, by, true, rows, count);
     } else {
         narrow_columns_bf16(codes, code_stride, source, by, false, rows, count);
@@ -450,7 +615,7 @@ static void widen_e5m6(struct row y, const uint8_t *low, const uint8_t *high, fl
     }
 }
 
-static const struct quantize_kernels vector_quantize_kernels = {largest, narrow,      widen,
+static const struct quantize_kernels vector_quantize_kernels = {largest, narrow,      widen,     tiles,
                                                                 columns, narrow_e5m6, widen_e5m6};
 
 #endif

@@ -39,8 +39,9 @@ struct row_kernels {
 
     // swiglu.c
     void (*swiglu)(struct row y, struct row gate, struct row up, float weight, int64_t n);
-    float (*swiglu_backward)(struct row dgate, struct row dup, struct row dy, struct row gate, struct row up,
-                             float weight, int64_t n);
+    // y (may be absent) is the forward's; lane[SUM_LANES]: the partial sums of dweight, which it continues.
+    void (*swiglu_backward)(struct row dgate, struct row dup, struct row y, float *lane, struct row dy, struct row gate,
+                            struct row up, float weight, int64_t n);
 
     // cross_entropy.c, also used by the router's softmax
     float (*maximum)(const float *x, int64_t n);   // NaN skipped; -inf if nothing is larger

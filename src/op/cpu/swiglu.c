@@ -18,9 +18,8 @@ static void swiglu_scalar(struct row y, struct row gate, struct row up, float we
     }
 }
 
-static float swiglu_backward_scalar(struct row dgate, struct row dup, struct row dy, struct row gate, struct row up,
-                                    float weight, int64_t n) {
-    float lane[SUM_LANES] = {0};
+static void swiglu_backward_scalar(struct row dgate, struct row dup, struct row y, float *lane, struct row dy,
+                                   struct row gate, struct row up, float weight, int64_t n) {
     for (int64_t base = 0; base < n; base += SUM_LANES) {
         for (int l = 0; l < SUM_LANES; l++) {
             int64_t i = base + l;
@@ -33,9 +32,11 @@ static float swiglu_backward_scalar(struct row dgate, struct row dup, struct row
             lane[l] = fmaf(d, s * u, lane[l]);
             row_store(dgate, i, (e * u) * (r * fmaf(g, 1.0f - r, 1.0f)));
             row_store(dup, i, e * s);
+            if (y.data != NULL) {
+                row_store(y, i, weight * (s * u));
+            }
         }
     }
-    return lane_tree(lane);
 }
 
 void kernels_scalar_swiglu(struct cpu_kernels *kernels) {
@@ -75,11 +76,12 @@ static void swiglu_backward_task(void *argument, int64_t task, int worker) {
     (void)worker;
     const struct swiglu_job *job = argument;
     for (int64_t t = row_split_begin(&job->split, task); t < row_split_end(&job->split, task); t++) {
-        float dot = job->kernels->swiglu_backward(
-            tensor_row(job->dgate, t), tensor_row(job->dup, t), tensor_row(job->dy, t), tensor_row(job->gate, t),
-            tensor_row(job->up, t), job->weight != NULL ? job->weight[t] : 1.0f, job->dy->shape[1]);
+        float lane[SUM_LANES] = {0};
+        job->kernels->swiglu_backward(tensor_row(job->dgate, t), tensor_row(job->dup, t), (struct row){0}, lane,
+                                      tensor_row(job->dy, t), tensor_row(job->gate, t), tensor_row(job->up, t),
+                                      job->weight != NULL ? job->weight[t] : 1.0f, job->dy->shape[1]);
         if (job->dweight != NULL) {
-            job->dweight[t] = dot;
+            job->dweight[t] = lane_tree(lane);
         }
     }
 }

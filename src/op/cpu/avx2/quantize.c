@@ -5,6 +5,7 @@
 #define LARGER(a, b) ((words)_mm256_max_epi32((__m256i)(a), (__m256i)(b)))
 #define SMALLER(a, b) ((words)_mm256_min_epi32((__m256i)(a), (__m256i)(b)))
 #define LARGER_HALVES(a, b) ((wide_halves)_mm256_max_epi16((__m256i)(a), (__m256i)(b)))
+#define MULTIPLY_ADD(a, b, c) ((floats)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #define LARGEST_LANE(a) largest_lane((__m256i)(a))
 #define LARGEST_HALF(a) largest_half((__m256i)(a))
 

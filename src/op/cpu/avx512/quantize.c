@@ -6,6 +6,7 @@
 #define LARGER(a, b) ((words)_mm512_max_epi32((__m512i)(a), (__m512i)(b)))
 #define SMALLER(a, b) ((words)_mm512_min_epi32((__m512i)(a), (__m512i)(b)))
 #define LARGER_HALVES(a, b) ((wide_halves)_mm512_max_epi16((__m512i)(a), (__m512i)(b)))
+#define MULTIPLY_ADD(a, b, c) ((floats)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define LARGEST_LANE(a) _mm512_reduce_max_epi32((__m512i)(a))
 #define LARGEST_HALF(a) largest_half((__m512i)(a))
 #define WIDEN_CODES(codes) widen_codes((__m128i)(codes))
