@@ -136,7 +136,7 @@ static void test_backward_at_once(void **state) {
         fixture_clear(&f);
         model_slot_destroy(f.slot);
         assert_int_equal(model_slot_create(&f.slot, &f.model, NULL), 0);
-        struct micro_batch micro = {f.sequences, f.length, f.ids};
+        struct micro_batch micro = {.sequences = f.sequences, .length = f.length, .ids = f.ids};
         model_forward(&f.op, &result, f.slot, &f.model, &f.gradients, &micro, &f.weights, NULL);
         model_backward(&f.op, f.slot, &f.model, &f.gradients);
         struct bits together;
@@ -173,7 +173,7 @@ static void test_recompute_saves_memory(void **state) {
         struct micro_batch_result result;
         fixture_open(&f, "v3_ragged", &plain);
         f.model.recompute = (struct recompute){on, on, on};
-        struct micro_batch micro = {f.sequences, f.length, f.ids};
+        struct micro_batch micro = {.sequences = f.sequences, .length = f.length, .ids = f.ids};
         model_forward(&f.op, &result, f.slot, &f.model, &f.gradients, &micro, &f.weights, NULL);
         bytes[on] = model_slot_bytes(f.slot);
         fixture_close(&f);
@@ -188,7 +188,7 @@ static void test_expert_load_counted_once(void **state) {
     int64_t load[3][4] = {{0}};   // v3_mtp2: one MoE layer and two MTP layers of 4 experts, 2 of them per token
     fixture_open(&f, "v3_mtp2", &plain);
     f.model.recompute = (struct recompute){true, true, true};
-    struct micro_batch micro = {f.sequences, f.length, f.ids};
+    struct micro_batch micro = {.sequences = f.sequences, .length = f.length, .ids = f.ids};
     model_forward(&f.op, &result, f.slot, &f.model, &f.gradients, &micro, &f.weights, load[0]);
     model_backward_input(&f.op, f.slot, &f.model, &f.gradients);
     model_backward_weight(&f.op, f.slot, &f.model, &f.gradients);
@@ -301,7 +301,7 @@ static void test_fp8_weights(void **state) {
 
 static double total_loss(struct fixture *f) {
     struct micro_batch_result result;
-    struct micro_batch micro = {f->sequences, f->length, f->ids};
+    struct micro_batch micro = {.sequences = f->sequences, .length = f->length, .ids = f->ids};
     model_forward(&f->op, &result, f->slot, &f->model, NULL, &micro, &f->weights, NULL);
     double mtp = 0;
     for (int64_t k = 0; k < f->depths; k++) {

@@ -361,7 +361,7 @@ static void test_training_is_inference(void **state) {
         }
         for (int backward = 0; backward < 2; backward++) {
             struct micro_batch_result result;
-            struct micro_batch micro = {f.sequences, f.length, f.ids};
+            struct micro_batch micro = {.sequences = f.sequences, .length = f.length, .ids = f.ids};
             model_forward(&f.op, &result, f.slot, &f.model, backward ? &f.gradients : NULL, &micro, &f.weights, NULL);
             assert_memory_equal(&result.main_loss, &sum, sizeof sum);
         }
