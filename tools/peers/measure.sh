@@ -5,8 +5,8 @@
 #       tools/peers/measure.sh OUT [ROUNDS] [short|deep]
 #
 # LLAMA_CPP and IK_LLAMA_CPP are the programs of tools/peers/build.sh, MODELS holds the files of its `models` step. RUN may name a
-# command that every measurement is started with (one that keeps the machine idle), THREADS their number (2). Raw output is
-# kept in OUT, and added to.
+# command that every measurement is started with (one that keeps the machine idle), THREADS their number (2), ISA what Minke is
+# told with --isa. Raw output is kept in OUT, and added to.
 # Three rounds of the short part take about six minutes, the deep part about five.
 set -e
 threads=${THREADS:-2}
@@ -21,7 +21,7 @@ minke() {   # FORMAT DEPTH NAME
     for subject in $subjects; do
         echo "# $(date +%T) $1" >> "$out/minke.$3.txt"
         $RUN "$MINKE" bench peak "$subject" --config "$out/config.json" --threads "$threads" --weights "$1" --length 512 \
-            --depth "$2" --seconds 0.4 --json >> "$out/minke.$3.txt" || echo "# incomplete" >> "$out/minke.$3.txt"
+            --depth "$2" ${ISA:+--isa "$ISA"} --seconds 0.4 --json >> "$out/minke.$3.txt" || echo "# incomplete" >> "$out/minke.$3.txt"
     done
 }
 
