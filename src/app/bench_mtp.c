@@ -21,6 +21,7 @@
 #include "base/rng.h"
 #include "infer/engine.h"
 #include "infer/kv_cache.h"
+#include "model/quantize.h"
 #include "tensor/formats.h"
 
 #define CONTEXT 1024   // tokens of a request
@@ -313,9 +314,11 @@ static int open_random(struct speculation *s, struct error *error) {
     params_create(&model->params, config, arena);
     if ((code = params_allocate(&model->params, config, FORMAT_BF16, false, false, arena, error)) != 0 ||
         (code = params_initialize(&model->params, config, 1, config->initializer_range, op, error)) != 0 ||
-        (code = params_visit(&model->params, config, make_guessable, NULL, error)) != 0) {
+        (code = params_visit(&model->params, config, make_guessable, NULL, error)) != 0 ||
+        (op_interleaves(op) && (code = model_interleave(&model->params, config, false, op, arena, error)) != 0)) {
         return code;
     }
+    model->absorbed_panels = op_interleaves(op);
     model_prepare(model, CONTEXT, arena);
     model_prepare_absorbed(model, op);
     return 0;

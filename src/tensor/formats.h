@@ -45,10 +45,20 @@ static inline uint16_t bf16_narrow(float value) {
 float e4m3_widen(uint8_t bits);
 uint8_t e4m3_narrow(float value);
 // The scale of a block or tile whose largest magnitude (NaN left out) is `amax`: max(amax, 1e-4) / 448; power of two:
-// that with its exponent rounded up, kept in 1..254. An element is e4m3_narrow(x / scale): a NaN spoils itself alone;
-// an infinite amax gives an infinite scale, or 2^127 with the infinity as 448, so that what is multiplied out is not
-// finite in either mode.
-float e4m3_scale(float amax, int power_of_two);
+// that with its exponent rounded up, kept in 1..254; smaller ones keep the scale of 1e-4, as the reference quantiser
+// does (spec 6.2). An element is e4m3_narrow(x / scale): a NaN spoils itself alone; an infinite amax gives an infinite
+// scale, or 2^127 with the infinity as 448, so that what is multiplied out is not finite in either mode.
+static inline float e4m3_scale(float amax, int power_of_two) {
+    float scale = (amax > 1e-4f ? amax : 1e-4f) / 448.0f;
+    if (power_of_two) {
+        uint32_t bits, exponent;
+        memcpy(&bits, &scale, sizeof bits);
+        exponent = (bits >> 23 & 0xffu) + ((bits & 0x7fffffu) != 0 ? 1u : 0u);
+        bits = (exponent < 254u ? exponent : 254u) << 23;
+        memcpy(&scale, &bits, sizeof scale);
+    }
+    return scale;
+}
 
 // E5M6 (format/e5m6.c): twelve bits as IEEE would make them, with infinities; narrowing rounds to nearest even, finite
 // values saturate to +-65024. The scale of a tile: max(amax, 1e-4) / 65024 with its exponent rounded up.

@@ -257,21 +257,6 @@ INLINE struct divisor divisor_make(floats scale, bool power_of_two) {
     return (struct divisor){reciprocal, -scale};
 }
 
-// e4m3_scale of an amax that is finite.
-INLINE float scale_ordinary(int32_t amax, bool power_of_two) {
-    amax = amax > BITS_AMAX_MIN ? amax : BITS_AMAX_MIN;
-    float value, scale;
-    memcpy(&value, &amax, sizeof value);
-    scale = value / 448.0f;
-    if (power_of_two) {
-        int32_t bits;
-        memcpy(&bits, &scale, sizeof bits);
-        bits = (bits + 0x7fffff) & 0x7f800000;
-        memcpy(&scale, &bits, sizeof scale);
-    }
-    return scale;
-}
-
 // A whole tile of BF16, which stays in registers between the passes.
 INLINE void tile_bf16(uint8_t *codes, float *scale, const void *data, bool power_of_two) {
     wide_halves pairs[BLOCK_SIZE / WIDTH / 2], most = {0};
@@ -286,7 +271,7 @@ INLINE void tile_bf16(uint8_t *codes, float *scale, const void *data, bool power
         narrow(codes, (struct row){.data = (void *)(uintptr_t)data, .format = FORMAT_BF16}, *scale, BLOCK_SIZE);
         return;
     }
-    *scale = scale_ordinary(amax << 16, power_of_two);
+    *scale = e4m3_scale(bf16_widen((uint16_t)amax), power_of_two);
     struct divisor by = divisor_make((floats){0} + *scale, power_of_two);
 #pragma GCC unroll 8
     for (int v = 0; v < BLOCK_SIZE / WIDTH / 2; v++) {

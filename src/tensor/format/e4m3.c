@@ -6,7 +6,6 @@
 #include "tensor/format/format.h"
 
 #define E4M3_MAX 448.0f
-#define AMAX_MIN 1e-4f   // smaller blocks keep this scale: the reference quantiser's clamp (spec 6.2)
 
 static float float_from_bits(uint32_t bits) {
     float value;
@@ -71,15 +70,6 @@ void e4m3_narrow_row(struct tensor *out, const float *source, int64_t row, int64
     for (int64_t i = column; i < column + count; i++) {
         to[i * out->stride[1]] = e4m3_narrow(source[i - column] / scale_at(out, row, i));
     }
-}
-
-float e4m3_scale(float amax, int power_of_two) {
-    float scale = (amax > AMAX_MIN ? amax : AMAX_MIN) / E4M3_MAX;
-    if (power_of_two) {
-        uint32_t bits = float_bits(scale), exponent = (bits >> 23 & 0xffu) + ((bits & 0x7fffffu) != 0 ? 1u : 0u);
-        scale = float_from_bits((exponent < 254u ? exponent : 254u) << 23);
-    }
-    return scale;
 }
 
 void quantize_e4m3_blocks(struct tensor *out, const struct tensor *source, int power_of_two) {
