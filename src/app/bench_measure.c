@@ -287,13 +287,15 @@ int64_t bench_tensor_bytes(enum format format, int64_t rows, int64_t columns) {
     return aligned(element_bytes(&tensor)) + aligned(scale_count(format, rows, columns) * 4);
 }
 
-// Random bits, of which each element keeps sign and mantissa; the exponent is that of 0.5.
+// Random bits, of which each element keeps sign and mantissa; the exponent is that of 0.5. No panel is marked then.
 static void fill(char *data, enum format format, int64_t bytes) {
     uint64_t state = 0x9e3779b97f4a7c15u, keep, set;
     if (format == FORMAT_F32) {
         keep = 0x807fffff807fffffu, set = 0x3f0000003f000000u;
     } else if (format == FORMAT_BF16 || format == FORMAT_BF16_PANELS) {
         keep = 0x807f807f807f807fu, set = 0x3f003f003f003f00u;
+    } else if (format == FORMAT_E4M3_PANELS) {
+        keep = 0xb8b8b8b8b8b8b8b8u, set = 0x0303030303030303u;
     } else {
         keep = 0x8787878787878787u, set = 0x3030303030303030u;
     }
@@ -318,6 +320,10 @@ struct tensor bench_tensor(struct bench *bench, enum format format, int rank, co
     int64_t bytes = element_bytes(&tensor);
     tensor.data = take(bench, bytes);
     fill(tensor.data, format, bytes);
+    for (int64_t panel = 0; format == FORMAT_E4M3_PANELS && panel < panel_count(&tensor); panel++) {
+        memset((char *)tensor.data + panel * panel_bytes(FORMAT_E4M3_BLOCK, shape[1]), 0,
+               (size_t)panel_marks_bytes(FORMAT_E4M3_BLOCK, shape[1]));
+    }
     int64_t scales = rank == 2 ? scale_count(format, shape[0], shape[1]) : 0;
     if (scales > 0) {
         tensor.scale = (float *)(void *)take(bench, scales * 4);

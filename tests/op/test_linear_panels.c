@@ -38,8 +38,13 @@ static struct tensor draw_weight(enum format format, int64_t rows, int64_t colum
         fill_uniform(&weight, 1.0f, draws++);
     } else {
         weight.scale = array_new(blocks, sizeof(float));
+        static const int64_t choices[] = {1, 500, 1 << 30};
+        const int64_t any = choices[draw(3)];   // one code of so many is of any kind, the others are not marked
         for (int64_t i = 0; i < rows * columns; i++) {
             uint8_t code = (uint8_t)draw(256);
+            if (draw(any) != 0 && ((code & 0x78) == 0 || (code & 0x7f) == 0x7f)) {
+                code = (uint8_t)(8 + draw(119));
+            }
             ((uint8_t *)weight.data)[i] = !special && (code & 127) == 127 ? 1 : code;
         }
         for (int64_t i = 0; i < blocks; i++) {

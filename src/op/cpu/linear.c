@@ -307,7 +307,8 @@ static const uint32_t *block_panels(const struct run *run, const struct linear_g
         return packed;
     }
     const int64_t bytes = panel_bytes(b->format, group->depth);
-    const char *from = b->data + column / PANEL_ROWS * bytes + k_begin / 2 * panel_unit_bytes(b->format);
+    const char *from = b->data + column / PANEL_ROWS * bytes + panel_marks_bytes(b->format, group->depth) +
+                       k_begin / 2 * panel_unit_bytes(b->format);
     if (b->format == FORMAT_BF16) {
         *stride = bytes / (int64_t)sizeof *packed;
         return (const uint32_t *)(const void *)from;
@@ -381,7 +382,9 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
 
 // Width of a mapped tile.
 static int64_t mapped_width(const struct run *run, const struct linear_group *group) {
-    return group->b.integers != NULL || group->b.panels ? LINEAR_WIDE : run->kernels->mapped_columns;
+    return group->b.integers != NULL ? LINEAR_WIDE
+           : group->b.panels         ? LINEAR_WIDE_PANELS
+                                     : run->kernels->mapped_columns;
 }
 
 // Columns [column, column + columns) of a mapped piece: one tile's width, or less at the end. `next`: rows of b that
@@ -391,7 +394,7 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
     const struct linear_group *group = piece->group;
     const bool integers = group->b.integers != NULL;
     const int64_t width = mapped_width(run, group);
-    float *scales = area + LINEAR_MAX_ROWS * LINEAR_WIDE;
+    float *scales = area + LINEAR_MAX_ROWS * LINEAR_WIDE_PANELS;
     if (run->scaled && !integers) {
         load_scales(run, scales, 1, &group->b, column, 1, 0, group->depth);
     }
@@ -677,7 +680,7 @@ static void plan_workers(struct run *run, int64_t most_depth, int64_t limit) {
                                               : minimum(MAX_PANELS * DEPTH_UNITS, MAX_SHORT_PANELS * block_units);
     run->columns_bytes = round_up(panel_units * run->kernels->tile_columns * 4, 64);
     int64_t area = most_depth > run->depth_block ? limit * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
-    int64_t mapped = LINEAR_MAX_ROWS * LINEAR_WIDE + divide_up(most_depth, BLOCK_SIZE);
+    int64_t mapped = LINEAR_MAX_ROWS * LINEAR_WIDE_PANELS + divide_up(most_depth, BLOCK_SIZE);
     run->worker_bytes = run->columns_bytes + round_up((area > mapped ? area : mapped) * 4, 64);
 }
 

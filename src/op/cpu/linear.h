@@ -20,13 +20,14 @@
 
 enum linear_unit { UNIT_F32, UNIT_PAIR, UNIT_WIDE };
 
-#define LINEAR_CHUNK 16         // units of one row that lie together in a packed a
-#define LINEAR_MAX_ROWS 32      // most rows of a tile on any instruction set
-#define LINEAR_MAX_COLUMNS 32   // most columns of a tile
-#define LINEAR_MAX_MAPPED 8     // most rows of a tile that reads b where it lies, unless the table says more
-#define LINEAR_WIDE 64          // columns of a tile that reads panels or integers: two panels, four tiles of integers
-#define LINEAR_MOST_MAPPED 32   // most rows of a product that does, in several tiles
-#define LINEAR_BLOCK 32         // k of a block of a product in blocks (linear_blocks.c)
+#define LINEAR_CHUNK 16          // units of one row that lie together in a packed a
+#define LINEAR_MAX_ROWS 32       // most rows of a tile on any instruction set
+#define LINEAR_MAX_COLUMNS 32    // most columns of a tile
+#define LINEAR_MAX_MAPPED 8      // most rows of a tile that reads b where it lies, unless the table says more
+#define LINEAR_WIDE 64           // columns of a tile that reads integers: four of their tiles
+#define LINEAR_WIDE_PANELS 128   // columns of a tile that reads panels
+#define LINEAR_MOST_MAPPED 32    // most rows of a product that does, in several tiles
+#define LINEAR_BLOCK 32          // k of a block of a product in blocks (linear_blocks.c)
 
 // One side of a product. Element (row, k) stands at data + (row * row_stride + k * k_stride) elements; no alignment is
 // assumed.
@@ -122,7 +123,7 @@ struct linear_kernels {
     void (*pack_columns_int)(const struct linear_strip *strip);
     void (*tile_int)(const struct linear_tile *tile);
     // Weights in panels (tensor/panels.h; tables with tile_columns = PANEL_ROWS and pairs, else NULL): the product of
-    // at most panel_rows rows with up to two panels, each read front to back (as tile_mapped; `next` is the panel that
+    // at most panel_rows rows with up to four panels, each read front to back (as tile_mapped; `next` is the panel that
     // follows); codes of a panel as packed columns of pairs or of F32; filling one.
     int panel_rows;
     void (*tile_panel)(const struct linear_tile *tile);

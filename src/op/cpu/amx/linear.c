@@ -190,6 +190,7 @@ static void tile_packed(const struct linear_tile *tile) {
 }
 
 void kernels_amx_linear(struct cpu_kernels *kernels) {
+    amx_panels_init();
     kernels->linear.blocks = (struct linear_blocks){.tile_rows = ROWS,
                                                     .most_panels = MOST_PANELS,
                                                     .pack_rows = amx_pack_rows,

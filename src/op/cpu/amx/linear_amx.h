@@ -10,5 +10,6 @@ void amx_pack_rows(const struct linear_strip *strip);
 void amx_pack_few(const struct linear_strip *strip);
 void amx_tile_few(const struct linear_tile *tile);
 void amx_tile_panel(const struct linear_tile *tile);
+void amx_panels_init(void);   // after the tables of AVX-512
 
 #endif

@@ -49,22 +49,35 @@ INLINE void ask_ahead(const struct reader *reader, const int panels, const int b
     }
 }
 
-// A unit of codes as BF16. Lower bytes repeat from the magnitude 8 on: 64 entries of their table serve all (that of a
-// NaN is another than elsewhere), and their permutation is one instruction, not three.
-INLINE void widen_unit(char *to, const char *from, const struct e4m3_table *table) {
-    const __m512i bit = _mm512_set1_epi8(0x20), sign = _mm512_set1_epi8((char)0x80);
+// Upper bytes of the BF16 values of codes, and lower ones. Of the upper three bits of the exponent the lower byte
+// depends only in that all may be zero (that of a NaN is another than elsewhere): 64 entries serve, and one instruction
+// in place of three.
+struct code_table {
+    __m512i high[2], low;
+};
+
+static uint8_t low_bytes[64];   // index: the lowest bit of the exponent, mantissa, its highest bit, one of the others
+
+INLINE struct code_table code_table_load(void) {
+    struct e4m3_table table = panel_table_load();
+    return (struct code_table){{table.high[0], table.high[1]}, _mm512_loadu_si512(low_bytes)};
+}
+
+// A unit of codes as BF16.
+INLINE void widen_unit(char *to, const char *from, const struct code_table *table) {
+    const __m512i bit = _mm512_set1_epi8(0x01), sign = _mm512_set1_epi8((char)0x80);
     __m512i codes = _mm512_loadu_si512(from);
     __m512i half = _mm512_srli_epi16(codes, 1);
-    __m512i index = _mm512_ternarylogic_epi32(codes, half, bit, 0xf8);   // codes | (half & bit): 64, .. read 32, ..
+    __m512i index = _mm512_ternarylogic_epi32(half, codes, bit, 0xf8);   // half | (codes & bit)
     __m512i high = permute_bytes(codes, table->high[0], table->high[1]);
-    __m512i low = _mm512_permutexvar_epi8(index, table->low[0]);
+    __m512i low = _mm512_permutexvar_epi8(index, table->low);
     high = _mm512_ternarylogic_epi32(high, codes, sign, 0xf8);   // high | (codes & sign)
     _mm512_store_si512(to, _mm512_unpacklo_epi8(low, high));
     _mm512_store_si512(to + TILE_BYTES, _mm512_unpackhi_epi8(low, high));
 }
 
 // `ask`: as many lines that are asked for meanwhile, one with each unit: more at once would hold up other loads.
-INLINE void widen(char *to, const char *from, const char *ask, const int units, const struct e4m3_table *table) {
+INLINE void widen(char *to, const char *from, const char *ask, const int units, const struct code_table *table) {
 #pragma GCC unroll 4   // all at once, GCC would move instructions of one unit into another: a fifth slower
     for (int unit = 0; unit < units; unit++) {
         _mm_prefetch(ask + unit * CODES_BYTES, _MM_HINT_T1);
@@ -131,7 +144,7 @@ INLINE void second_part(const uint32_t *a, const char *b, int64_t stride, const 
 
 // A last block of fewer units, copied and filled up with products of -0, which change no chain.
 INLINE void step_rest(const uint32_t *a, const struct reader *reader, int64_t units, const int rows,
-                      const enum format format, const struct shape shape, const struct e4m3_table *table) {
+                      const enum format format, const struct shape shape, const struct code_table *table) {
     _Alignas(64) uint32_t a_copy[ROWS * LINEAR_CHUNK];
     _Alignas(64) char b_copy[MOST_PANELS][STEP_BYTES];
     const __mmask16 mask = lanes_mask(units);
@@ -198,7 +211,7 @@ struct stage {
 
 // Block number `step` of k, which has been widened. If there are `more`, the next one is meanwhile.
 INLINE void step_codes(const uint32_t *a, struct stage *stage, int64_t step, const struct reader *reader,
-                       const bool more, const struct shape shape, const struct e4m3_table *table) {
+                       const bool more, const struct shape shape, const struct code_table *table) {
     const char *b = stage->copy[step % 2][0], *from = reader->from + LINEAR_CHUNK * CODES_BYTES;
     const char *ask = ahead(reader);
     char *to = stage->copy[(step + 1) % 2][0];
@@ -224,7 +237,7 @@ INLINE void step_codes(const uint32_t *a, struct stage *stage, int64_t step, con
 INLINE void tile_codes(const struct linear_tile *tile, float *c, struct reader *reader, const struct shape shape) {
     _Alignas(64) float sum[ROWS * LINEAR_WIDE];
     struct stage stage;
-    const struct e4m3_table table = e4m3_table_load();
+    const struct code_table table = code_table_load();
     const int64_t whole = tile->units / LINEAR_CHUNK, rest = tile->units % LINEAR_CHUNK, steps = whole + (rest > 0);
     const uint32_t *a = tile->a;
     for (int panel = 0; panel < shape.panels && whole > 0; panel++) {
@@ -255,8 +268,8 @@ INLINE void tile_codes(const struct linear_tile *tile, float *c, struct reader *
 INLINE void tile_any(const struct linear_tile *tile, int first, const enum format format, const struct shape shape) {
     const int64_t bytes = panel_bytes(format, tile->depth);
     const bool last = first + shape.panels * PANEL_ROWS >= tile->columns;
-    struct reader reader = {.from = tile->mapped->data + (tile->column + first) / PANEL_ROWS * bytes, .bytes = bytes};
-    reader.end = reader.from + bytes;
+    const char *panel = tile->mapped->data + (tile->column + first) / PANEL_ROWS * bytes;
+    struct reader reader = {panel + panel_marks_bytes(format, tile->depth), panel + bytes, .bytes = bytes};
     reader.jump = last && tile->next != NULL ? tile->next - reader.end : (shape.panels - 1) * bytes;
     if (format == FORMAT_BF16) {
         tile_words(tile, tile->c + first, &reader, shape);
@@ -286,5 +299,11 @@ void amx_tile_panel(const struct linear_tile *tile) {
         tile_panels(tile, FORMAT_BF16);
     } else {
         tile_panels(tile, FORMAT_E4M3_BLOCK);
+    }
+}
+
+void amx_panels_init(void) {
+    for (int i = 0; i < 64; i++) {
+        low_bytes[i] = panel_low[i >> 2 << 3 | (i & 2) << 1 | (i & 1)];
     }
 }

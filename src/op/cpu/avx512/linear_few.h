@@ -11,16 +11,24 @@
 #define FEW_ROWS LINEAR_MAX_MAPPED
 #define FEW_GROUPS 4   // most groups of columns at a time
 
+// As e4m3_table, for codes in the order of bits of a panel.
+extern uint8_t panel_high[128], panel_low[128];
+
+INLINE struct e4m3_table panel_table_load(void) {
+    struct e4m3_table table = {{_mm512_loadu_si512(panel_high), _mm512_loadu_si512(panel_high + 64)},
+                               {_mm512_loadu_si512(panel_low), _mm512_loadu_si512(panel_low + 64)}};
+    return table;
+}
+
 // The two-source permutation that overwrites its index (see linear_mapped.c).
 INLINE __m512i permute_bytes(__m512i index, __m512i first, __m512i second) {
     __asm__("vpermi2b %2, %1, %0" : "+v"(index) : "v"(first), "v"(second));
     return index;
 }
 
-// All rows by one unit of a chunk. `full`: so many registers are in use that the form of the multiply-add matters; left
-// to the compiler, BF16 with its fewer constants is 2 % faster.
+// All rows by one unit of a chunk.
 INLINE void multiply_unit(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, const struct halves *halves,
-                          const int unit, const int rows, const int groups, const enum method method, const bool full,
+                          const int unit, const int rows, const int groups, const enum method method,
                           const __m512i pair[FEW_GROUPS]) {
     if (method == METHOD_PAIRS) {
         UNROLL
@@ -48,12 +56,8 @@ INLINE void multiply_unit(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, c
             __m512 factor = _mm512_set1_ps(x[i * LINEAR_CHUNK]);
             UNROLL
             for (int g = 0; g < groups; g++) {
-                if (full) {
-                    accumulate(&sum[g][i], factor, b[g]);
-                } else {
-                    sum[g][i] = _mm512_fmadd_ps(factor, b[g], sum[g][i]);
-                    __asm__("" : "+v"(sum[g][i]));
-                }
+                sum[g][i] = _mm512_fmadd_ps(factor, b[g], sum[g][i]);
+                __asm__("" : "+v"(sum[g][i]));
             }
         }
     }

@@ -1,14 +1,68 @@
 // AVX-512 kernels of products with weights in panels (tensor/panels.h): few rows read a panel front to back, nothing is
 // turned; many rows take the packed way, for which a panel of BF16 is ready and one of codes is widened.
+#include <string.h>
+
 #include "op/cpu/avx512/linear_few.h"
 #include "op/cpu/kernels.h"
 #include "tensor/formats.h"
 #include "tensor/panels.h"
 
-#define ROWS_OF_TWO 4   // most rows of two panels at a time: their sums stay in registers
-#define GROUPS 2        // of 16 columns in a panel
-#define AHEAD 4096      // bytes of a panel that are asked for before their turn, into the second cache level
+#define ROWS_OF_TWO 4    // most rows of two panels at a time: their sums stay in registers,
+#define ROWS_OF_FOUR 1   // and of four, of codes as F32
+#define GROUPS 2         // of 16 columns in a panel
+#define MOST_PANELS 4
 #define LINE 64
+#define STEP 4   // units of codes at a time
+
+// Bytes of a panel that are asked for before their turn, into the second cache level.
+#define AHEAD(panels) ((panels) > 2 ? 2048 : 4096)
+
+uint8_t panel_high[128], panel_low[128];
+
+// ---- Reading --------------------------------------------------------------------------------------------------------
+
+// Up to four panels, each read front to back: more streams than one keep more of memory busy.
+struct reader {
+    const char *from, *end;   // in the first panel
+    int64_t jump;             // from `end` to the panel that is read next
+    int64_t bytes;            // of a panel
+};
+
+INLINE void ask_ahead(const struct reader *reader, const int panels, const int lines) {
+    const char *line = reader->from + AHEAD(panels);
+    line += line < reader->end ? 0 : reader->jump;
+    UNROLL
+    for (int panel = 0; panel < panels; panel++, line += reader->bytes) {
+        UNROLL
+        for (int i = 0; i < lines; i++) {
+            _mm_prefetch(line + i * LINE, _MM_HINT_T1);
+        }
+    }
+}
+
+// The panel that column `first` of the tile is the first of.
+INLINE const char *tile_panel(const struct linear_tile *tile, int64_t first, int64_t bytes) {
+    return tile->mapped->data + (tile->column + first) / PANEL_ROWS * bytes;
+}
+
+INLINE struct reader reader_make(const struct linear_tile *tile, const enum format format, const int first,
+                                 const int panels) {
+    const bool last = first + panels * PANEL_ROWS >= tile->columns;
+    const int64_t bytes = panel_bytes(format, tile->depth);
+    const char *panel = tile_panel(tile, first, bytes);
+    struct reader reader = {panel + panel_marks_bytes(format, tile->depth), panel + bytes, .bytes = bytes};
+    reader.jump = last && tile->next != NULL ? tile->next - reader.end : (panels - 1) * bytes;
+    return reader;
+}
+
+// ---- Pairs ----------------------------------------------------------------------------------------------------------
+
+// Upper and lower bytes of the BF16 values of codes.
+INLINE void look_up(__m512i *high, __m512i *low, __m512i codes, const struct e4m3_table *table) {
+    *low = permute_bytes(codes, table->low[0], table->low[1]);
+    *high = _mm512_ternarylogic_epi32(permute_bytes(codes, table->high[0], table->high[1]), codes,
+                                      _mm512_set1_epi8((char)0x80), 0xf8);   // high | (codes & sign)
+}
 
 // A unit of a panel as words of two BF16.
 INLINE void load_unit(__m512i pair[GROUPS], const enum format format, const struct e4m3_table *table,
@@ -18,31 +72,10 @@ INLINE void load_unit(__m512i pair[GROUPS], const enum format format, const stru
         pair[1] = _mm512_loadu_si512(from + LINE);
         return;
     }
-    __m512i codes = _mm512_loadu_si512(from);
-    __m512i high = permute_bytes(codes, table->high[0], table->high[1]);
-    __m512i low = permute_bytes(codes, table->low[0], table->low[1]);
-    high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8((char)0x80), 0xf8);   // high | (codes & sign)
+    __m512i high, low;
+    look_up(&high, &low, _mm512_loadu_si512(from), table);
     pair[0] = _mm512_unpacklo_epi8(low, high);
     pair[1] = _mm512_unpackhi_epi8(low, high);
-}
-
-// One panel, or two of which each is read front to back.
-struct reader {
-    const char *from, *end;   // in the first panel
-    int64_t jump;             // from `end` to the panel that is read next
-    int64_t bytes;            // of a panel
-};
-
-INLINE void ask_ahead(const struct reader *reader, const int panels, const int lines) {
-    const char *line = reader->from + AHEAD;
-    line += line < reader->end ? 0 : reader->jump;
-    UNROLL
-    for (int panel = 0; panel < panels; panel++, line += reader->bytes) {
-        UNROLL
-        for (int i = 0; i < lines; i++) {
-            _mm_prefetch(line + i * LINE, _MM_HINT_T1);
-        }
-    }
 }
 
 INLINE void load_units(__m512i pair[FEW_GROUPS], const struct reader *reader, const int64_t offset, const int panels,
@@ -54,9 +87,9 @@ INLINE void load_units(__m512i pair[FEW_GROUPS], const struct reader *reader, co
 }
 
 // `units` units of all rows, chunk by chunk. Returns where the next units of a are.
-INLINE const uint32_t *multiply_chunks(__m512 sum[FEW_GROUPS][FEW_ROWS], const uint32_t *a, struct reader *reader,
-                                       int64_t units, const enum format format, const enum method method,
-                                       const int rows, const int panels, const struct e4m3_table *table) {
+INLINE const uint32_t *multiply_chunks(__m512 sum[][FEW_ROWS], const uint32_t *a, struct reader *reader, int64_t units,
+                                       const enum format format, const enum method method, const int rows,
+                                       const int panels, const struct e4m3_table *table) {
     const int bytes = format == FORMAT_BF16 ? 4 * PANEL_ROWS : 2 * PANEL_ROWS;
     __m512i pair[FEW_GROUPS];
     struct halves halves;
@@ -69,7 +102,7 @@ INLINE const uint32_t *multiply_chunks(__m512 sum[FEW_GROUPS][FEW_ROWS], const u
             UNROLL
             for (int i = 0; i < 4; i++) {
                 load_units(pair, reader, i * bytes, panels, format, table);
-                multiply_unit(sum, a, &halves, part + i, rows, panels * GROUPS, method, format != FORMAT_BF16, pair);
+                multiply_unit(sum, a, &halves, part + i, rows, panels * GROUPS, method, pair);
             }
             reader->from += 4 * bytes;
         }
@@ -79,7 +112,7 @@ INLINE const uint32_t *multiply_chunks(__m512 sum[FEW_GROUPS][FEW_ROWS], const u
     }
     for (int unit = 0; unit < units; unit++, reader->from += bytes) {
         load_units(pair, reader, 0, panels, format, table);
-        multiply_unit(sum, a, &halves, unit, rows, panels * GROUPS, method, format != FORMAT_BF16, pair);
+        multiply_unit(sum, a, &halves, unit, rows, panels * GROUPS, method, pair);
     }
     return a;
 }
@@ -87,14 +120,12 @@ INLINE const uint32_t *multiply_chunks(__m512 sum[FEW_GROUPS][FEW_ROWS], const u
 // Columns of a tile from `first` on: one panel or two.
 INLINE void tile_any(const struct linear_tile *tile, int first, const enum format format, const enum method method,
                      const int rows, const int panels) {
-    const int64_t bytes = panel_bytes(format, tile->depth), block = BLOCK_SIZE / 2;
-    const bool scaled = format != FORMAT_BF16, last = first + panels * PANEL_ROWS >= tile->columns;
-    const struct e4m3_table table = e4m3_table_load();
+    const int64_t block = BLOCK_SIZE / 2;
+    const bool scaled = format != FORMAT_BF16;
+    const struct e4m3_table table = panel_table_load();
     const int groups = panels * GROUPS;
     const uint32_t *a = tile->a;
-    struct reader reader = {.from = tile->mapped->data + (tile->column + first) / PANEL_ROWS * bytes, .bytes = bytes};
-    reader.end = reader.from + bytes;
-    reader.jump = last && tile->next != NULL ? tile->next - reader.end : (panels - 1) * bytes;
+    struct reader reader = reader_make(tile, format, first, panels);
     __m512 sum[FEW_GROUPS][FEW_ROWS];
     for (int64_t begin = 0; begin < tile->units; begin += scaled ? block : tile->units) {
         const int64_t left = tile->units - begin;
@@ -125,7 +156,238 @@ INLINE void tile_any(const struct linear_tile *tile, int first, const enum forma
     }
 }
 
-// Few rows are few chains, which wait for themselves: two panels side by side are twice as many.
+// ---- Codes as F32 ---------------------------------------------------------------------------------------------------
+//
+// Where pairs are multiplied by halves, codes need not become pairs. A lane of four codes holds k + 1 and k of an even
+// row of the panel, then of the odd row; two windows on a code, under a mask, beside a constant, are the F32 of its
+// 1.m times a power of two. The constant, which must not carry, makes it 2^-8 times too small: rows of a, where they
+// are split, get that factor. Sums are in the order of lanes, even rows and odd rows, until they are stored.
+
+#define FACTOR 0x1p8f
+#define WILD 0x7b80   // BF16 of 2^120: what the factor could make infinite
+
+// Whether rows of a have elements that the factor could make infinite, or that are so already.
+INLINE bool is_wild(const struct linear_tile *tile, const int rows) {
+    __m512i most = _mm512_setzero_si512();
+    for (int64_t word = 0; word < (tile->units + LINEAR_CHUNK - 1) / LINEAR_CHUNK * rows * LINEAR_CHUNK;
+         word += VECTOR) {
+        __m512i pair = _mm512_loadu_si512(tile->a + word);
+        most = _mm512_max_epu16(most, _mm512_and_si512(pair, _mm512_set1_epi16(0x7fff)));
+    }
+    return _mm512_cmpge_epu16_mask(most, _mm512_set1_epi16(WILD)) != 0;
+}
+
+INLINE void split_and_scale(struct halves *halves, const uint32_t *a, const int rows) {
+    split_rows(halves, a, rows);
+    UNROLL
+    for (int i = 0; i < rows * LINEAR_CHUNK; i += VECTOR) {
+        __m512 even = _mm512_load_ps(halves->even + i), odd = _mm512_load_ps(halves->odd + i);
+        _mm512_store_ps(halves->even + i, _mm512_mul_ps(even, _mm512_set1_ps(FACTOR)));
+        _mm512_store_ps(halves->odd + i, _mm512_mul_ps(odd, _mm512_set1_ps(FACTOR)));
+    }
+}
+
+// windows[j]: from lanes of four codes dwords of which byte 3 is code j, and byte 2 the same moved up by one bit.
+struct code_constants {
+    __m512i windows[4], fields, exponent;
+};
+
+INLINE struct code_constants code_constants_make(void) {
+    struct code_constants constants = {.fields = _mm512_set1_epi32((int)0x87f00000u),
+                                       .exponent = _mm512_set1_epi32(0x38000000)};
+    UNROLL
+    for (int byte = 0; byte < 4; byte++) {
+        const int bit = 8 * byte;
+        const uint64_t low = (uint64_t)bit << 24 | (uint64_t)((bit + 63) % 64) << 16;
+        const uint64_t high = (uint64_t)(bit + 32) << 24 | (uint64_t)(bit + 31) << 16;
+        constants.windows[byte] = _mm512_set1_epi64((long long)(high << 32 | low));
+        __asm__("" : "+v"(constants.windows[byte]));
+    }
+    __asm__("" : "+v"(constants.fields), "+v"(constants.exponent));   // not to be made anew in the loop
+    return constants;
+}
+
+// Code `byte` of each lane: sign, exponent of 112 or more, mantissa. `marked`: there may be exponents of 0, for which
+// that is 2^-15 (1 + m / 8), not 2^-14 m / 8. (A zero loses its sign, which no sum that begins at +0 can tell.)
+INLINE __m512 code_floats(const struct code_constants *constants, __m512i codes, const int byte, const bool marked) {
+    __m512i word = _mm512_multishift_epi64_epi8(constants->windows[byte], codes);
+    // word & fields | exponent
+    __m512 value = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(word, constants->fields, constants->exponent, 0xea));
+    if (marked) {
+        __mmask16 small = _mm512_testn_epi32_mask(word, _mm512_set1_epi32(0x07800000));
+        __m512 one = _mm512_and_ps(value, _mm512_castsi512_ps(_mm512_set1_epi32((int)0xff800000u)));
+        value = _mm512_mask_sub_ps(value, small, value, one);
+        value = _mm512_mask_add_ps(value, small, value, value);
+    }
+    return value;
+}
+
+// STEP units by all rows.
+INLINE void multiply_step(__m512 sum[][FEW_ROWS], const struct code_constants *constants, const struct halves *halves,
+                          const int unit, const int rows, const int panels, const struct reader *reader,
+                          const bool marked) {
+    UNROLL
+    for (int i = 0; i < 2 * STEP; i++) {
+        const float *x = (i % 2 == 0 ? halves->even : halves->odd) + unit + i / 2;
+        __m512 b[MOST_PANELS * GROUPS];
+        UNROLL
+        for (int panel = 0; panel < panels; panel++) {
+            __m512i codes = _mm512_loadu_si512(reader->from + panel * reader->bytes + i / 2 * 2 * PANEL_ROWS);
+            b[GROUPS * panel] = code_floats(constants, codes, 1 - i % 2, marked);
+            b[GROUPS * panel + 1] = code_floats(constants, codes, 3 - i % 2, marked);
+        }
+        UNROLL
+        for (int row = 0; row < rows; row++) {
+            __m512 element = _mm512_set1_ps(x[row * LINEAR_CHUNK]);
+            UNROLL
+            for (int g = 0; g < panels * GROUPS; g++) {
+                accumulate(&sum[g][row], element, b[g]);
+            }
+        }
+    }
+}
+
+INLINE void copy_sums(__m512 to[][FEW_ROWS], __m512 from[][FEW_ROWS], const int rows, const int panels) {
+    UNROLL
+    for (int i = 0; i < panels * GROUPS * rows; i++) {
+        to[i / rows][i % rows] = from[i / rows][i % rows];
+    }
+}
+
+// STEP units, some of them marked. Calls: with the sums in memory here, they stay in registers elsewhere.
+#define MARKED(rows, panels)                                                                          \
+    static __attribute__((noinline)) void marked_##rows##_##panels(                                   \
+        __m512(*sum)[FEW_ROWS], const struct halves *halves, int unit, const struct reader *reader) { \
+        const struct code_constants constants = code_constants_make();                                \
+        __m512 inside[MOST_PANELS * GROUPS][FEW_ROWS];                                                \
+        copy_sums(inside, sum, rows, panels);                                                         \
+        multiply_step(inside, &constants, halves, unit, rows, panels, reader, true);                  \
+        copy_sums(sum, inside, rows, panels);                                                         \
+    }
+MARKED(1, 1)
+MARKED(1, 2)
+MARKED(1, 4)
+MARKED(2, 1)
+MARKED(2, 2)
+MARKED(3, 1)
+MARKED(3, 2)
+MARKED(4, 1)
+MARKED(4, 2)
+MARKED(5, 1)
+MARKED(6, 1)
+MARKED(7, 1)
+MARKED(8, 1)
+
+typedef void marked_step(__m512 (*sum)[FEW_ROWS], const struct halves *halves, int unit, const struct reader *reader);
+static marked_step *const marked_steps[FEW_ROWS + 1][MOST_PANELS + 1] = {
+    {NULL},
+    {NULL, marked_1_1, marked_1_2, NULL, marked_1_4},
+    {NULL, marked_2_1, marked_2_2},
+    {NULL, marked_3_1, marked_3_2},
+    {NULL, marked_4_1, marked_4_2},
+    {NULL, marked_5_1},
+    {NULL, marked_6_1},
+    {NULL, marked_7_1},
+    {NULL, marked_8_1}};
+
+// Fewer units than a step, of any kind.
+static __attribute__((noinline)) void multiply_rest(__m512 (*sum)[FEW_ROWS], const struct halves *halves, int unit,
+                                                    int units, int rows, int panels, const struct reader *reader) {
+    const struct code_constants constants = code_constants_make();
+    for (int i = 0; i < units * panels; i++) {
+        const int panel = i % panels, at = i / panels;
+        __m512i codes = _mm512_loadu_si512(reader->from + panel * reader->bytes + at * 2 * PANEL_ROWS);
+        UNROLL
+        for (int half = 0; half < 2; half++) {
+            const float *x = (half == 0 ? halves->even : halves->odd) + unit + at;
+            __m512 even = code_floats(&constants, codes, 1 - half, true);
+            __m512 odd = code_floats(&constants, codes, 3 - half, true);
+            for (int row = 0; row < rows; row++) {
+                __m512 element = _mm512_set1_ps(x[row * LINEAR_CHUNK]);
+                accumulate(&sum[GROUPS * panel][row], element, even);
+                accumulate(&sum[GROUPS * panel + 1][row], element, odd);
+            }
+        }
+    }
+}
+
+INLINE void multiply_units(__m512 sum[][FEW_ROWS], const struct code_constants *constants, const struct halves *halves,
+                           const int unit, const int units, const int rows, const int panels,
+                           const struct reader *reader, const bool marked) {
+    if (!marked && units == STEP) {
+        multiply_step(sum, constants, halves, unit, rows, panels, reader, false);
+        return;
+    }
+    __m512 copy[MOST_PANELS * GROUPS][FEW_ROWS];
+    copy_sums(copy, sum, rows, panels);
+    if (units == STEP) {
+        marked_steps[rows][panels](copy, halves, unit, reader);
+    } else {
+        multiply_rest(copy, halves, unit, units, rows, panels, reader);
+    }
+    copy_sums(sum, copy, rows, panels);
+}
+
+// c of a panel: sums of a block of k, in the order of lanes, times their scale.
+INLINE void add_scaled(float *c, const int64_t stride, __m512 sum[GROUPS][FEW_ROWS], const int rows, const __m512 scale,
+                       const bool start) {
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        float *to = c + i * stride;
+        __m512 low = _mm512_permutex2var_ps(sum[0][i], first, sum[1][i]);
+        __m512 high = _mm512_permutex2var_ps(sum[0][i], second, sum[1][i]);
+        _mm512_storeu_ps(to, _mm512_fmadd_ps(low, scale, start ? _mm512_setzero_ps() : _mm512_loadu_ps(to)));
+        to += VECTOR;
+        _mm512_storeu_ps(to, _mm512_fmadd_ps(high, scale, start ? _mm512_setzero_ps() : _mm512_loadu_ps(to)));
+    }
+}
+
+// Columns of a tile from `first` on: one, two or four panels without NaN.
+INLINE void tile_codes(const struct linear_tile *tile, int first, const int rows, const int panels) {
+    const int64_t block = BLOCK_SIZE / 2, bytes = panel_bytes(FORMAT_E4M3_BLOCK, tile->depth);
+    const uint8_t *marks = (const uint8_t *)tile_panel(tile, first, bytes);
+    const uint32_t *a = tile->a;
+    const struct code_constants constants = code_constants_make();
+    struct reader reader = reader_make(tile, FORMAT_E4M3_BLOCK, first, panels);
+    struct halves halves;
+    for (int64_t begin = 0; begin < tile->units; begin += block) {
+        const int64_t block_end = tile->units - begin < block ? tile->units : begin + block;
+        __m512 sum[MOST_PANELS * GROUPS][FEW_ROWS];
+        UNROLL
+        for (int g = 0; g < panels * GROUPS; g++) {
+            UNROLL
+            for (int i = 0; i < rows; i++) {
+                sum[g][i] = _mm512_setzero_ps();
+            }
+        }
+        for (int64_t chunk = begin; chunk < block_end; chunk += LINEAR_CHUNK, a += rows * LINEAR_CHUNK, marks++) {
+            const int units = block_end - chunk < LINEAR_CHUNK ? (int)(block_end - chunk) : LINEAR_CHUNK;
+            split_and_scale(&halves, a, rows);
+            unsigned marked = marks[0];
+            UNROLL
+            for (int panel = 1; panel < panels; panel++) {
+                marked |= marks[panel * bytes];
+            }
+            for (int unit = 0; unit < units; unit += STEP, marked >>= 1, reader.from += STEP * 2 * PANEL_ROWS) {
+                ask_ahead(&reader, panels, STEP * 2 * PANEL_ROWS / LINE);
+                multiply_units(sum, &constants, &halves, unit, units - unit < STEP ? units - unit : STEP, rows, panels,
+                               &reader, (marked & 1) != 0);
+            }
+        }
+        const __m512 scale = _mm512_set1_ps(tile->scale[begin / block]);
+        UNROLL
+        for (int panel = 0; panel < panels; panel++) {
+            add_scaled(tile->c + first + panel * PANEL_ROWS, tile->c_stride, sum + panel * GROUPS, rows, scale,
+                       begin == 0 && !tile->add);
+        }
+    }
+}
+
+// ---- Tiles ----------------------------------------------------------------------------------------------------------
+
+// Few rows are few chains, which wait for themselves: several panels side by side are as many times more.
 INLINE void tile_panels(const struct linear_tile *tile, const enum format format, const enum method method,
                         const int rows) {
     int first = 0;
@@ -134,6 +396,33 @@ INLINE void tile_panels(const struct linear_tile *tile, const enum format format
     }
     for (; first < tile->columns; first += PANEL_ROWS) {
         tile_any(tile, first, format, method, rows, 1);
+    }
+}
+
+// Whether one of the panels of a tile has a NaN.
+INLINE bool has_nan(const struct linear_tile *tile) {
+    const int64_t bytes = panel_bytes(FORMAT_E4M3_BLOCK, tile->depth);
+    char any = 0;
+    for (int first = 0; first < tile->columns; first += PANEL_ROWS) {
+        any |= tile_panel(tile, first, bytes)[panel_chunks(tile->depth)];
+    }
+    return any != 0;
+}
+
+INLINE void tile_float_panels(const struct linear_tile *tile, const int rows) {
+    if (is_wild(tile, rows) || has_nan(tile)) {
+        tile_panels(tile, FORMAT_E4M3_BLOCK, METHOD_HALVES, rows);
+        return;
+    }
+    int first = 0;
+    for (; rows <= ROWS_OF_FOUR && tile->columns - first > 3 * PANEL_ROWS; first += 4 * PANEL_ROWS) {
+        tile_codes(tile, first, rows, 4);
+    }
+    for (; rows <= ROWS_OF_TWO && tile->columns - first > PANEL_ROWS; first += 2 * PANEL_ROWS) {
+        tile_codes(tile, first, rows, 2);
+    }
+    for (; first < tile->columns; first += PANEL_ROWS) {
+        tile_codes(tile, first, rows, 1);
     }
 }
 
@@ -147,8 +436,8 @@ INLINE void tile_panels(const struct linear_tile *tile, const enum format format
     static void tile_e4m3_pairs_##rows(const struct linear_tile *tile) {  \
         tile_panels(tile, FORMAT_E4M3_BLOCK, METHOD_PAIRS, rows);         \
     }                                                                     \
-    static void tile_e4m3_halves_##rows(const struct linear_tile *tile) { \
-        tile_panels(tile, FORMAT_E4M3_BLOCK, METHOD_HALVES, rows);        \
+    static void tile_e4m3_floats_##rows(const struct linear_tile *tile) { \
+        tile_float_panels(tile, rows);                                    \
     }
 TILE(1)
 TILE(2)
@@ -162,7 +451,7 @@ TILE(8)
 #define ENTRY(name) \
     { NULL, name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 }
 static void (*const tiles[2][2][FEW_ROWS + 1])(const struct linear_tile *tile) = {
-    {ENTRY(tile_bf16_pairs), ENTRY(tile_e4m3_pairs)}, {ENTRY(tile_bf16_halves), ENTRY(tile_e4m3_halves)}};
+    {ENTRY(tile_bf16_pairs), ENTRY(tile_e4m3_pairs)}, {ENTRY(tile_bf16_halves), ENTRY(tile_e4m3_floats)}};
 
 static void tile_pairs(const struct linear_tile *tile) {
     tiles[METHOD_PAIRS][tile->mapped->format != FORMAT_BF16][tile->rows](tile);
@@ -172,8 +461,10 @@ static void tile_halves(const struct linear_tile *tile) {
     tiles[METHOD_HALVES][tile->mapped->format != FORMAT_BF16][tile->rows](tile);
 }
 
+// ---- Packing --------------------------------------------------------------------------------------------------------
+
 INLINE void widen_units(uint32_t *out, const uint8_t *codes, int64_t units, const enum linear_unit unit) {
-    const struct e4m3_table table = e4m3_table_load();
+    const struct e4m3_table table = panel_table_load();
     const int64_t step = unit == UNIT_PAIR ? 1 : 2;
     for (; units > 0; units -= step, codes += 2 * PANEL_ROWS, out += step * PANEL_ROWS) {
         __m512i pair[GROUPS];
@@ -212,12 +503,29 @@ INLINE void load_lines(__m512i v[VECTOR], const char *from, int64_t row_bytes, i
     transpose(v);
 }
 
+// A unit of a panel, in the order of bits that codes have there, and its marks.
+INLINE void store_codes(char *to, uint8_t *marks, int64_t chunks, int64_t unit, __m512i codes) {
+    const __m512i high = _mm512_set1_epi8(0x78), low = _mm512_set1_epi8(0x07), magnitude = _mm512_set1_epi8(0x7f);
+    __m512i moved = _mm512_and_si512(_mm512_slli_epi16(codes, 3), high);
+    moved = _mm512_ternarylogic_epi32(moved, _mm512_srli_epi16(codes, 4), low, 0xf8);      // | (codes >> 4 & low)
+    moved = _mm512_ternarylogic_epi32(moved, codes, _mm512_set1_epi8((char)0x80), 0xf8);   // | sign
+    _mm512_storeu_si512(to, moved);
+    bool marked = _mm512_testn_epi8_mask(codes, high) != 0;
+    marks[unit / PANEL_CHUNK] |= (uint8_t)(marked << unit % PANEL_CHUNK / PANEL_MARKED);
+    marks[chunks] |= _mm512_cmpeq_epi8_mask(_mm512_and_si512(codes, magnitude), magnitude) != 0;
+}
+
 static void fill_panel(struct tensor *out, const struct tensor *source, int64_t panel) {
     const bool bf16 = source->format == FORMAT_BF16;
     const int64_t depth_bytes = source->shape[1] * (bf16 ? 2 : 1), row_bytes = source->stride[0] * (bf16 ? 2 : 1);
     const int64_t units = (source->shape[1] + 1) / 2, rows = source->shape[0] - panel * PANEL_ROWS;
+    const int64_t chunks = panel_chunks(source->shape[1]);
     const char *from = (const char *)source->data + panel * PANEL_ROWS * row_bytes;
-    char *to = (char *)out->data + panel * panel_bytes((enum format)source->format, source->shape[1]);
+    const int64_t marks_bytes = panel_marks_bytes((enum format)source->format, source->shape[1]);
+    char *begin = (char *)out->data + panel * panel_bytes((enum format)source->format, source->shape[1]);
+    char *to = begin + marks_bytes;
+    uint8_t *marks = (uint8_t *)begin;
+    memset(marks, 0, (size_t)marks_bytes);
     // Of four rows' words: k + 1, k, k + 3, k + 2 -> first the two pairs of all rows, then the others.
     const __m512i turn = _mm512_broadcast_i32x4(_mm_setr_epi8(1, 0, 5, 4, 9, 8, 13, 12, 3, 2, 7, 6, 11, 10, 15, 14));
     for (int64_t byte = 0, unit = 0; byte < depth_bytes; byte += LINE) {
@@ -233,9 +541,9 @@ static void fill_panel(struct tensor *out, const struct tensor *source, int64_t 
                 unit++;
             } else {
                 __m512i first = _mm512_shuffle_epi8(v[0][i], turn), second = _mm512_shuffle_epi8(v[1][i], turn);
-                _mm512_storeu_si512(to, _mm512_unpacklo_epi64(first, second));
+                store_codes(to, marks, chunks, unit, _mm512_unpacklo_epi64(first, second));
                 if (unit + 1 < units) {
-                    _mm512_storeu_si512(to + LINE, _mm512_unpackhi_epi64(first, second));
+                    store_codes(to + LINE, marks, chunks, unit + 1, _mm512_unpackhi_epi64(first, second));
                 }
                 unit += 2;
             }
@@ -249,6 +557,11 @@ void kernels_avx512_linear_panels_pairs(struct cpu_kernels *kernels, bool wide) 
 }
 
 void kernels_avx512_linear_panels(struct cpu_kernels *kernels) {
+    for (int i = 0; i < 128; i++) {
+        uint16_t word = bf16_narrow(e4m3_widen(panel_code_back((uint8_t)i)));
+        panel_high[i] = (uint8_t)(word >> 8);
+        panel_low[i] = (uint8_t)word;
+    }
     kernels->linear.panel_rows = FEW_ROWS;
     kernels->linear.widen_panel = widen_panel;
     kernels->linear.fill_panel = fill_panel;
