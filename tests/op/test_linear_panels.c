@@ -227,6 +227,11 @@ static void test_rows(void **state) {
             check_product(format, rows, draw_size(130), draw_size(300), false, false, false);
             check_product(format, rows, draw_size(130), draw_size(300), rows % 2 == 0, rows % 3 != 0, false);
             check_product(format, rows, draw_size(80), draw_size(300), rows % 2 == 0, false, true);
+            if (rows <= 2) {   // most columns at a time
+                check_product(format, rows, 128 + draw(200), draw_size(300), false, false, false);
+                check_product(format, rows, 128 + draw(200), draw_size(300), false, false, true);
+                check_product(format, rows, 256, 256, true, true, false);
+            }
         }
     }
 }

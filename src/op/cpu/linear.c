@@ -382,9 +382,7 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
 
 // Width of a mapped tile.
 static int64_t mapped_width(const struct run *run, const struct linear_group *group) {
-    return group->b.integers != NULL ? LINEAR_WIDE
-           : group->b.panels         ? LINEAR_WIDE_PANELS
-                                     : run->kernels->mapped_columns;
+    return group->b.integers != NULL || group->b.panels ? LINEAR_WIDE : run->kernels->mapped_columns;
 }
 
 // Columns [column, column + columns) of a mapped piece: one tile's width, or less at the end. `next`: rows of b that
@@ -394,7 +392,7 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
     const struct linear_group *group = piece->group;
     const bool integers = group->b.integers != NULL;
     const int64_t width = mapped_width(run, group);
-    float *scales = area + LINEAR_MAX_ROWS * LINEAR_WIDE_PANELS;
+    float *scales = area + LINEAR_MAX_ROWS * LINEAR_WIDE;
     if (run->scaled && !integers) {
         load_scales(run, scales, 1, &group->b, column, 1, 0, group->depth);
     }
@@ -680,7 +678,7 @@ static void plan_workers(struct run *run, int64_t most_depth, int64_t limit) {
                                               : minimum(MAX_PANELS * DEPTH_UNITS, MAX_SHORT_PANELS * block_units);
     run->columns_bytes = round_up(panel_units * run->kernels->tile_columns * 4, 64);
     int64_t area = most_depth > run->depth_block ? limit * columns : LINEAR_MAX_ROWS * LINEAR_MAX_COLUMNS;
-    int64_t mapped = LINEAR_MAX_ROWS * LINEAR_WIDE_PANELS + divide_up(most_depth, BLOCK_SIZE);
+    int64_t mapped = LINEAR_MAX_ROWS * LINEAR_WIDE + divide_up(most_depth, BLOCK_SIZE);
     run->worker_bytes = run->columns_bytes + round_up((area > mapped ? area : mapped) * 4, 64);
 }
 

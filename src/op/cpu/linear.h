@@ -20,14 +20,13 @@
 
 enum linear_unit { UNIT_F32, UNIT_PAIR, UNIT_WIDE };
 
-#define LINEAR_CHUNK 16          // units of one row that lie together in a packed a
-#define LINEAR_MAX_ROWS 32       // most rows of a tile on any instruction set
-#define LINEAR_MAX_COLUMNS 32    // most columns of a tile
-#define LINEAR_MAX_MAPPED 8      // most rows of a tile that reads b where it lies, unless the table says more
-#define LINEAR_WIDE 64           // columns of a tile that reads integers: four of their tiles
-#define LINEAR_WIDE_PANELS 128   // columns of a tile that reads panels
-#define LINEAR_MOST_MAPPED 32    // most rows of a product that does, in several tiles
-#define LINEAR_BLOCK 32          // k of a block of a product in blocks (linear_blocks.c)
+#define LINEAR_CHUNK 16         // units of one row that lie together in a packed a
+#define LINEAR_MAX_ROWS 32      // most rows of a tile on any instruction set
+#define LINEAR_MAX_COLUMNS 32   // most columns of a tile
+#define LINEAR_MAX_MAPPED 8     // most rows of a tile that reads b where it lies, unless the table says more
+#define LINEAR_WIDE 128         // columns of a tile that reads panels or integers: four panels, eight tiles of integers
+#define LINEAR_MOST_MAPPED 32   // most rows of a product that does, in several tiles
+#define LINEAR_BLOCK 32         // k of a block of a product in blocks (linear_blocks.c)
 
 // One side of a product. Element (row, k) stands at data + (row * row_stride + k * k_stride) elements; no alignment is
 // assumed.

@@ -10,8 +10,9 @@
 #include "tensor/panels.h"
 
 #define ROWS LINEAR_MOST_MAPPED
-#define MOST_PANELS 2                  // at a time: up to 16 rows have registers for both
-#define AHEAD 4096                     // bytes of a panel that are asked for before their turn, into the second level
+#define MOST_PANELS 2   // at a time: up to 16 rows have registers for both
+#define AHEAD 4096      // bytes of a panel that are asked for before their turn, into the second level
+#define SUM_COLUMNS (MOST_PANELS * PANEL_ROWS)
 #define UNIT_BYTES (4 * PANEL_ROWS)    // of a unit of BF16
 #define CODES_BYTES (2 * PANEL_ROWS)   // of E4M3
 #define STEP_BYTES (LINEAR_CHUNK * UNIT_BYTES)
@@ -195,7 +196,7 @@ INLINE void tile_words(const struct linear_tile *tile, float *c, struct reader *
 INLINE void promote(float *c, int64_t stride, const float *sum, float scale, const bool start, const int rows,
                     const int columns) {
     const __m512 factor = _mm512_set1_ps(scale);
-    for (int i = 0; i < rows; i++, c += stride, sum += LINEAR_WIDE) {
+    for (int i = 0; i < rows; i++, c += stride, sum += SUM_COLUMNS) {
         UNROLL
         for (int j = 0; j < columns; j += TILE) {
             __m512 total = start ? _mm512_setzero_ps() : _mm512_loadu_ps(c + j);
@@ -235,7 +236,7 @@ INLINE void step_codes(const uint32_t *a, struct stage *stage, int64_t step, con
 }
 
 INLINE void tile_codes(const struct linear_tile *tile, float *c, struct reader *reader, const struct shape shape) {
-    _Alignas(64) float sum[ROWS * LINEAR_WIDE];
+    _Alignas(64) float sum[ROWS * SUM_COLUMNS];
     struct stage stage;
     const struct code_table table = code_table_load();
     const int64_t whole = tile->units / LINEAR_CHUNK, rest = tile->units % LINEAR_CHUNK, steps = whole + (rest > 0);
@@ -252,7 +253,7 @@ INLINE void tile_codes(const struct linear_tile *tile, float *c, struct reader *
             step_codes(a, &stage, step, reader, step + 1 < whole, shape, &table);
         }
         if (step % STEPS == STEPS - 1 || step + 1 == steps) {
-            store_c(sum, LINEAR_WIDE, shape);
+            store_c(sum, SUM_COLUMNS, shape);
             zero_c(shape);
             promote(c, tile->c_stride, sum, tile->scale[step / STEPS], step < STEPS && !tile->add, tile->rows,
                     shape.panels * PANEL_ROWS);

@@ -9,7 +9,7 @@
 #include "op/cpu/avx512/linear_load.h"
 
 #define FEW_ROWS LINEAR_MAX_MAPPED
-#define FEW_GROUPS 4   // most groups of columns at a time
+#define FEW_GROUPS 8   // most groups of columns at a time
 
 // As e4m3_table, for codes in the order of bits of a panel.
 extern uint8_t panel_high[128], panel_low[128];

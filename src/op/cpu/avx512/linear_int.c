@@ -165,9 +165,9 @@ static void pack_columns_int(const struct linear_strip *strip) {
 
 // ---- Few rows -------------------------------------------------------------------------------------------------------
 
-#define AHEAD 2048                               // bytes of a block that are asked for before their turn
-#define MOST_UNITS (INT8_GROUP / 2)              // of a group
-#define MOST_TILES(rows) ((rows) <= 4 ? 4 : 2)   // side by side: their sums stay in registers
+#define AHEAD(tiles) ((tiles) > 4 ? 1024 : 2048)   // bytes of a block that are asked for before their turn
+#define MOST_UNITS (INT8_GROUP / 2)                // of a group
+#define MOST_TILES(rows) ((rows) == 1 ? 8 : (rows) <= 4 ? 4 : 2)   // side by side: their sums stay in registers
 #define MOST_TILES_OF_PAIRS(rows) ((rows) <= 2 ? 4 : 2)
 
 // Blocks side by side, each read front to back: more streams than one keep more of memory busy.
@@ -198,7 +198,7 @@ INLINE void split_group(struct group_halves *halves, const uint32_t *a, const in
 }
 
 INLINE void ask_ahead(const struct stream *stream, const uint8_t *from, const int tiles) {
-    const uint8_t *line = from + AHEAD;
+    const uint8_t *line = from + AHEAD(tiles);
     line += line < stream->end ? 0 : stream->jump;
     UNROLL
     for (int t = 0; t < tiles; t++) {
@@ -342,7 +342,10 @@ INLINE void tile_blocks(const struct linear_tile *tile, const enum format format
             split_group(&halves, a, (units + LINEAR_CHUNK - 1) / LINEAR_CHUNK * LINEAR_CHUNK * rows);
         }
         int64_t place = 0;
-        for (; most == 4 && place + 4 <= tiles; place += 4) {
+        for (; most >= 8 && place + 8 <= tiles; place += 8) {
+            multiply_group(tile, c, a, &halves, &stream, &table, format, method, rows, place, 8, units, start);
+        }
+        for (; most >= 4 && place + 4 <= tiles; place += 4) {
             multiply_group(tile, c, a, &halves, &stream, &table, format, method, rows, place, 4, units, start);
         }
         for (; place + 2 <= tiles; place += 2) {

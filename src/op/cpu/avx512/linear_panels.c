@@ -15,7 +15,7 @@
 #define STEP 4   // units of codes at a time
 
 // Bytes of a panel that are asked for before their turn, into the second cache level.
-#define AHEAD(panels) ((panels) > 2 ? 2048 : 4096)
+#define AHEAD(panels) ((panels) > 2 ? 1024 : 4096)
 
 uint8_t panel_high[128], panel_low[128];
 
