@@ -24,7 +24,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-#define SPIN_SECONDS 30e-6   // longer than what a decode step does between two products on one thread
+#define SPIN_SECONDS 100e-6   // longer than a thread waits for the others, or for one, in a decode step
 #define THREADS_MAXIMUM 1024
 
 struct worker {

@@ -7,12 +7,13 @@
 //           block through F32 memory: c itself, or the worker's area when c is BF16, strided, or ends inside a half
 //           panel.
 //   mapped  a piece of few rows reads b where it lies instead: packing would cost more than it saves. If all pieces do,
-//           a task of the second run is a range of their column tiles, however many pieces it crosses: a thread that
-//           reads long stretches of memory can ask for what it will need.
+//           each thread has a share of their column tiles, however many pieces it crosses: who reads long stretches of
+//           memory can ask for what it will need. Who has done its share takes half of what another has left.
 //
 // Cutting never changes bits: an output's chain is k ascending in all cases.
 #include "op/cpu/linear.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -24,20 +25,21 @@
 #define MIN_PIECE_ROWS 128   // when there are more threads than tasks
 #define AREA_ROWS 512        // when outputs pass through the F32 area of a worker
 #define MAX_PIECE_ROWS 4096
-#define INT4_ROWS 512            // of a piece with int4: its packed rows are read once for each 16 columns
-#define PASS_UNITS (1 << 24)     // packed units of side a at a time (64 MiB)
-#define PACK_UNITS (1 << 13)     // least work of a packing task
-#define DEPTH_UNITS 1024         // units of a block of k: 4 panels of 32 columns take half of an L2 cache of 1 MiB
-#define MAX_PANELS 4             // most column panels of a task where k fills a block,
-#define MAX_SHORT_PANELS 32      // and where it is short
-#define STRIDED_DEPTH 64         // k packed at a time from an operand whose rows, not k, are contiguous,
-#define STRIDED_ROWS 64          // and the least rows of a packing task
-#define PACK_ALONE (1 << 15)     // units that one thread packs in the time that it takes to call the others
-#define TASKS_PER_THREAD 4       // for balance
-#define MAPPED_BYTES (1 << 18)   // of side b that a task of mapped pieces should read at least
-#define PANEL_TILES 2            // of few rows before the packed way pays for a weight in panels,
-#define CODE_TILES 4             // for one whose codes become F32
-#define FLOAT_ROWS 1024          // that share packed columns from which on F32 pays for BF16
+#define INT4_ROWS 512          // of a piece with int4: its packed rows are read once for each 16 columns
+#define PASS_UNITS (1 << 24)   // packed units of side a at a time (64 MiB)
+#define PACK_UNITS (1 << 13)   // least work of a packing task
+#define DEPTH_UNITS 1024       // units of a block of k: 4 panels of 32 columns take half of an L2 cache of 1 MiB
+#define MAX_PANELS 4           // most column panels of a task where k fills a block,
+#define MAX_SHORT_PANELS 32    // and where it is short
+#define STRIDED_DEPTH 64       // k packed at a time from an operand whose rows, not k, are contiguous,
+#define STRIDED_ROWS 64        // and the least rows of a packing task
+#define PACK_ALONE (1 << 15)   // units that one thread packs in the time that it takes to call the others
+#define TASKS_PER_THREAD 4     // for balance
+#define PAIRED_TILES 2         // least tiles of a share of which two are taken at once
+#define SCALES_LINE 16         // scales of a cache line
+#define PANEL_TILES 2          // of few rows before the packed way pays for a weight in panels,
+#define CODE_TILES 4           // for one whose codes become F32
+#define FLOAT_ROWS 1024        // that share packed columns from which on F32 pays for BF16
 #define MAX_SCALES (2 * DEPTH_UNITS / INT4_GROUP)
 
 struct piece {
@@ -48,6 +50,11 @@ struct piece {
     int64_t panels_per_task;   // of the packing run
     int64_t column_step;
     bool mapped;
+};
+
+// Column tiles of mapped pieces that a worker has still to do: [first, end), first in the upper half.
+struct share {
+    _Alignas(64) _Atomic uint64_t tiles;
 };
 
 // What one linear_run knows; the same for all workers.
@@ -66,7 +73,8 @@ struct run {
     const struct piece *pieces;
     int64_t piece_count;
     int64_t pack_tasks;
-    int64_t tiles, ranges;   // column tiles, where all pieces are mapped; tasks that share them
+    struct share *shares;   // one a worker, where all pieces are mapped
+    int64_t share_count;
     uint32_t *packed;
     char *workspace;
     int64_t worker_bytes, columns_bytes;   // a worker's share, and the first part of it, for packed columns
@@ -380,9 +388,18 @@ static void multiply_block(const struct run *run, const struct piece *piece, int
     }
 }
 
-// Width of a mapped tile.
+static bool is_wide(const struct linear_group *group) {
+    return group->b.integers != NULL || group->b.panels;
+}
+
+// Most columns of a mapped tile.
 static int64_t mapped_width(const struct run *run, const struct linear_group *group) {
-    return group->b.integers != NULL || group->b.panels ? LINEAR_WIDE : run->kernels->mapped_columns;
+    return is_wide(group) ? LINEAR_WIDE : run->kernels->mapped_columns;
+}
+
+// Columns of the tiles that shares are made of, of which a mapped tile may be two.
+static int64_t shared_width(const struct run *run, const struct linear_group *group) {
+    return is_wide(group) ? LINEAR_WIDE / 2 : run->kernels->mapped_columns;
 }
 
 // Columns [column, column + columns) of a mapped piece: one tile's width, or less at the end. `next`: rows of b that
@@ -391,7 +408,6 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
                             const char *next, float *area) {
     const struct linear_group *group = piece->group;
     const bool integers = group->b.integers != NULL;
-    const int64_t width = mapped_width(run, group);
     float *scales = area + LINEAR_MAX_ROWS * LINEAR_WIDE;
     if (run->scaled && !integers) {
         load_scales(run, scales, 1, &group->b, column, 1, 0, group->depth);
@@ -399,7 +415,7 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
     for (int64_t panel = 0; panel < piece->panels; panel++) {
         int64_t row = panel_row(piece, panel), rows = panel_row(piece, panel + 1) - row;
         struct linear_tile tile = {.c = area,
-                                   .c_stride = width,
+                                   .c_stride = LINEAR_WIDE,
                                    .a = packed_panel(run, piece, panel),
                                    .mapped = &group->b,
                                    .column = column,
@@ -413,13 +429,13 @@ static void multiply_mapped(const struct run *run, const struct piece *piece, in
                                    .unit = run->unit,
                                    .add = run->add};
         if (run->add) {
-            load_c(run, group, piece->row + row, column, area, width, rows, columns);
+            load_c(run, group, piece->row + row, column, area, LINEAR_WIDE, rows, columns);
         }
         (integers              ? run->kernels->tile_int
          : group->b.panels     ? (run->blocks != NULL ? run->blocks->tile_panel : run->kernels->tile_panel)
          : run->blocks != NULL ? run->blocks->tile_few
                                : run->kernels->tile_mapped)(&tile);
-        store_c(run, group, piece->row + row, column, area, width, rows, columns);
+        store_c(run, group, piece->row + row, column, area, LINEAR_WIDE, rows, columns);
     }
 }
 
@@ -446,21 +462,94 @@ static void release(const struct run *run) {
     }
 }
 
-// A range of the column tiles of mapped pieces, across pieces.
-static void multiply_range(void *argument, int64_t range, int worker) {
-    const struct run *run = argument;
-    int64_t tile = run->tiles * range / run->ranges, end = run->tiles * (range + 1) / run->ranges;
-    const struct piece *piece = find_piece(run, tile, false);
-    for (; tile < end; tile++) {
-        const struct linear_group *group = piece->group;
-        int64_t width = piece->column_step, column = (tile - piece->task) * width, after = column + width;
-        const char *next = NULL;
-        if (tile + 1 < end) {
-            next = after < group->columns ? mapped_rows_of(group, after) : mapped_rows_of(piece[1].group, 0);
+// Asks for the scales of a tile that will be next: they lie far from its weights.
+static void ask_scales(const struct run *run, const struct linear_group *group, int64_t column) {
+    const struct linear_operand *b = &group->b;
+    if (run->scaled && b->integers == NULL) {
+        const float *scale = b->scale + column / b->scale_rows * b->scale_row_stride;
+        for (int64_t k = 0; k < group->depth; k += SCALES_LINE * BLOCK_SIZE) {
+            __builtin_prefetch(scale + k / BLOCK_SIZE);
         }
-        multiply_mapped(run, piece, column, minimum(width, group->columns - column), next, worker_area(run, worker));
-        piece += after >= group->columns;
     }
+}
+
+static int64_t shared_tiles(const struct run *run, const struct linear_group *group) {
+    return divide_up(group->columns, shared_width(run, group));
+}
+
+// Takes the first tile of a share, or the first two if they make one mapped tile and enough are left for all to finish
+// together. Returns how many, and of which piece; `left`: more in this share.
+static int64_t take_tiles(const struct run *run, struct share *share, const struct piece **piece, int64_t *tile,
+                          bool *left) {
+    uint64_t tiles = atomic_load(&share->tiles);
+    for (;;) {
+        const int64_t first = (int64_t)(tiles >> 32), end = (int64_t)(uint32_t)tiles;
+        if (first >= end) {
+            return 0;
+        }
+        *piece = find_piece(run, first, false);
+        const int64_t within = first - (*piece)->task;
+        const bool both = is_wide((*piece)->group) && within % 2 == 0 && end - first >= PAIRED_TILES &&
+                          within + 1 < shared_tiles(run, (*piece)->group);
+        const int64_t count = both ? 2 : 1;
+        if (atomic_compare_exchange_weak(&share->tiles, &tiles, tiles + ((uint64_t)count << 32))) {
+            *tile = first;
+            *left = end - first > count;
+            return count;
+        }
+    }
+}
+
+// Takes the second half of what is left in the fullest share. False: nothing is left anywhere.
+static bool take_half(const struct run *run, struct share *mine) {
+    for (;;) {
+        struct share *fullest = NULL;
+        uint64_t tiles = 0;
+        int64_t most = 0;
+        for (int64_t i = 0; i < run->share_count; i++) {
+            uint64_t found = atomic_load(&run->shares[i].tiles);
+            int64_t left = (int64_t)(uint32_t)found - (int64_t)(found >> 32);
+            if (left > most) {
+                fullest = &run->shares[i];
+                tiles = found;
+                most = left;
+            }
+        }
+        if (fullest == NULL) {
+            return false;
+        }
+        const uint64_t end = (uint32_t)tiles, taken = (uint64_t)(most + 1) / 2;
+        if (atomic_compare_exchange_strong(&fullest->tiles, &tiles, tiles - taken)) {
+            atomic_store(&mine->tiles, (end - taken) << 32 | end);
+            return true;
+        }
+    }
+}
+
+// All that a worker can get of the mapped pieces.
+static void multiply_shares(void *argument, int64_t task, int worker) {
+    const struct run *run = argument;
+    struct share *mine = &run->shares[worker];
+    (void)task;
+    do {
+        const struct piece *piece;
+        int64_t tile, count;
+        bool left;
+        while ((count = take_tiles(run, mine, &piece, &tile, &left)) > 0) {
+            const struct linear_group *group = piece->group;
+            const int64_t width = shared_width(run, group), column = (tile - piece->task) * width;
+            const int64_t after = column + count * width;
+            const char *next = NULL;
+            if (left) {
+                const struct linear_group *following = after < group->columns ? group : piece[1].group;
+                const int64_t first = after < group->columns ? after : 0;
+                next = mapped_rows_of(following, first);
+                ask_scales(run, following, first);
+            }
+            multiply_mapped(run, piece, column, minimum(count * width, group->columns - column), next,
+                            worker_area(run, worker));
+        }
+    } while (take_half(run, mine));
     release(run);
 }
 
@@ -539,25 +628,23 @@ static int64_t plan_tasks(const struct run *run, struct piece *pieces, int64_t c
     return tasks;
 }
 
-// Whether all pieces are mapped; then their column tiles are counted, and numbered in piece->task, and shared out to
-// ranges: few enough for a thread to get going, enough for balance.
-static bool plan_ranges(struct run *run, struct piece *pieces, int64_t count, int threads) {
-    int64_t bytes = 0;
+// Whether all pieces are mapped; then their column tiles are counted, numbered in piece->task, and shared out.
+static bool plan_shares(struct run *run, struct piece *pieces, int64_t count) {
+    int64_t tiles = 0;
     for (int64_t i = 0; i < count; i++) {
         if (!pieces[i].mapped) {
             return false;
         }
     }
-    run->tiles = 0;
     for (int64_t i = 0; i < count; i++) {
-        const struct linear_group *group = pieces[i].group;
-        pieces[i].task = run->tiles;
-        pieces[i].column_step = mapped_width(run, group);
-        run->tiles += divide_up(group->columns, pieces[i].column_step);
-        bytes += group->columns * group->depth * format_info(group->b.format)->bytes;
+        pieces[i].task = tiles;
+        tiles += shared_tiles(run, pieces[i].group);
     }
-    int64_t each = minimum(TASKS_PER_THREAD, bytes / (threads * (int64_t)MAPPED_BYTES));
-    run->ranges = minimum(run->tiles, threads * (each < 1 ? 1 : each));
+    for (int64_t i = 0; i < run->share_count; i++) {
+        const uint64_t first = (uint64_t)(tiles * i / run->share_count);
+        const uint64_t end = (uint64_t)(tiles * (i + 1) / run->share_count);
+        atomic_store(&run->shares[i].tiles, first << 32 | end);
+    }
     return true;
 }
 
@@ -571,8 +658,8 @@ static void run_pieces(struct op_context *op, struct run *run, struct piece *pie
     }
     bool alone = units <= PACK_ALONE;
     pool_run(op->pool, alone ? 1 : run->pack_tasks, alone ? pack_alone : pack_task, run);
-    if (plan_ranges(run, pieces, count, threads)) {
-        pool_run(op->pool, run->ranges, multiply_range, run);
+    if (plan_shares(run, pieces, count)) {
+        pool_run(op->pool, run->share_count, multiply_shares, run);
     } else {
         pool_run(op->pool, tasks, multiply_task, run);
     }
@@ -758,6 +845,8 @@ void linear_run(struct op_context *op, const struct linear_group *groups, int64_
     int64_t total, most = plan_pieces(&run, pieces, groups, count, limit, &total);
     plan_workers(&run, most_depth, limit);
     run.workspace = arena_allocate(op->scratch, (size_t)threads, (size_t)run.worker_bytes);
+    run.shares = arena_allocate(op->scratch, (size_t)threads, sizeof *run.shares);
+    run.share_count = threads;
     int64_t room = total < PASS_UNITS ? total : most > PASS_UNITS ? most : PASS_UNITS;
     // Behind the last panel there is room for the rows that a mapped tile may read beyond its own.
     run.packed = arena_allocate(op->scratch, (size_t)(room + LINEAR_MAX_MAPPED * LINEAR_CHUNK), sizeof *run.packed);
