@@ -249,11 +249,50 @@ static void test_deep_and_tall(void **state) {
     }
 }
 
+// A chain that underflows to -0 stays -0 where only zeros of the same sign follow, and c shows it when it was -0.
+static void test_negative_zero(void **state) {
+    (void)state;
+    enum { COLUMNS = 130, DEPTH = 8 };
+    for (int64_t rows = 1; rows <= 9; rows++) {
+        struct product_case test = {.mode = OP_ADD};
+        test.x = tensor_new_2d(FORMAT_BF16, rows, DEPTH);
+        test.c = tensor_new_2d(FORMAT_F32, rows, COLUMNS);
+        test.second = tensor_new_2d(FORMAT_F32, rows, COLUMNS);
+        for (int64_t i = 0; i < rows * DEPTH; i++) {
+            ((uint16_t *)test.x.data)[i] = i % DEPTH == 0 ? 0x0380 : 0x3f80;   // 2^-120, then 1
+        }
+        for (int64_t i = 0; i < rows * COLUMNS; i++) {
+            ((float *)test.c.data)[i] = -0.0f;
+        }
+        test.start = tensor_clone(&test.c);
+        for (int64_t g = 0; g < 2 * GROUPS; g++) {
+            test.rows[g] = draw_weight(FORMAT_E4M3_BLOCK, COLUMNS, DEPTH, false);
+            for (int64_t i = 0; i < COLUMNS * DEPTH; i++) {
+                ((uint8_t *)test.rows[g].data)[i] = i % DEPTH == 0 ? 0x81 : 0x80;   // -2^-9, then -0
+            }
+            test.panels[g] = panels_new(&test.rows[g]);
+            for (int64_t panel = 0; panel < panel_count(&test.panels[g]); panel++) {
+                panel_fill(&test.panels[g], &test.rows[g], panel);
+            }
+        }
+        run_everywhere(&test);
+        assert_true(signbit(((float *)test.c.data)[0]));
+        for (int64_t g = 0; g < 2 * GROUPS; g++) {
+            weight_free(&test.rows[g], &test.panels[g]);
+        }
+        tensor_free(&test.x);
+        tensor_free(&test.c);
+        tensor_free(&test.second);
+        tensor_free(&test.start);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layout),
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_deep_and_tall),
+        cmocka_unit_test(test_negative_zero),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

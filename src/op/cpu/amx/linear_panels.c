@@ -28,13 +28,6 @@ INLINE bool four_tiles(const struct shape shape) {
     return shape.low || shape.panels > 1;
 }
 
-// Up to two panels, each read front to back.
-struct reader {
-    const char *from, *end;   // in the first panel
-    int64_t jump;             // from `end` to the panel that is read next
-    int64_t bytes;            // of a panel
-};
-
 // What is to be asked for now, in the first panel.
 INLINE const char *ahead(const struct reader *reader) {
     const char *line = reader->from + AHEAD;
@@ -267,11 +260,7 @@ INLINE void tile_codes(const struct linear_tile *tile, float *c, struct reader *
 
 // Columns of a tile from `first` on: one panel or two.
 INLINE void tile_any(const struct linear_tile *tile, int first, const enum format format, const struct shape shape) {
-    const int64_t bytes = panel_bytes(format, tile->depth);
-    const bool last = first + shape.panels * PANEL_ROWS >= tile->columns;
-    const char *panel = tile->mapped->data + (tile->column + first) / PANEL_ROWS * bytes;
-    struct reader reader = {panel + panel_marks_bytes(format, tile->depth), panel + bytes, .bytes = bytes};
-    reader.jump = last && tile->next != NULL ? tile->next - reader.end : (shape.panels - 1) * bytes;
+    struct reader reader = reader_make(tile, format, first, shape.panels);
     if (format == FORMAT_BF16) {
         tile_words(tile, tile->c + first, &reader, shape);
     } else {

@@ -7,6 +7,7 @@
 #define MINKE_OP_CPU_AVX512_LINEAR_FEW_H
 
 #include "op/cpu/avx512/linear_load.h"
+#include "tensor/panels.h"
 
 #define FEW_ROWS LINEAR_MAX_MAPPED
 #define FEW_GROUPS 8   // most groups of columns at a time
@@ -18,6 +19,28 @@ INLINE struct e4m3_table panel_table_load(void) {
     struct e4m3_table table = {{_mm512_loadu_si512(panel_high), _mm512_loadu_si512(panel_high + 64)},
                                {_mm512_loadu_si512(panel_low), _mm512_loadu_si512(panel_low + 64)}};
     return table;
+}
+
+// Panels side by side, each read front to back: more streams than one keep more of memory busy.
+struct reader {
+    const char *from, *end;   // in the first panel
+    int64_t jump;             // from `end` to the panel that is read next
+    int64_t bytes;            // of a panel
+};
+
+// The panel that column `first` of the tile is the first of.
+INLINE const char *tile_panel(const struct linear_tile *tile, int64_t first, int64_t bytes) {
+    return tile->mapped->data + (tile->column + first) / PANEL_ROWS * bytes;
+}
+
+INLINE struct reader reader_make(const struct linear_tile *tile, const enum format format, const int first,
+                                 const int panels) {
+    const bool last = first + panels * PANEL_ROWS >= tile->columns;
+    const int64_t bytes = panel_bytes(format, tile->depth);
+    const char *panel = tile_panel(tile, first, bytes);
+    struct reader reader = {panel + panel_marks_bytes(format, tile->depth), panel + bytes, .bytes = bytes};
+    reader.jump = last && tile->next != NULL ? tile->next - reader.end : (panels - 1) * bytes;
+    return reader;
 }
 
 // The two-source permutation that overwrites its index (see linear_mapped.c).

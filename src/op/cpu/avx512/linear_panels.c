@@ -21,13 +21,6 @@ uint8_t panel_high[128], panel_low[128];
 
 // ---- Reading --------------------------------------------------------------------------------------------------------
 
-// Up to four panels, each read front to back: more streams than one keep more of memory busy.
-struct reader {
-    const char *from, *end;   // in the first panel
-    int64_t jump;             // from `end` to the panel that is read next
-    int64_t bytes;            // of a panel
-};
-
 INLINE void ask_ahead(const struct reader *reader, const int panels, const int lines) {
     const char *line = reader->from + AHEAD(panels);
     line += line < reader->end ? 0 : reader->jump;
@@ -38,21 +31,6 @@ INLINE void ask_ahead(const struct reader *reader, const int panels, const int l
             _mm_prefetch(line + i * LINE, _MM_HINT_T1);
         }
     }
-}
-
-// The panel that column `first` of the tile is the first of.
-INLINE const char *tile_panel(const struct linear_tile *tile, int64_t first, int64_t bytes) {
-    return tile->mapped->data + (tile->column + first) / PANEL_ROWS * bytes;
-}
-
-INLINE struct reader reader_make(const struct linear_tile *tile, const enum format format, const int first,
-                                 const int panels) {
-    const bool last = first + panels * PANEL_ROWS >= tile->columns;
-    const int64_t bytes = panel_bytes(format, tile->depth);
-    const char *panel = tile_panel(tile, first, bytes);
-    struct reader reader = {panel + panel_marks_bytes(format, tile->depth), panel + bytes, .bytes = bytes};
-    reader.jump = last && tile->next != NULL ? tile->next - reader.end : (panels - 1) * bytes;
-    return reader;
 }
 
 // ---- Pairs ----------------------------------------------------------------------------------------------------------
@@ -208,7 +186,7 @@ INLINE struct code_constants code_constants_make(void) {
 }
 
 // Code `byte` of each lane: sign, exponent of 112 or more, mantissa. `marked`: there may be exponents of 0, for which
-// that is 2^-15 (1 + m / 8), not 2^-14 m / 8. (A zero loses its sign, which no sum that begins at +0 can tell.)
+// that is 2^-15 (1 + m / 8), not 2^-14 m / 8, and of the difference of equals the sign is lost.
 INLINE __m512 code_floats(const struct code_constants *constants, __m512i codes, const int byte, const bool marked) {
     __m512i word = _mm512_multishift_epi64_epi8(constants->windows[byte], codes);
     // word & fields | exponent
@@ -218,6 +196,8 @@ INLINE __m512 code_floats(const struct code_constants *constants, __m512i codes,
         __m512 one = _mm512_and_ps(value, _mm512_castsi512_ps(_mm512_set1_epi32((int)0xff800000u)));
         value = _mm512_mask_sub_ps(value, small, value, one);
         value = _mm512_mask_add_ps(value, small, value, value);
+        const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
+        value = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_castps_si512(value), word, sign, 0xf8));
     }
     return value;
 }
@@ -558,9 +538,8 @@ void kernels_avx512_linear_panels_pairs(struct cpu_kernels *kernels, bool wide) 
 
 void kernels_avx512_linear_panels(struct cpu_kernels *kernels) {
     for (int i = 0; i < 128; i++) {
-        uint16_t word = bf16_narrow(e4m3_widen(panel_code_back((uint8_t)i)));
-        panel_high[i] = (uint8_t)(word >> 8);
-        panel_low[i] = (uint8_t)word;
+        panel_high[i] = e4m3_high[panel_code_back((uint8_t)i)];
+        panel_low[i] = e4m3_low[panel_code_back((uint8_t)i)];
     }
     kernels->linear.panel_rows = FEW_ROWS;
     kernels->linear.widen_panel = widen_panel;
