@@ -17,7 +17,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-#define MAGIC "MINKEPG1"
+#define MAGIC "MINKEPG2"   // another number when the bits of a latent change (2: attention by stretches)
 #define SUFFIX ".page"
 #define NAME_LENGTH 32       // hex digits
 #define SLOTS 8              // pages on their way to disk

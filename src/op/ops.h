@@ -165,6 +165,7 @@ void op_rope(struct op_context *op, struct tensor *x, const int32_t *positions, 
 // ATTENTION_BLOCK + p % ATTENTION_BLOCK : key_row + p) of k_nope, k_rope, v.
 #define ATTENTION_BLOCK \
     64   // keys walked at a time, from position 0: part of the definition of the bits, and the cache's page size
+#define ATTENTION_STRETCH 512   // keys summed by themselves, so that several threads can; part of the bits too
 struct attention_span {
     int64_t query_row, count, position;
     int64_t key_row;        // row of key position 0 when pages == NULL
@@ -173,11 +174,14 @@ struct attention_span {
 // q[T, H, dn+dr] ([nope ; rope]), k_nope[S, H, dn], k_rope[S, 1, dr] (shared by heads; NULL when dr is 0), v[S, H, dv];
 // out[T, H, dv]; lse f32[T, H] may be NULL. All of q, k, v, out have one format; or k_nope and v are one E4M3_TILE
 // tensor with head stride 0 (an FP8 latent cache), whose elements count as code * scale rounded to that format: the
-// result is that over op_dequantize_rows of it. For key block b ascending (64 keys): score_j = (chain over dn then dr
-// of q*k) * scale for the keys j that the row sees; m' = max(m, max_j score); p_j = exp(score_j - m'); l = l * exp(m -
-// m') + lanes(p) (one fused multiply-add; key j of the block in lane j mod 16, then the lane tree); o = o * exp(m -
-// m'), then chain over j of p_j * v_j (p rounded to BF16 when v is BF16). out = o / l + 0; lse = m + ln(l). A key that
-// a row does not see never enters its sums, whatever it holds.
+// result is that over op_dequantize_rows of it. In a stretch of ATTENTION_STRETCH keys, from m = -inf, l = 0 and o = 0,
+// for key block b ascending (64 keys): score_j = (chain over dn then dr of q*k) * scale for the keys j that the row
+// sees; m' = max(m, max_j score); p_j = exp(score_j - m'); l = l * exp(m - m') + lanes(p) (one fused multiply-add; key
+// j of the block in lane j mod 16, then the lane tree); o = o * exp(m - m'), then chain over j of p_j * v_j (p rounded
+// to BF16 when v is BF16). Stretches ascending, the first as it is, another (m2, l2, o2) of which the row sees a key
+// added: m' = max(m, m2); with a = exp(m - m') and b = exp(m2 - m'), l = l * a + (l2 * b) and o = o * a + (o2 * b) (one
+// fused multiply-add each). out = o / l + 0; lse = m + ln(l). A key that a row does not see never enters its sums,
+// whatever it holds.
 void op_attention(struct op_context *op, struct tensor *out, float *lse, const struct tensor *q,
                   const struct tensor *k_nope, const struct tensor *k_rope, const struct tensor *v,
                   const struct attention_span *spans, int64_t span_count, float scale);

@@ -87,14 +87,15 @@ static float rounded(const struct problem *p, float value) {
     return p->v.format == FORMAT_BF16 ? bf16_widen(bf16_narrow(value)) : value;
 }
 
-// The definition in op/ops.h word by word, for one row; out in F32 before it is stored.
-static void defined_row(float *out, float *lse, const struct problem *p, int64_t t, int64_t h) {
+// The definition in op/ops.h word by word, keys [begin, end) of one row: out as it is summed, maximum and denominator.
+static void defined_keys(float *out, float *maximum, float *denominator, const struct problem *p, int64_t t, int64_t h,
+                         int64_t begin, int64_t end) {
     int64_t nope = p->k_nope.shape[2], width = p->q.shape[2], width_v = p->v.shape[2];
     float m = -INFINITY, l = 0.0f;
     memset(out, 0, (size_t)width_v * sizeof *out);
-    for (int64_t block = 0; block <= t; block += ATTENTION_BLOCK) {
+    for (int64_t block = begin; block < end; block += ATTENTION_BLOCK) {
         float score[ATTENTION_BLOCK], probability[ATTENTION_BLOCK], lane[16] = {0}, largest = m;
-        int64_t keys = t + 1 - block < ATTENTION_BLOCK ? t + 1 - block : ATTENTION_BLOCK;
+        int64_t keys = end - block < ATTENTION_BLOCK ? end - block : ATTENTION_BLOCK;
         for (int64_t j = 0; j < keys; j++) {
             float chain = 0.0f;
             for (int64_t d = 0; d < width; d++) {
@@ -125,15 +126,40 @@ static void defined_row(float *out, float *lse, const struct problem *p, int64_t
             }
         }
     }
+    *maximum = m;
+    *denominator = l;
+}
+
+// The same, a whole row; out in F32 before it is stored.
+static void defined_row(float *out, float *lse, const struct problem *p, int64_t t, int64_t h) {
+    int64_t width_v = p->v.shape[2];
+    float m = -INFINITY, l = 0.0f, *part = array_new(width_v, sizeof *part);
+    for (int64_t begin = 0; begin <= t; begin += ATTENTION_STRETCH) {
+        float other, sum;
+        int64_t end = t + 1 < begin + ATTENTION_STRETCH ? t + 1 : begin + ATTENTION_STRETCH;
+        defined_keys(begin == 0 ? out : part, &other, &sum, p, t, h, begin, end);
+        if (begin == 0) {
+            m = other;
+            l = sum;
+            continue;
+        }
+        float largest = other > m ? other : m, kept = math_exp(m - largest), added = math_exp(other - largest);
+        l = fmaf(l, kept, sum * added);
+        m = largest;
+        for (int64_t c = 0; c < width_v; c++) {
+            out[c] = fmaf(out[c], kept, part[c] * added);
+        }
+    }
     for (int64_t c = 0; c < width_v; c++) {
         out[c] = out[c] / l + 0.0f;
     }
     *lse = m + math_log(l);
+    memory_free(part);
 }
 
 static void test_definition(void **state) {
     (void)state;
-    enum { TOKENS = 150, HEADS = 2, NOPE = 11, ROPE = 6, WIDTH_V = 13 };
+    enum { TOKENS = 2 * ATTENTION_STRETCH + 70, HEADS = 2, NOPE = 11, ROPE = 6, WIDTH_V = 13 };   // three stretches
     pool_set_flush_to_zero();
     for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
         struct problem p = problem_new(format, TOKENS, HEADS, NOPE, ROPE, WIDTH_V, 0);
@@ -294,6 +320,66 @@ static void test_chunks_and_pages(void **state) {
     }
 }
 
+// Stretches of keys walked by several threads and added up, against one thread that walks them in order: the last rows
+// of a long sequence, alone, a few or many at a time, beside rows of a short one.
+static void check_stretches(enum format format, enum isa isa, int64_t heads, int64_t width_v) {
+    enum { TOKENS = 4 * ATTENTION_STRETCH + 70, LAST = 30, SHORT = 20, NOPE = 32, ROPE = 32 };
+    struct problem p = problem_new(format, TOKENS, heads, NOPE, ROPE, width_v, 0);
+    p.k_nope.stride[1] = p.v.stride[1] = 0;
+    struct attention_span whole[] = {{.query_row = TOKENS - LAST, .position = TOKENS - LAST, .count = LAST},
+                                     {.count = SHORT}};
+    struct tensor expected[] = {tensor_new_3d(format, TOKENS, heads, width_v),
+                                tensor_new_2d(FORMAT_F32, TOKENS, heads)};
+    struct tensor found[] = {tensor_new_3d(format, TOKENS, heads, width_v), tensor_new_2d(FORMAT_F32, TOKENS, heads)};
+    struct op_fixture fixture;
+    p.spans = whole;
+    p.span_count = 2;
+    op_fixture_open(&fixture, isa, 1);
+    run_problem(&fixture.op, expected, &p);
+    op_fixture_close(&fixture);
+    static const int64_t chunks[] = {1, 2, 7, LAST};
+    for (int threads = 1; threads <= 7; threads += threads == 3 ? 4 : 1) {
+        op_fixture_open(&fixture, isa, threads);
+        for (size_t c = 0; c < sizeof chunks / sizeof chunks[0]; c++) {
+            // One call for each chunk: few rows at a time, which is when stretches are tasks.
+            for (int64_t begin = 0; begin < LAST; begin += chunks[c]) {
+                int64_t count = LAST - begin < chunks[c] ? LAST - begin : chunks[c], first = TOKENS - LAST + begin;
+                struct attention_span spans[] = {
+                    {.query_row = begin % SHORT, .position = begin % SHORT, .count = begin % 3 == 0 ? 1 : 0},
+                    {.query_row = first, .position = first, .count = count}};
+                p.spans = spans;
+                run_problem(&fixture.op, found, &p);
+            }
+            int64_t row = TOKENS - LAST;
+            size_t bytes = (size_t)(format == FORMAT_F32 ? 4 : 2);
+            assert_memory_equal((char *)found[0].data + (size_t)(row * heads * width_v) * bytes,
+                                (char *)expected[0].data + (size_t)(row * heads * width_v) * bytes,
+                                (size_t)(LAST * heads * width_v) * bytes);
+            assert_memory_equal((float *)found[1].data + row * heads, (float *)expected[1].data + row * heads,
+                                (size_t)(LAST * heads) * sizeof(float));
+            assert_memory_equal(found[0].data, expected[0].data, (size_t)(heads * width_v) * bytes);
+            memset(found[0].data, 0xff, (size_t)tensor_bytes(&found[0]));
+            memset(found[1].data, 0xff, (size_t)tensor_bytes(&found[1]));
+        }
+        op_fixture_close(&fixture);
+    }
+    for (int i = 0; i < 2; i++) {
+        tensor_free(&expected[i]);
+        tensor_free(&found[i]);
+    }
+    problem_free(&p);
+}
+
+static void test_stretches(void **state) {
+    (void)state;
+    for (enum isa isa = ISA_SCALAR; isa < ISA_BEST && isa_available(isa); isa++) {
+        for (enum format format = FORMAT_F32; format <= FORMAT_BF16; format++) {
+            check_stretches(format, isa, 3, 64);
+            check_stretches(format, isa, 12, 20);
+        }
+    }
+}
+
 // Keys shared by heads through stride 0 give the bits of keys copied for each head; sequences side by side those of
 // each alone.
 static void test_shared_heads_and_mixed_spans(void **state) {
@@ -416,13 +502,10 @@ static void test_absorbed_queries(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_definition),
-        cmocka_unit_test(test_formula),
-        cmocka_unit_test(test_edges),
-        cmocka_unit_test(test_chunks_and_pages),
-        cmocka_unit_test(test_shared_heads_and_mixed_spans),
-        cmocka_unit_test(test_strides),
-        cmocka_unit_test(test_absorbed_queries),
+        cmocka_unit_test(test_definition), cmocka_unit_test(test_formula),
+        cmocka_unit_test(test_edges),      cmocka_unit_test(test_chunks_and_pages),
+        cmocka_unit_test(test_stretches),  cmocka_unit_test(test_shared_heads_and_mixed_spans),
+        cmocka_unit_test(test_strides),    cmocka_unit_test(test_absorbed_queries),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -254,6 +254,7 @@ static void test_attention(void **state) {
     (void)state;
     static const int32_t pages[] = {4, 0, 2};
     const struct attention_span one = {.count = 1, .position = 199};
+    const struct attention_span deep = {.count = 1, .position = 4 * ATTENTION_STRETCH + 50};   // stretches side by side
     const struct attention_span mixed[] = {{.query_row = 0, .count = 2, .position = 130, .pages = pages},
                                            {.query_row = 2, .count = 1, .position = 3, .key_row = 70},
                                            {.query_row = 3, .count = 30, .position = 60, .key_row = 10}};
@@ -263,6 +264,7 @@ static void test_attention(void **state) {
             check_attention(format, 3, widths[w], 6, 0, mixed, 3, 33, 320);
         }
         check_attention(format, 8, 512, 64, 0, &one, 1, 1, 200);
+        check_attention(format, 3, 256, 32, 0, &deep, 1, 1, 4 * ATTENTION_STRETCH + 64);
         check_attention(format, 16, 130, 8, 0, mixed, 3, 33, 320);
         check_attention(format, 2, 130, 8, 100, &one, 1, 1, 200);   // NaN, infinities, extremes in the latent
         check_attention(format, 2, 300, 8, 5000, mixed, 3, 33, 320);

@@ -73,8 +73,9 @@ struct attention_kernels {
     // [rows][KEY_ROWS / step], words of keys; the same array as ds_columns when step is 1.
     void (*gradient)(uint32_t *p_columns, uint32_t *ds_columns, uint32_t *ds_rows, const float *score, const float *dp,
                      const float *lse, const float *delta, int64_t rows, bool diagonal, float scale);
-    void (*scale)(float *y, float factor, int64_t n);                         // y = y * factor
-    void (*finish)(struct row y, const float *x, float divisor, int64_t n);   // y = x / divisor + 0
+    void (*scale)(float *y, float factor, int64_t n);                             // y = y * factor
+    void (*fold)(float *y, float kept, const float *x, float added, int64_t n);   // y = y * kept + (x * added), one FMA
+    void (*finish)(struct row y, const float *x, float divisor, int64_t n);       // y = x / divisor + 0
 };
 
 #endif

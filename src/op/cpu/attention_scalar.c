@@ -121,6 +121,12 @@ static void scale_row(float *y, float factor, int64_t n) {
     }
 }
 
+static void fold(float *y, float kept, const float *x, float added, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = fmaf(y[i], kept, x[i] * added);
+    }
+}
+
 static void finish(struct row y, const float *x, float divisor, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         row_store(y, i, x[i] / divisor + 0.0f);
@@ -138,6 +144,7 @@ void kernels_scalar_attention(struct cpu_kernels *kernels) {
         .softmax = softmax_f32,
         .gradient = gradient_f32,
         .scale = scale_row,
+        .fold = fold,
         .finish = finish,
     };
     kernels->attention_f32 = table;

@@ -329,6 +329,13 @@ static void scale_row(float *y, float factor, int64_t n) {
     }
 }
 
+static void fold(float *y, float kept, const float *x, float added, int64_t n) {
+    for (int64_t i = 0; i < n; i += SUM_LANES) {
+        struct lanes value = lanes_multiply(lanes_load_floats(x, i, n - i), lanes_set(added));
+        lanes_store_floats(y, i, n - i, lanes_multiply_add(lanes_load_floats(y, i, n - i), lanes_set(kept), value));
+    }
+}
+
 static void finish(struct row y, const float *x, float divisor, int64_t n) {
     for (int64_t i = 0; i < n; i += SUM_LANES) {
         struct lanes value = lanes_divide(lanes_load_floats(x, i, n - i), lanes_set(divisor));
@@ -565,6 +572,7 @@ void kernels_avx512_attention(struct cpu_kernels *kernels) {
         .softmax = softmax_f32,
         .gradient = gradient_f32,
         .scale = scale_row,
+        .fold = fold,
         .finish = finish,
     };
     kernels->attention_bf16 = (struct attention_kernels){
@@ -577,6 +585,7 @@ void kernels_avx512_attention(struct cpu_kernels *kernels) {
         .softmax = softmax_pairs,
         .gradient = gradient_pairs,
         .scale = scale_row,
+        .fold = fold,
         .finish = finish,
     };
 }

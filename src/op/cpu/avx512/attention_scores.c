@@ -65,9 +65,15 @@ struct ahead {
     int64_t each;
 };
 
+// Keys that will be turned next, asked for into the first cache level.
+struct next_piece {
+    const char *from;
+    int64_t row_bytes;
+};
+
 // Lines of keys that were turned: continues score[rows][KEY_ROWS] at `groups` times 16 keys.
-INLINE void multiply_lines(float *score, const float *terms, const float *keys, struct ahead *ahead, const int lines,
-                           const int rows, const int groups) {
+INLINE void multiply_lines(float *score, const float *terms, const float *keys, struct ahead *ahead,
+                           const struct next_piece *next, const int lines, const int rows, const int groups) {
     __m512 sum[MOST_GROUPS][LINEAR_MAX_MAPPED];
     UNROLL
     for (int i = 0; i < rows; i++) {
@@ -80,6 +86,10 @@ INLINE void multiply_lines(float *score, const float *terms, const float *keys, 
         for (int t = 0; t < LINE_TERMS; t++, keys += groups * VECTOR) {
             for (int64_t ask = t; ask < ahead->each; ask += LINE_TERMS) {
                 _mm_prefetch(ahead->from + ask * LINE, _MM_HINT_T1);
+            }
+            UNROLL
+            for (int part = 0; part < (groups + 1) / 2; part++) {
+                _mm_prefetch(next->from + (part * LINE_TERMS + t) * next->row_bytes + line * LINE, _MM_HINT_T0);
             }
             __m512 key[MOST_GROUPS];
             UNROLL
@@ -111,13 +121,15 @@ INLINE void score_groups(float *score, const float *terms, const char *from, int
     int64_t lines = width / LINE_TERMS;
     for (; lines >= PIECE_LINES; lines -= PIECE_LINES) {
         turn_keys(keys, from, row_bytes, PIECE_LINES, groups);
-        multiply_lines(score, terms, keys, ahead, PIECE_LINES, rows, groups);
+        const struct next_piece next = {from + PIECE_LINES * LINE_TERMS * 2, row_bytes};
+        multiply_lines(score, terms, keys, ahead, &next, PIECE_LINES, rows, groups);
         terms += PIECE_LINES * rows * LINE_TERMS;
         from += PIECE_LINES * LINE_TERMS * 2;
     }
     if (lines > 0) {
         turn_keys(keys, from, row_bytes, 1, groups);
-        multiply_lines(score, terms, keys, ahead, 1, rows, groups);
+        const struct next_piece next = {from, row_bytes};
+        multiply_lines(score, terms, keys, ahead, &next, 1, rows, groups);
     }
 }
 
