@@ -77,6 +77,11 @@ ifneq ($(SAN),)
   $(BUILD)/src/op/cpu/avx512/linear%.o: CFLAGS += -O1
   $(BUILD)/src/op/cpu/amx/linear%.o: CFLAGS += -O1
 endif
+# With the thread sanitizer they take an hour; those for AVX2, which share their callers, are instrumented.
+ifeq ($(SAN),thread)
+  $(BUILD)/src/op/cpu/avx512/linear%.o: CFLAGS += -fno-sanitize=thread
+  $(BUILD)/src/op/cpu/amx/linear%.o: CFLAGS += -fno-sanitize=thread
+endif
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests
 
 # Objects are built again when the compiler or its flags change: $(BUILD)/flags holds what they were built with.
