@@ -23,7 +23,7 @@
 #define ROWS_COLUMNS 32
 #define SCORE_TERMS 32   // of scores_rows
 
-// Cache lines that will be needed: of the next block of keys.
+// Cache lines of the next block of keys, to be asked for; what has been is taken off.
 struct key_lines {
     const char *from;
     int64_t count;
@@ -53,17 +53,19 @@ struct attention_kernels {
     void (*accumulate)(float *sum, const uint32_t *factor, int64_t row_stride, int64_t word_stride,
                        const uint32_t *packed, int64_t width, int64_t rows, int64_t terms);
     // The same for at most ROWS_AT_ONCE rows, with the `terms` rows of b read where they lie, `stride` elements apart.
-    // `columns` is a multiple of ROWS_COLUMNS; words of a factor follow one another. NULL: not served.
+    // `columns` is a multiple of ROWS_COLUMNS; words of a factor follow one another. Some of `next` may be asked for.
+    // NULL: not served.
     void (*accumulate_rows)(float *sum, int64_t sum_stride, const uint32_t *factor, int64_t factor_stride,
-                            struct row first, int64_t stride, int64_t columns, int64_t rows, int64_t terms);
+                            struct row first, int64_t stride, int64_t columns, int64_t rows, int64_t terms,
+                            struct key_lines *next);
 
     // Scores of at most ROWS_AT_ONCE rows, with keys read where they lie: continues, or with `add` false begins, the
     // chains score[rows][KEY_ROWS] of the first `keys` (a multiple of 16) by `width` terms (a multiple of SCORE_TERMS).
     // terms: what widen_queries makes of `words` words (a multiple of 16) of each query: [words /
-    // 16][rows][SCORE_TERMS]. About `next` is asked for meanwhile, evenly. NULL: not served.
+    // 16][rows][SCORE_TERMS]. Some of `next` are asked for. NULL: not served.
     void (*widen_queries)(float *terms, const uint32_t *queries, int64_t stride, int64_t words, int64_t rows);
     void (*scores_rows)(float *score, const float *terms, struct row first, int64_t stride, int64_t width, int64_t rows,
-                        int64_t keys, bool add, const struct key_lines *next);
+                        int64_t keys, bool add, struct key_lines *next);
 
     // One row of the running softmax: s_j = score_j * scale for j < visible; maximum and sum become m' and l'; factor
     // (KEY_ROWS / step words) receives p, zero from `visible` on. Returns exp(m - m').

@@ -99,13 +99,12 @@ static struct linear_operand direct_operand(struct row first, int64_t row_stride
 
 static void direct_scores(const struct attention_job *job, struct attention_area *area,
                           const struct attention_piece *piece, const struct key_block *from, int64_t keys,
-                          const struct key_lines *next) {
+                          struct key_lines *next) {
     if (is_scored(job)) {
-        static const struct key_lines none;
         job->kernels->scores_rows(area->score, area->terms, from->nope, from->nope_stride, job->nope, piece->rows, keys,
                                   false, next);
         job->kernels->scores_rows(area->score, area->terms + job->nope * piece->rows, from->rope, from->rope_stride,
-                                  job->rope, piece->rows, keys, true, &none);
+                                  job->rope, piece->rows, keys, true, next);
         return;
     }
     struct linear_operand nope = direct_operand(from->nope, from->nope_stride, 1);
@@ -142,11 +141,11 @@ static bool is_accumulated(const struct attention_job *job) {
 
 // Columns [begin, end) of the values of a block.
 static void direct_values(const struct attention_job *job, struct attention_area *area, const struct key_block *from,
-                          int64_t keys, int64_t rows, int64_t begin, int64_t end) {
+                          int64_t keys, int64_t rows, int64_t begin, int64_t end, struct key_lines *next) {
     const int64_t words = KEY_ROWS / job->kernels->step, stride = from->value_stride;
     if (is_accumulated(job)) {
         job->kernels->accumulate_rows(area->walk.sum + begin, job->columns, area->factor, words,
-                                      row_advance(from->values, begin), stride, end - begin, rows, keys);
+                                      row_advance(from->values, begin), stride, end - begin, rows, keys, next);
         return;
     }
     struct linear_operand operand = direct_operand(from->values, 1, stride);
@@ -169,7 +168,8 @@ void attention_few_attend(const struct attention_job *job, struct attention_area
     const struct attention_kernels *kernels = job->kernels;
     const int64_t words = KEY_ROWS / kernels->step;
     struct key_block from = attention_open_block(job, area, piece, block, keys);
-    const struct key_lines lines = block_lines(job, piece, block + 1, next);
+    struct key_lines lines = block_lines(job, piece, block + 1, next);
+    const bool asked = lines.count > 0;
     direct_scores(job, area, piece, &from, whole_vectors(keys), &lines);
     for (int64_t r = 0; r < piece->rows; r++) {
         float correction = kernels->softmax(area->factor + r * words, &area->walk.maximum[r],
@@ -183,10 +183,10 @@ void attention_few_attend(const struct attention_job *job, struct attention_area
     }
     int64_t columns = job->v->shape[2], parts = (columns + VALUE_COLUMNS - 1) / VALUE_COLUMNS;
     for (int64_t part = 0; part < parts; part++) {
-        touch_block(job, piece, block + 1, lines.count > 0 ? 0 : next, part, parts);
+        touch_block(job, piece, block + 1, asked ? 0 : next, part, parts);
         int64_t begin = part * VALUE_COLUMNS;
         direct_values(job, area, &from, keys, piece->rows, begin,
-                      columns < begin + VALUE_COLUMNS ? columns : begin + VALUE_COLUMNS);
+                      columns < begin + VALUE_COLUMNS ? columns : begin + VALUE_COLUMNS, &lines);
     }
 }
 

@@ -44,10 +44,11 @@ static void heads_task(void *argument, int64_t head, int worker) {
         for (int64_t i = 0; i < count; i++) {
             memory_touch(row_advance(w, (k + i) * stride).data, columns * 2);
         }
+        struct key_lines none = {0};
         for (int64_t row = 0; row < rows; row += ROWS_AT_ONCE) {
             kernels->accumulate_rows(sum + row * columns, columns, factor + row * words + k / 2, words,
                                      row_advance(w, k * stride), stride, columns,
-                                     rows - row < ROWS_AT_ONCE ? rows - row : ROWS_AT_ONCE, count);
+                                     rows - row < ROWS_AT_ONCE ? rows - row : ROWS_AT_ONCE, count, &none);
         }
     }
     for (int64_t row = 0; row < rows; row++) {

@@ -3,7 +3,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "op/cpu/attention.h"
+#include "op/cpu/avx512/attention_ask.h"
 #include "op/cpu/kernels.h"
 #include "op/cpu/unroll.h"
 
@@ -30,6 +30,7 @@ struct accumulation {
     int64_t factor_stride, terms;
     const char *from;
     int64_t row_bytes;
+    struct key_lines *next;
 };
 
 // Two terms, or a last one alone (`second` NULL). The products are pinned to their place, or GCC would put off whole
@@ -138,6 +139,7 @@ INLINE void wide_columns(const struct accumulation *a, const struct wide_factors
     }
     const char *from = a->from + first * a->row_bytes + 2 * column;
     for (int64_t t = 0; t < terms; t++, from += a->row_bytes) {
+        ask_ahead(a->next, rows, t);
         UNROLL
         for (int p = 0; p < pairs; p++) {
             __m512i words = _mm512_loadu_si512(from + p * PAIR * 2);
@@ -202,8 +204,8 @@ static void (*const table[2][ROWS_AT_ONCE + 1])(const struct accumulation *a, in
 
 #define SERVE(name, way)                                                                                              \
     static void name(float *sum, int64_t sum_stride, const uint32_t *factor, int64_t factor_stride, struct row first, \
-                     int64_t stride, int64_t columns, int64_t rows, int64_t terms) {                                  \
-        const struct accumulation a = {sum, sum_stride, factor, factor_stride, terms, first.data, 2 * stride};        \
+                     int64_t stride, int64_t columns, int64_t rows, int64_t terms, struct key_lines *next) {          \
+        const struct accumulation a = {sum, sum_stride, factor, factor_stride, terms, first.data, 2 * stride, next};  \
         table[way][rows](&a, columns);                                                                                \
     }
 SERVE(accumulate_rows_pairs, 0)

@@ -4,6 +4,7 @@
 // Keys have to become lanes, which binds the one port that shuffles; products bind two. Turning a piece of keys into a
 // buffer in the first cache level, widened on the way, and multiplying from there leaves registers for 16 chains, as
 // many as multiply-adds need to follow one another: 4 rows x 64 keys, or 8 x 32.
+#include "op/cpu/avx512/attention_ask.h"
 #include "op/cpu/avx512/linear_load.h"
 #include "op/cpu/kernels.h"
 
@@ -59,12 +60,6 @@ INLINE void turn_keys(float *out, const char *from, int64_t row_bytes, const int
     }
 }
 
-// What is asked for meanwhile, into the second cache level: so many cache lines for each line of a piece.
-struct ahead {
-    const char *from;
-    int64_t each;
-};
-
 // Keys that will be turned next, asked for into the first cache level.
 struct next_piece {
     const char *from;
@@ -72,7 +67,7 @@ struct next_piece {
 };
 
 // Lines of keys that were turned: continues score[rows][KEY_ROWS] at `groups` times 16 keys.
-INLINE void multiply_lines(float *score, const float *terms, const float *keys, struct ahead *ahead,
+INLINE void multiply_lines(float *score, const float *terms, const float *keys, struct key_lines *ahead,
                            const struct next_piece *next, const int lines, const int rows, const int groups) {
     __m512 sum[MOST_GROUPS][LINEAR_MAX_MAPPED];
     UNROLL
@@ -82,11 +77,9 @@ INLINE void multiply_lines(float *score, const float *terms, const float *keys, 
             sum[g][i] = _mm512_loadu_ps(score + i * KEY_ROWS + g * VECTOR);
         }
     }
-    for (int line = 0; line < lines; line++, terms += rows * LINE_TERMS, ahead->from += ahead->each * LINE) {
+    for (int line = 0; line < lines; line++, terms += rows * LINE_TERMS) {
         for (int t = 0; t < LINE_TERMS; t++, keys += groups * VECTOR) {
-            for (int64_t ask = t; ask < ahead->each; ask += LINE_TERMS) {
-                _mm_prefetch(ahead->from + ask * LINE, _MM_HINT_T1);
-            }
+            ask_ahead(ahead, rows, t);
             UNROLL
             for (int part = 0; part < (groups + 1) / 2; part++) {
                 _mm_prefetch(next->from + (part * LINE_TERMS + t) * next->row_bytes + line * LINE, _MM_HINT_T0);
@@ -116,7 +109,7 @@ INLINE void multiply_lines(float *score, const float *terms, const float *keys, 
 }
 
 INLINE void score_groups(float *score, const float *terms, const char *from, int64_t row_bytes, int64_t width,
-                         struct ahead *ahead, const int rows, const int groups) {
+                         struct key_lines *ahead, const int rows, const int groups) {
     _Alignas(64) float keys[PIECE_LINES * LINE_TERMS * MOST_GROUPS * VECTOR];
     int64_t lines = width / LINE_TERMS;
     for (; lines >= PIECE_LINES; lines -= PIECE_LINES) {
@@ -134,22 +127,20 @@ INLINE void score_groups(float *score, const float *terms, const char *from, int
 }
 
 INLINE void score_rows(float *score, const float *terms, const char *from, int64_t row_bytes, int64_t width,
-                       int64_t keys, const struct key_lines *next, const int rows) {
+                       int64_t keys, struct key_lines *next, const int rows) {
     const int wide = rows <= WIDE_ROWS ? MOST_GROUPS : 2;
-    const int64_t steps = (keys / (wide * VECTOR) + keys % (wide * VECTOR) / VECTOR) * (width / LINE_TERMS);
-    struct ahead ahead = {next->from, next->count / steps};
     int64_t key = 0;
     for (; key + wide * VECTOR <= keys; key += wide * VECTOR) {
-        score_groups(score + key, terms, from + key * row_bytes, row_bytes, width, &ahead, rows, wide);
+        score_groups(score + key, terms, from + key * row_bytes, row_bytes, width, next, rows, wide);
     }
     for (; key < keys; key += VECTOR) {
-        score_groups(score + key, terms, from + key * row_bytes, row_bytes, width, &ahead, rows, 1);
+        score_groups(score + key, terms, from + key * row_bytes, row_bytes, width, next, rows, 1);
     }
 }
 
 #define ROWS(rows)                                                                                                 \
     static void score_##rows(float *score, const float *terms, const char *from, int64_t row_bytes, int64_t width, \
-                             int64_t keys, const struct key_lines *next) {                                         \
+                             int64_t keys, struct key_lines *next) {                                               \
         score_rows(score, terms, from, row_bytes, width, keys, next, rows);                                        \
     }
 ROWS(1)
@@ -161,11 +152,11 @@ ROWS(6)
 ROWS(7)
 ROWS(8)
 static void (*const table[LINEAR_MAX_MAPPED + 1])(float *score, const float *terms, const char *from, int64_t row_bytes,
-                                                  int64_t width, int64_t keys, const struct key_lines *next) = {
+                                                  int64_t width, int64_t keys, struct key_lines *next) = {
     NULL, score_1, score_2, score_3, score_4, score_5, score_6, score_7, score_8};
 
 static void scores_rows(float *score, const float *terms, struct row first, int64_t stride, int64_t width, int64_t rows,
-                        int64_t keys, bool add, const struct key_lines *next) {
+                        int64_t keys, bool add, struct key_lines *next) {
     for (int64_t row = 0; row < rows && !add; row++) {
         for (int64_t key = 0; key < keys; key += VECTOR) {
             _mm512_storeu_ps(score + row * KEY_ROWS + key, _mm512_setzero_ps());
