@@ -165,10 +165,10 @@ static void test_products(void **state) {
     static const int64_t sizes[] = {1, 2, 7, 9, 15, 17, 31, 33, 64, 127, 129, 140},
                          depths[] = {1, 2, 127, 128, 129, 255, 257, 300};
     for (int i = 0; i < 90; i++) {
-        check_product(i % 3, sizes[draw(12)], sizes[draw(12)], depths[draw(8)], i % 2 == 1);
+        check_product((enum product)(i % 3), sizes[draw(12)], sizes[draw(12)], depths[draw(8)], i % 2 == 1);
     }
     for (int i = 0; i < 12; i++) {   // beyond one block of k of the driver
-        check_product(i % 3, 1 + draw(16), 1 + draw(70), 1000 + draw(1200), i % 2 == 1);
+        check_product((enum product)(i % 3), 1 + draw(16), 1 + draw(70), 1000 + draw(1200), i % 2 == 1);
     }
     check_product(FORWARD, 530, 40, 140, false);
     check_product(WEIGHT, 530, 40, 140, false);
