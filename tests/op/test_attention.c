@@ -217,6 +217,7 @@ static void test_formula(void **state) {
         check_against_naive(format, 65, 1, 64, 0, 33);
         check_against_naive(format, 80, 1, 0, 6, 8);
         check_against_naive(format, 66, 2, 128, 64, 128);
+        check_against_naive(format, 2 * ATTENTION_STRETCH + 30, 1, 16, 8, 16);
     }
 }
 
