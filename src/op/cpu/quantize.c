@@ -77,7 +77,7 @@ static void narrow_e5m6_scalar(uint8_t *low, uint8_t *high, struct row x, float 
 
 static void widen_e5m6_scalar(struct row y, const uint8_t *low, const uint8_t *high, float scale, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
-        unsigned top = high[i / 2] >> i % 2 * 4 & 15u;
+        unsigned top = (unsigned)high[i / 2] >> i % 2 * 4 & 15u;
         row_store(y, i, e5m6_widen((uint16_t)(low[i] | top << 8)) * scale);
     }
 }
