@@ -42,24 +42,24 @@ static struct attention_piece piece_make(const struct attention_job *job, int64_
 
 // ---- Tasks ----------------------------------------------------------------------------------------------------------
 
-// Adds a stretch to those before it, one row.
-static void fold_row(const struct attention_job *job, const struct attention_sums *total, int64_t row,
-                     const struct attention_sums *part, int64_t from) {
-    const float before = total->maximum[row], other = part->maximum[from];
+// Adds row r of a stretch to those before it.
+static void fold_row(const struct attention_job *job, const struct attention_sums *total,
+                     const struct attention_sums *part, int64_t r) {
+    const float before = total->maximum[r], other = part->maximum[r];
     const float largest = other > before ? other : before;
     const float kept = math_exp(before - largest), added = math_exp(other - largest);
-    total->maximum[row] = largest;
-    total->denominator[row] = fmaf(total->denominator[row], kept, part->denominator[from] * added);
-    job->kernels->fold(total->sum + row * job->columns, kept, part->sum + from * job->columns, added, job->columns);
+    total->maximum[r] = largest;
+    total->denominator[r] = fmaf(total->denominator[r], kept, part->denominator[r] * added);
+    job->kernels->fold(total->sum + r * job->columns, kept, part->sum + r * job->columns, added, job->columns);
 }
 
 static void finish_row(const struct attention_job *job, const struct attention_piece *piece,
-                       const struct attention_sums *sums, int64_t r, int64_t from) {
-    job->kernels->finish(piece_row(job, piece, job->out, r), sums->sum + from * job->columns, sums->denominator[from],
+                       const struct attention_sums *sums, int64_t r) {
+    job->kernels->finish(piece_row(job, piece, job->out, r), sums->sum + r * job->columns, sums->denominator[r],
                          job->v->shape[2]);
     if (job->lse != NULL) {
         int64_t row = piece->span->query_row + piece_token(job, piece, r), head = piece_head(job, piece, r);
-        job->lse[row * job->q->shape[1] + head] = sums->maximum[from] + math_log(sums->denominator[from]);
+        job->lse[row * job->q->shape[1] + head] = sums->maximum[r] + math_log(sums->denominator[r]);
     }
 }
 
@@ -79,11 +79,11 @@ static void attention_task(void *argument, int64_t task, int worker) {
             continue;
         }
         for (int64_t r = unseeing_rows(job, &piece, stretch * ATTENTION_STRETCH); r < piece.rows; r++) {
-            fold_row(job, &area->total, r, &area->walk, r);
+            fold_row(job, &area->total, &area->walk, r);
         }
     }
     for (int64_t r = 0; r < piece.rows; r++) {
-        finish_row(job, &piece, &area->total, r, r);
+        finish_row(job, &piece, &area->total, r);
     }
 }
 
@@ -126,9 +126,9 @@ static void fold_task(void *argument, int64_t task, int worker) {
     const struct attention_sums total = part_sums(job, first);
     for (int64_t stretch = 1; unseeing_rows(job, &piece, stretch * ATTENTION_STRETCH) <= r; stretch++) {
         const struct attention_sums part = part_sums(job, first + stretch);
-        fold_row(job, &total, r, &part, r);
+        fold_row(job, &total, &part, r);
     }
-    finish_row(job, &piece, &total, r, r);
+    finish_row(job, &piece, &total, r);
 }
 
 // ---- The operation --------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ static int64_t plan_tasks(struct attention_job *job, int64_t threads) {
             return job->first_task[job->span_count];
         }
     }
-    job->split = true;
+    job->split = threads > 1;
     for (int64_t rows = QUERY_ROWS; rows >= DIRECT_ROWS; rows /= 2) {
         job->rows_per_task = rows;
         if (count_tasks(job) >= 2 * threads) {
